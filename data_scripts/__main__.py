@@ -1,0 +1,53 @@
+"""``python -m data_scripts adult``: fetch a source and write its prepared table."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from data_scripts.download import fetch_raw, read_raw
+from data_scripts.source import Source, all_sources
+from demix_lite.data.store import Card, data_home, make_card, save_table
+from demix_lite.errors import DemixError
+
+
+def prepare(source: Source, raw: Path | None = None, home: Path | None = None) -> Path:
+    """Get the raw files (from ``raw`` if given), parse them, save the table, return its folder."""
+    home = home or data_home()
+    content = read_raw(source, raw) if raw else fetch_raw(source, home / "raw" / source.name)
+    return save_table(source.parse(content), real_card(source), home)
+
+
+def real_card(source: Source) -> Card:
+    """Return the card of a source, its rows and hash still open."""
+    return make_card(source.facts, name=source.name, source="real", rows=0, sha256="")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    sources = all_sources()
+    listing = "\n".join(f"  {s.name:16}{s.facts['title']}, {s.facts['licence']}"
+                        for s in sources.values())
+    parser = argparse.ArgumentParser(
+        prog="python -m data_scripts",
+        description="Download a data set from its official source and write its prepared table.",
+        epilog=f"data sets:\n{listing}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("name", choices=sources, metavar="NAME", help="a data set, see below")
+    parser.add_argument("--raw", type=Path, metavar="DIR",
+                        help="take the official files (plain or .gz) from here; no network")
+    parser.add_argument("--home", type=Path, metavar="DIR",
+                        help="where prepared tables live (default: $DEMIX_DATA, else "
+                             "~/.cache/demix_lite)")
+    chosen = parser.parse_args(arguments)
+    try:
+        folder = prepare(sources[chosen.name], chosen.raw, chosen.home)
+    except (DemixError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"wrote {folder}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,161 @@
+"""Get the raw files of a source, from the network or from a folder, and accept only exact ones."""
+
+import gzip
+import hashlib
+import http.client
+import io
+import os
+import time
+import urllib.error
+import urllib.request
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from data_scripts.source import RawFile, Source
+from demix_lite.errors import DemixError
+
+TEMPORARY_HTTP = {408, 416, 425, 429, 500, 502, 503, 504}
+UNPACK_ERRORS = (zipfile.BadZipFile, KeyError, gzip.BadGzipFile, EOFError, zlib.error)
+NETWORK_ERRORS = (OSError, http.client.HTTPException)
+
+
+@dataclass(frozen=True)
+class Patience:
+    """Tries per address, seconds of silence that end a try, and the first pause (it doubles)."""
+
+    attempts: int = 3
+    timeout: float = 30.0
+    pause: float = 1.0
+
+
+def read_raw(source: Source, folder: Path) -> dict[str, bytes]:
+    """Read the files of ``source``, plain or ``.gz``, from a folder a person filled."""
+    raw = {}
+    for file in source.files:
+        paths = [folder / file.name, folder / f"{file.name}.gz"]
+        path = next((p for p in paths if p.is_file()), None)
+        if path is None:
+            raise DemixError(
+                f"{folder} has neither {file.name} nor {file.name}.gz; put the official file there "
+                f"or download it with: python -m data_scripts {source.name}"
+            )
+        try:
+            raw[file.name] = _unpack(path.read_bytes(), path.name)
+        except UNPACK_ERRORS as error:
+            raise DemixError(f"{path} is damaged ({error}); download it again.") from error
+        if not _is_exact(raw[file.name], file):
+            raise DemixError(
+                f"{path} is not the official {file.name} (its uncompressed sha256 should be "
+                f"{file.sha256}); download it again."
+            )
+    return raw
+
+
+def fetch_raw(source: Source, folder: Path, patience: Patience = Patience()) -> dict[str, bytes]:
+    """Download the files of ``source`` into ``folder`` and return their content.
+
+    A file already there with the right checksum is not fetched again. Between tries ``folder`` also
+    holds unfinished files (``*.part``), which are resumed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    raw = {}
+    for file in source.files:
+        done = folder / file.name
+        content = done.read_bytes() if done.is_file() else b""
+        if not _is_exact(content, file):
+            content = _fetch_one(file, folder, source.name, patience)
+            whole = folder / f"{file.name}.whole"
+            whole.write_bytes(content)
+            os.replace(whole, done)
+            for left_over in folder.glob(f"{file.name}.*.part"):
+                left_over.unlink()
+        raw[file.name] = content
+    return raw
+
+
+def _fetch_one(file: RawFile, folder: Path, name: str, patience: Patience) -> bytes:
+    tried = []
+    for url in file.urls:
+        try:
+            return _fetch_from(url, file, folder, patience)
+        except NETWORK_ERRORS as error:
+            tried.append(f"{url} ({str(error) or type(error).__name__})")
+    raise DemixError(
+        f"could not download {file.name}: tried {', then '.join(tried)}; try again later, or get "
+        f"the file yourself and run: python -m data_scripts {name} --raw FOLDER"
+    )
+
+
+def _fetch_from(url: str, file: RawFile, folder: Path, patience: Patience) -> bytes:
+    part = folder / f"{file.name}.{hashlib.sha256(url.encode()).hexdigest()[:8]}.part"
+    failure: Exception = OSError("not tried")
+    for attempt in range(patience.attempts):
+        time.sleep(patience.pause * 2 ** (attempt - 1) if attempt else 0)
+        try:
+            resumed = _transfer(url, part, patience.timeout)
+        except NETWORK_ERRORS as error:
+            failure = error
+            if isinstance(error, urllib.error.HTTPError) and error.code not in TEMPORARY_HTTP:
+                break
+            continue
+        packed = part.read_bytes()
+        part.unlink()
+        try:
+            content = _unpack(packed, url)
+            if _is_exact(content, file):
+                return content
+            failure = OSError("wrong checksum")
+        except UNPACK_ERRORS as error:
+            failure = OSError(f"cannot be unpacked: {error}")
+        if not resumed:  # a whole answer that is wrong will be wrong again
+            break
+    raise failure
+
+
+def _transfer(url: str, part: Path, timeout: float) -> bool:
+    """Bring ``part`` to its full length; say whether it was continued rather than begun."""
+    have = part.stat().st_size if part.exists() else 0
+    headers = {"User-Agent": "demix-lite data_scripts"}
+    if have:
+        headers["Range"] = f"bytes={have}-"
+    request = urllib.request.Request(url.partition("#")[0], headers=headers)
+    try:
+        answer = urllib.request.urlopen(request, timeout=timeout)
+    except urllib.error.HTTPError as error:
+        if error.code == 416:
+            part.unlink(missing_ok=True)
+        raise
+    with answer:
+        resumed = answer.status == 206
+        have = have if resumed else 0
+        length = answer.headers.get("Content-Length")
+        total = have + int(length) if length else None
+        show = {"unit": "B", "unit_scale": True, "desc": part.stem, "disable": None}
+        with (
+            open(part, "ab" if resumed else "wb") as out,
+            tqdm(total=total, initial=have, **show) as bar,
+        ):
+            while chunk := answer.read(1 << 16):
+                out.write(chunk)
+                bar.update(len(chunk))
+    if total is not None and part.stat().st_size < total:
+        raise OSError("the connection ended early")
+    return resumed
+
+
+def _unpack(content: bytes, name: str) -> bytes:
+    """Follow ``name``: gunzip a ``.gz``, and take the member after each ``#`` from an archive."""
+    archive, *members = name.split("#")
+    if archive.endswith(".gz"):
+        content = gzip.decompress(content)
+    for member in members:
+        content = zipfile.ZipFile(io.BytesIO(content)).read(member)
+    return content
+
+
+def _is_exact(content: bytes, file: RawFile) -> bool:
+    return hashlib.sha256(content).hexdigest() == file.sha256

@@ -1,0 +1,144 @@
+"""Twins: small parametric stand-ins for real tables, sampled without a download.
+
+A twin is a JSON file fitted by ``data_scripts/fit_twin.py``. It describes
+
+- ``columns``, in the order they are drawn. A decision tree (``tree``) looks at the columns drawn
+  before and leads each row to one line of ``table``, which holds a weight for each code of this
+  column. A code of a categorical column is one of its ``levels``; a code of a numeric column is one
+  of its ``bins``, described by ``values`` with ``weights`` or by evenly spaced quantiles
+  (``knots``). A level or bin that is ``null`` stands for a missing value.
+- ``label``, which turns the drawn features into a probability of each class; the target is drawn
+  from it. ``kind`` says how: ``trees`` is a sum of decision trees under a softmax.
+
+A tree sees a numeric column by its values and a categorical one by its codes.
+"""
+
+import json
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from demix_lite.errors import DemixError, unknown_name
+from demix_lite.seeds import generator
+
+MISSING = -1e9
+"""What a tree sees in place of a missing number."""
+
+
+def twin_names() -> list[str]:
+    """List the built-in twins."""
+    files = resources.files("demix_lite.data").joinpath("twins").iterdir()
+    return sorted(f.name.removesuffix(".json") for f in files if f.name.endswith(".json"))
+
+
+@cache
+def load_twin(name: str) -> dict[str, Any]:
+    """Read the description of a built-in twin; treat it as read-only."""
+    if name not in twin_names():
+        raise unknown_name("twin", name, twin_names())
+    file = resources.files("demix_lite.data").joinpath("twins", f"{name}.json")
+    return json.loads(file.read_text("utf-8"))
+
+
+def sample_twin(twin: dict[str, Any], rows: int, seed: int = 0) -> pd.DataFrame:
+    """Draw rows from a twin, with the columns and types of the real table.
+
+    Parameters
+    ----------
+    twin : dict
+        A description as :func:`load_twin` returns it.
+    rows : int
+        How many rows to draw.
+    seed : int
+        The same seed and the same number of rows give the same table.
+
+    Examples
+    --------
+    >>> frame = sample_twin(load_twin("adult"), 1000)
+    >>> bool(frame["capital_gain"].eq(0).mean() > 0.85)
+    True
+    """
+    rng = generator(twin["card"]["name"], "twin", seed)
+    seen = np.empty((rows, len(twin["columns"])))
+    drawn = {}
+    for position, column in enumerate(twin["columns"]):
+        line = tree_scores(column["tree"], seen).astype(int)
+        codes = _draw_codes(np.array(column["table"], dtype=float)[line], rng)
+        drawn[column["name"]] = _decode(column, codes, rng)
+        seen[:, position] = tree_input(column, drawn[column["name"]], codes)
+    classes = _draw_codes(label_probabilities(twin["label"], seen), rng)
+    drawn[twin["card"]["target"]] = _take(twin["label"]["classes"], classes)
+    return pd.DataFrame(drawn)[twin["order"]]
+
+
+def tree_input(column: dict[str, Any], values: pd.Series, codes: np.ndarray) -> np.ndarray:
+    """Return what a tree sees of a column: codes of categories, values of numbers."""
+    return codes if "levels" in column else values.fillna(MISSING).to_numpy(float)
+
+
+def tree_scores(tree: dict[str, Any], seen: np.ndarray) -> np.ndarray:
+    """Score each row of ``seen`` by one tree.
+
+    Node ``i`` sends a row to node ``i + 1`` if ``seen[row, feature[i]] <= value[i]`` and to node
+    ``right[i]`` otherwise; a node whose feature is -1 is a leaf with score ``value[i]``.
+
+    Examples
+    --------
+    >>> stump = {"feature": [0, -1, -1], "value": [2.5, -1.0, 1.0], "right": [2, 0, 0]}
+    >>> tree_scores(stump, np.array([[2.0], [3.0]])).tolist()
+    [-1.0, 1.0]
+    """
+    feature, value, right = (np.array(tree[key]) for key in ("feature", "value", "right"))
+    node = np.zeros(len(seen), dtype=int)
+    on_the_way = np.flatnonzero(feature[node] >= 0)
+    while len(on_the_way):
+        at = node[on_the_way]
+        goes_left = seen[on_the_way, feature[at]] <= value[at]
+        node[on_the_way] = np.where(goes_left, at + 1, right[at])
+        on_the_way = on_the_way[feature[node[on_the_way]] >= 0]
+    return value[node]
+
+
+def label_probabilities(label: dict[str, Any], seen: np.ndarray) -> np.ndarray:
+    """Return the probability of each class (columns) for each row of ``seen``."""
+    if label["kind"] != "trees":
+        raise DemixError(f"this twin has a label model of unknown kind {label['kind']!r}.")
+    scores = np.tile(np.array(label["base"], dtype=float), (len(seen), 1))
+    for tree in label["trees"]:
+        scores[:, tree["class"]] += tree_scores(tree, seen)
+    odds = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return odds / odds.sum(axis=1, keepdims=True)
+
+
+def _draw_codes(weights: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Draw one column index from each row of non-negative weights."""
+    ladder = weights.cumsum(axis=1)
+    mark = rng.random(len(weights)) * ladder[:, -1]
+    return (ladder <= mark[:, None]).sum(axis=1)
+
+
+def _decode(column: dict[str, Any], codes: np.ndarray, rng: np.random.Generator) -> pd.Series:
+    if "levels" in column:
+        return _take(column["levels"], codes)
+    values = np.full(len(codes), np.nan)
+    for code, shape in enumerate(column["bins"]):
+        here = np.flatnonzero(codes == code)
+        if shape is not None:
+            values[here] = _draw_within(shape, len(here), rng)
+    return pd.Series(values.round(column["decimals"])).astype(column["dtype"])
+
+
+def _take(levels: list, codes: np.ndarray) -> pd.Series:
+    known = pd.Series([np.nan if level is None else level for level in levels])
+    return known.iloc[codes].reset_index(drop=True)
+
+
+def _draw_within(shape: dict[str, Any], count: int, rng: np.random.Generator) -> np.ndarray:
+    if "knots" in shape:
+        knots = shape["knots"]
+        return np.interp(rng.random(count), np.linspace(0, 1, len(knots)), knots)
+    weights = np.array(shape["weights"], dtype=float)
+    return rng.choice(np.array(shape["values"], dtype=float), count, p=weights / weights.sum())

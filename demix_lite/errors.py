@@ -1,0 +1,22 @@
+"""Errors that people read: one sentence that says what, where and what to do."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class DemixError(Exception):
+    """A mistake in what was asked for, told in one sentence; the command line exits with code 2."""
+
+
+def unknown_name(kind: str, name: object, known: Iterable[object]) -> DemixError:
+    """Say that ``name`` is not one of ``known`` and suggest the nearest one.
+
+    Examples
+    --------
+    >>> print(unknown_name("task", "adlut", ["adult", "bank"]))
+    unknown task 'adlut'; did you mean 'adult'? Known: adult, bank.
+    """
+    names = [str(k) for k in known]
+    near = difflib.get_close_matches(str(name), names, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return DemixError(f"unknown {kind} {str(name)!r}; {hint}Known: {', '.join(names)}.")

@@ -1,0 +1,359 @@
+r"""Per-sample gradients, kept as the small factors they are made of.
+
+The gradient of sample i with respect to the weight of a linear layer is
+:math:`\sum_t g_{it} \tilde a_{it}^\top`, a sum over positions t of outer products of the layer's
+output gradient g and its input a (with a 1 appended for the bias). Keeping a and g instead of
+their products is what makes exact influence cheap. This module captures such factors for every
+trainable module of a model; :mod:`demix_lite.influence.gram` multiplies them.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vjp, vmap
+from torch.nn import functional as F
+from torch.utils._pytree import tree_leaves, tree_map
+
+from demix_lite.errors import DemixError
+
+LossFn = Callable[[Tensor, Tensor], Tensor]
+FALLBACK = "(through the model)"
+CHECKED_SAMPLES = 4
+CHECK_TOLERANCE = 1e-3
+
+
+@dataclass
+class LinearFactor:
+    """Gradient of a linear layer: inputs ``a`` (n, S, D) and output gradients ``g`` (n, S, K)."""
+
+    a: Tensor
+    g: Tensor
+
+    @property
+    def pair_flops(self) -> int:
+        """Multiplications per pair of samples when the factors are multiplied as they are."""
+        positions = self.a.shape[1]
+        return positions * positions * (self.a.shape[2] + self.g.shape[2])
+
+    @property
+    def size(self) -> int:
+        """Number of entries of one sample's gradient."""
+        return self.a.shape[2] * self.g.shape[2]
+
+    def dense(self) -> Tensor:
+        """Return the gradients themselves, shape ``(n, D * K)``."""
+        return torch.einsum("nsd,nsk->ndk", self.a, self.g).flatten(1)
+
+
+@dataclass
+class EmbeddingFactor:
+    """Gradient of an embedding: row numbers ``ids`` (n, S) and output gradients ``g`` (n, S, K)."""
+
+    ids: Tensor
+    g: Tensor
+    rows: int
+
+    @property
+    def pair_flops(self) -> int:
+        """Multiplications per pair of samples when the factors are multiplied as they are."""
+        positions = self.ids.shape[1]
+        return positions * positions * self.g.shape[2]
+
+    @property
+    def size(self) -> int:
+        """Number of entries of one sample's gradient."""
+        return self.rows * self.g.shape[2]
+
+    def dense(self) -> Tensor:
+        """Return the gradients themselves, shape ``(n, rows * K)``."""
+        n, _, width = self.g.shape
+        gradient = self.g.new_zeros(n, self.rows, width)
+        gradient.scatter_add_(1, self.ids[..., None].expand_as(self.g), self.g)
+        return gradient.flatten(1)
+
+
+@dataclass
+class DenseFactor:
+    """Gradient of anything else, written out: ``gradient`` (n, P)."""
+
+    gradient: Tensor
+
+    @property
+    def pair_flops(self) -> int:
+        """Multiplications per pair of samples."""
+        return self.gradient.shape[1]
+
+    @property
+    def size(self) -> int:
+        """Number of entries of one sample's gradient."""
+        return self.gradient.shape[1]
+
+    def dense(self) -> Tensor:
+        """Return the gradients themselves, shape ``(n, P)``."""
+        return self.gradient
+
+
+Factor = LinearFactor | EmbeddingFactor | DenseFactor
+
+
+@dataclass
+class Captured:
+    """What one forward and backward pass tells about a block of samples.
+
+    Attributes
+    ----------
+    losses : Tensor
+        Loss of every sample, shape ``(n,)``.
+    factors : dict
+        Module name to the factor of its gradient, in the order of the modules.
+    """
+
+    losses: Tensor
+    factors: dict[str, Factor]
+
+
+@dataclass
+class _Call:
+    inputs: tuple[Any, ...]
+    output: Tensor
+    gradient: Tensor
+
+
+class FactorCapture:
+    """Captures gradient factors of one model, each parameter by the cheapest exact rule.
+
+    Linear, embedding and layer-norm modules have rules of their own; any other module with
+    parameters is differentiated alone, sample by sample, from its recorded input and output
+    gradient. The first samples are checked against the batch gradient: a parameter that the rules
+    do not explain (a tied weight, a parameter used outside its module) is differentiated through
+    the whole model with ``vmap(grad)``.
+
+    Parameters
+    ----------
+    model : nn.Module
+        In evaluation mode; ``model(inputs)`` returns one output per sample. Parameters with
+        ``requires_grad=False`` are left out.
+    loss_fn : callable
+        ``loss_fn(outputs, targets)`` returns the loss of every sample, shape ``(n,)``.
+
+    Raises
+    ------
+    DemixError
+        If the model mixes samples (batch norm in training mode, say), if no parameter is
+        trainable, or if the loss is not one number per sample.
+    """
+
+    def __init__(self, model: nn.Module, loss_fn: LossFn):
+        refuse_batch_statistics(model)
+        self.model = model
+        self.loss_fn = loss_fn
+        self.parameters = {
+            name: parameter
+            for name, parameter in model.named_parameters(remove_duplicate=False)
+            if parameter.requires_grad
+        }
+        if not self.parameters:
+            raise DemixError("the model has no trainable parameter, so nothing has an influence.")
+        self.fallback: set[str] | None = None
+
+    def __call__(self, inputs: Any, targets: Tensor) -> Captured:
+        """Return losses and factors of a block of samples."""
+        if self.fallback is None:
+            few = tree_map(lambda tensor: tensor[:CHECKED_SAMPLES], inputs)
+            self.fallback = self._unexplained(few, targets[:CHECKED_SAMPLES])
+        losses, calls = self._record(inputs, targets, self.fallback)
+        factors = {name: self._factor(name, calls[name], self.fallback) for name in calls}
+        if self.fallback:
+            factors[FALLBACK] = DenseFactor(self._through_model(inputs, targets, self.fallback))
+        return Captured(losses, factors)
+
+    def _record(
+        self, inputs: Any, targets: Tensor, fallback: set[str]
+    ) -> tuple[Tensor, dict[str, list[_Call]]]:
+        """Run the model forward and backward; keep inputs and output gradients of its modules."""
+        seen: list[tuple[str, tuple[Any, ...], Tensor]] = []
+
+        def recorder(name: str) -> Callable:
+            def record(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
+                if not isinstance(output, Tensor) or not output.requires_grad:
+                    return output
+                arguments = (*args, *kwargs.values())
+                seen.append((name, tree_map(_detached, arguments), output))
+                # A copy goes on, so that an in-place operation cannot overwrite the record.
+                return output.clone()
+
+            return record
+
+        handles = [
+            module.register_forward_hook(recorder(name), with_kwargs=True)
+            for name, module in self.model.named_modules()
+            if self._own(name) - fallback
+        ]
+        try:
+            with torch.enable_grad():
+                losses = self._losses(inputs, targets)
+        finally:
+            for handle in handles:
+                handle.remove()
+        outputs = [output for _, _, output in seen]
+        found = torch.autograd.grad(losses.sum(), outputs, allow_unused=True) if seen else ()
+        calls: dict[str, list[_Call]] = {}
+        for (name, arguments, output), gradient in zip(seen, found, strict=True):
+            gradient = torch.zeros_like(output) if gradient is None else gradient
+            calls.setdefault(name, []).append(_Call(arguments, output.detach(), gradient))
+        return losses.detach(), calls
+
+    def _losses(self, inputs: Any, targets: Tensor) -> Tensor:
+        losses = self.loss_fn(self.model(inputs), targets)
+        if losses.shape != (len(targets),):
+            raise DemixError(
+                f"the loss must return one number per sample, shape ({len(targets)},), "
+                f"not {tuple(losses.shape)}; use reduction='none'."
+            )
+        return losses
+
+    def _own(self, name: str) -> set[str]:
+        """Full names of the trainable parameters that the named module itself holds."""
+        prefix = f"{name}." if name else ""
+        module = self.model.get_submodule(name)
+        names = {prefix + own for own, _ in module.named_parameters(recurse=False)}
+        return names & self.parameters.keys()
+
+    @torch.no_grad()
+    def _factor(self, name: str, calls: list[_Call], fallback: set[str]) -> Factor:
+        module = self.model.get_submodule(name)
+        own = {full.rpartition(".")[2] for full in self._own(name) - fallback}
+        if type(module) is nn.Linear:
+            return _linear_factor(calls, own)
+        if type(module) is nn.Embedding and not module.scale_grad_by_freq:
+            return _embedding_factor(module, calls)
+        rule = _layer_norm_gradient if type(module) is nn.LayerNorm else _local_gradient
+        return DenseFactor(torch.stack([rule(module, call, own) for call in calls]).sum(0))
+
+    def _through_model(self, inputs: Any, targets: Tensor, names: set[str]) -> Tensor:
+        """Per-sample gradients of the named parameters through the whole model."""
+        once = {id(self.parameters[name]): name for name in sorted(names)}
+        chosen = {name: self.parameters[name].detach() for name in once.values()}
+
+        def loss_of_one(parameters: dict[str, Tensor], x: Any, y: Tensor) -> Tensor:
+            single = tree_map(lambda tensor: tensor[None], x)
+            outputs = functional_call(self.model, parameters, (single,))
+            return self.loss_fn(outputs, y[None])[0]
+
+        try:
+            found = vmap(grad(loss_of_one), in_dims=(None, 0, 0))(chosen, inputs, targets)
+        except RuntimeError:
+            # Some operations (fused recurrent cells) cannot be batched by vmap: one by one then.
+            rows = range(len(targets))
+            each = [
+                grad(loss_of_one)(chosen, tree_map(lambda t, i=i: t[i], inputs), targets[i])
+                for i in rows
+            ]
+            found = {name: torch.stack([one[name] for one in each]) for name in chosen}
+        return torch.cat([found[name].flatten(1) for name in chosen], dim=1).detach()
+
+    def _unexplained(self, inputs: Any, targets: Tensor) -> set[str]:
+        """Names of the parameters whose batch gradient the rules do not reproduce."""
+        with torch.enable_grad():
+            total = self._losses(inputs, targets).sum()
+        gradients = torch.autograd.grad(total, list(self.parameters.values()), allow_unused=True)
+        expected = dict(zip(self.parameters, gradients, strict=True))
+        fallback = _shared(self.parameters)
+        _, calls = self._record(inputs, targets, fallback)
+        for name, _ in list(self.model.named_modules()):
+            own = self._own(name) - fallback
+            wanted = [expected[n].flatten() for n in own if expected[n] is not None]
+            if wanted and not self._explains(name, calls.get(name, []), torch.cat(wanted)):
+                fallback |= own
+        return fallback
+
+    def _explains(self, name: str, calls: list[_Call], wanted: Tensor) -> bool:
+        """Tell whether the factors of a module add up to its batch gradient."""
+        if not calls:
+            return False
+        try:
+            found = self._factor(name, calls, _shared(self.parameters)).dense().sum(0)
+        except (RuntimeError, ValueError, IndexError, AttributeError):
+            # The module cannot be differentiated alone (it was not called with one tensor, say).
+            return False
+        gap = abs(float(found.norm()) - float(wanted.norm()))
+        return gap <= CHECK_TOLERANCE * float(wanted.norm()) + 1e-12
+
+
+def _detached(value: Any) -> Any:
+    return value.detach() if isinstance(value, Tensor) else value
+
+
+def _shared(parameters: dict[str, nn.Parameter]) -> set[str]:
+    """Names of the parameters that are held under more than one name."""
+    times = Counter(id(parameter) for parameter in parameters.values())
+    return {name for name, parameter in parameters.items() if times[id(parameter)] > 1}
+
+
+def refuse_batch_statistics(model: nn.Module) -> None:
+    """Raise :class:`DemixError` if a module in training mode would mix the samples of a batch.
+
+    Examples
+    --------
+    >>> refuse_batch_statistics(nn.BatchNorm1d(3).eval())
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._NormBase) and (
+            module.training or not module.track_running_stats
+        ):
+            raise DemixError(
+                f"module {name or type(module).__name__!r} normalises over the batch, so the "
+                "gradient of one sample depends on the others; call model.eval() first."
+            )
+
+
+def _positions(tensor: Tensor) -> Tensor:
+    """Give a tensor of shape (n, ..., width) the shape (n, S, width)."""
+    return tensor.flatten(1, -2) if tensor.dim() > 2 else tensor[:, None]
+
+
+def _linear_factor(calls: list[_Call], own: set[str]) -> LinearFactor:
+    # Positions of repeated calls stand side by side: their cross terms come for free.
+    a = torch.cat([_positions(call.inputs[0]) for call in calls], dim=1)
+    g = torch.cat([_positions(call.gradient) for call in calls], dim=1)
+    ones = a.new_ones(*a.shape[:2], 1)
+    if own == {"bias"}:
+        a = ones
+    elif "bias" in own:
+        a = torch.cat([a, ones], dim=-1)
+    return LinearFactor(a, g)
+
+
+def _embedding_factor(module: nn.Embedding, calls: list[_Call]) -> EmbeddingFactor:
+    ids = torch.cat([call.inputs[0].reshape(len(call.output), -1) for call in calls], dim=1)
+    g = torch.cat([_positions(call.gradient) for call in calls], dim=1)
+    if module.padding_idx is not None:
+        g = g * (ids != module.padding_idx)[..., None]
+    return EmbeddingFactor(ids, g, module.num_embeddings)
+
+
+def _layer_norm_gradient(module: nn.LayerNorm, call: _Call, own: set[str]) -> Tensor:
+    x = F.layer_norm(call.inputs[0], module.normalized_shape, eps=module.eps)
+    shape = (len(x), -1, *module.normalized_shape)
+    weight = (call.gradient * x).reshape(shape).sum(1).flatten(1)
+    bias = call.gradient.reshape(shape).sum(1).flatten(1)
+    parts = [part for name, part in (("weight", weight), ("bias", bias)) if name in own]
+    return torch.cat(parts, dim=1)
+
+
+def _local_gradient(module: nn.Module, call: _Call, own: set[str]) -> Tensor:
+    """Differentiate one module alone, sample by sample, from its recorded call."""
+    parameters = {n: p.detach() for n, p in module.named_parameters(recurse=False) if n in own}
+
+    def gradient_of_one(args: tuple, output_gradient: Tensor) -> dict[str, Tensor]:
+        single = tree_map(lambda x: x[None] if isinstance(x, Tensor) else x, args)
+        _, pull_back = vjp(lambda p: functional_call(module, p, single), parameters)
+        return pull_back(output_gradient[None])[0]
+
+    in_dims = tree_map(lambda x: 0 if isinstance(x, Tensor) else None, call.inputs)
+    per_sample = vmap(gradient_of_one, in_dims=(in_dims, 0))(call.inputs, call.gradient)
+    return torch.cat([g.flatten(1) for g in tree_leaves(per_sample)], dim=1)

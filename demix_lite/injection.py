@@ -1,0 +1,170 @@
+"""Put mixed errors into clean rows, and remember exactly where.
+
+The stage chooses *which* rows go wrong; *how* a label or a feature goes wrong is the task's answer.
+Order, after the paper: the spurious rule first (rows that break it are dropped until they are a
+small minority), then label errors, then feature errors.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from demix_lite.errors import DemixError
+from demix_lite.seeds import generator
+from demix_lite.tasks.base import ERROR_TYPES, FeatureErrorPlan, Rule, Splits, Task
+
+
+@dataclass(frozen=True)
+class Corrupted:
+    """Rows with errors and the exact record of them.
+
+    Attributes
+    ----------
+    frame : DataFrame
+        The rows as a user would have them.
+    original : DataFrame
+        The same rows without label and feature errors.
+    errors : DataFrame
+        Boolean columns ``label``, ``feature``, ``spurious``, aligned with ``frame``.
+    cells : DataFrame
+        True for every cell that was changed, aligned with ``frame``.
+    """
+
+    frame: pd.DataFrame
+    original: pd.DataFrame
+    errors: pd.DataFrame
+    cells: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class Injection:
+    """One draw of errors: the same rule and kinds of error in train and validation rows."""
+
+    train: Corrupted
+    valid: Corrupted
+    rule: Rule
+    plan: FeatureErrorPlan
+    clean_ratio: float
+
+
+def inject(
+    task: Task,
+    splits: Splits,
+    clean_ratio: float = 0.5,
+    *,
+    seed: object = 0,
+    co_occurring: bool = False,
+    rule: str | None = None,
+) -> Injection:
+    """Corrupt the training and validation rows of ``splits``; the test rows stay untouched.
+
+    Parameters
+    ----------
+    task : Task
+        Says how labels and features go wrong and which spurious rules exist.
+    splits : Splits
+        Clean rows.
+    clean_ratio : float
+        Share of rows with neither a label nor a feature error, in (0, 1]. Half of the rest gets a
+        label error, half a feature error. At 1 nothing at all is changed.
+    seed : object
+        Names the draw; the same name gives the same errors.
+    co_occurring : bool
+        Draw label and feature errors independently, so that a row may have both.
+    rule : str, optional
+        Name of the spurious rule; drawn at random by default.
+
+    Returns
+    -------
+    Injection
+
+    Raises
+    ------
+    DemixError
+        If ``clean_ratio`` is outside (0, 1] or the rule is unknown.
+    """
+    check_clean_ratio(clean_ratio)
+    rng = generator(task.name, "inject", "plan", seed)
+    chosen = task.rule(rule) if rule else task.rules[rng.integers(len(task.rules))]
+    plan = task.plan_feature_errors(splits.train, rng)
+    parts = {
+        part: _corrupt(
+            task,
+            getattr(splits, part),
+            chosen,
+            plan,
+            clean_ratio,
+            co_occurring,
+            generator(task.name, "inject", part, seed),
+        )
+        for part in ("train", "valid")
+    }
+    return Injection(parts["train"], parts["valid"], chosen, plan, clean_ratio)
+
+
+def check_clean_ratio(clean_ratio: float) -> None:
+    """Raise :class:`DemixError` unless ``clean_ratio`` lies in (0, 1].
+
+    Examples
+    --------
+    >>> check_clean_ratio(0.5)
+    """
+    if not 0 < clean_ratio <= 1:
+        raise DemixError(f"the clean ratio must lie in (0, 1], not {clean_ratio:g}.")
+
+
+def _corrupt(
+    task: Task,
+    frame: pd.DataFrame,
+    rule: Rule,
+    plan: FeatureErrorPlan,
+    clean_ratio: float,
+    co_occurring: bool,
+    rng: np.random.Generator,
+) -> Corrupted:
+    if clean_ratio < 1:
+        frame = _drop_minority(frame, task.minority(frame, rule), task.minority_share, rng)
+    original = frame.reset_index(drop=True)
+    n = len(original)
+    errors = pd.DataFrame(False, index=original.index, columns=list(ERROR_TYPES))
+    errors["spurious"] = task.minority(original, rule) & (clean_ratio < 1)
+    label_rows, feature_rows = _draw_rows(n, (1 - clean_ratio) / 2, co_occurring, rng)
+    errors.loc[label_rows, "label"] = True
+    errors.loc[feature_rows, "feature"] = True
+
+    dirty = original.copy()
+    if len(label_rows):
+        labels = original.loc[label_rows, task.target]
+        dirty.loc[label_rows, task.target] = task.wrong_labels(labels, rng)
+    if len(feature_rows):
+        wrong = task.corrupt_features(original.loc[feature_rows], plan, rng)
+        columns = list(plan.columns)
+        dirty.loc[feature_rows, columns] = wrong[columns]
+    return Corrupted(dirty, original, errors, _differs(dirty, original))
+
+
+def _drop_minority(
+    frame: pd.DataFrame, minority: np.ndarray, share: float, rng: np.random.Generator
+) -> pd.DataFrame:
+    """Drop minority rows at random until they make up ``share`` of what is left."""
+    rows = np.flatnonzero(minority)
+    keep = min(len(rows), round(share / (1 - share) * (len(frame) - len(rows))))
+    dropped = rng.permutation(rows)[keep:]
+    return frame.drop(index=frame.index[dropped])
+
+
+def _draw_rows(
+    n: int, share: float, co_occurring: bool, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw the rows of the label errors and of the feature errors, ``share`` of all for each."""
+    count = round(share * n)
+    order = rng.permutation(n)
+    others = rng.permutation(n) if co_occurring else order[count:]
+    return order[:count], others[:count]
+
+
+def _differs(dirty: pd.DataFrame, original: pd.DataFrame) -> pd.DataFrame:
+    both_missing = dirty.isna() & original.isna()
+    same = (dirty == original).fillna(False).astype(bool)
+    return ~(same | both_missing)

@@ -1,0 +1,36 @@
+"""Multi-layer perceptrons."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+
+class MLP(nn.Module):
+    """Linear layers with ReLU between them.
+
+    Parameters
+    ----------
+    inputs : int
+        Width of the input.
+    hidden : sequence of int
+        Widths of the hidden layers.
+    outputs : int
+        Width of the output.
+
+    Examples
+    --------
+    >>> import torch
+    >>> MLP(3, (8, 4), 2)(torch.zeros(5, 3)).shape
+    torch.Size([5, 2])
+    """
+
+    def __init__(self, inputs: int, hidden: Sequence[int], outputs: int):
+        super().__init__()
+        widths = [inputs, *hidden]
+        blocks = zip(widths, widths[1:], strict=False)
+        layers = [m for pair in blocks for m in (nn.Linear(*pair), nn.ReLU())]
+        self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(n, inputs)`` to ``(n, outputs)``."""
+        return self.layers(x)

@@ -1,0 +1,150 @@
+"""Training a task model: short, deterministic, the same for every task."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_map
+from tqdm.auto import tqdm
+
+from demix_lite.errors import DemixError
+
+LossFn = Callable[[Tensor, Tensor], Tensor]
+
+
+def resolve_device(device: str | torch.device | None) -> torch.device:
+    """Return the device asked for, or the CPU; raise :class:`DemixError` when it is not there.
+
+    Examples
+    --------
+    >>> resolve_device(None)
+    device(type='cpu')
+    """
+    try:
+        resolved = torch.device(device or "cpu")
+    except RuntimeError as error:
+        raise DemixError(f"unknown device {device!r}; use cpu, cuda or cuda:0.") from error
+    if resolved.type == "cuda" and not torch.cuda.is_available():
+        raise DemixError(f"device {device!r} was asked for, but PyTorch sees no CUDA device here.")
+    return resolved
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model, and itself as it was early in training.
+
+    Attributes
+    ----------
+    model : nn.Module
+        The model after the last epoch, in evaluation mode.
+    early : nn.Module
+        A copy taken after the first epoch: what is learned first, shortcuts above all.
+    losses : list of float
+        Mean training loss of every epoch.
+    """
+
+    model: nn.Module
+    early: nn.Module
+    losses: list[float]
+
+
+def count(data: Any) -> int:
+    """Return the number of samples of a tensor or a nest of tensors."""
+    return len(tree_flatten(data)[0][0])
+
+
+def take(data: Any, index: Any) -> Any:
+    """Select samples from a tensor or a nest of tensors."""
+    return tree_map(lambda tensor: tensor[index], data)
+
+
+def move(data: Any, device: torch.device) -> Any:
+    """Copy a tensor or a nest of tensors to a device."""
+    return tree_map(lambda tensor: tensor.to(device), data)
+
+
+def fit(
+    model: nn.Module,
+    loss_fn: LossFn,
+    inputs: Any,
+    targets: Tensor,
+    *,
+    weights: Tensor | None = None,
+    epochs: int = 8,
+    batch_size: int = 256,
+    learning_rate: float = 1e-3,
+    weight_decay: float = 1e-4,
+    seed: int = 0,
+    device: str | torch.device | None = None,
+    progress: bool = False,
+) -> Trained:
+    """Train ``model`` with AdamW on the weighted mean of the per-sample losses.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Trained in place.
+    loss_fn : callable
+        ``loss_fn(outputs, targets)`` returns the loss of every sample, shape ``(n,)``.
+    inputs, targets : tensors
+        Samples, the first dimension counting them.
+    weights : tensor, optional
+        Non-negative weight of every sample; one by default.
+    seed : int
+        Fixes the order of the batches.
+
+    Returns
+    -------
+    Trained
+        The model, an early copy of it and the losses.
+
+    Examples
+    --------
+    >>> x = torch.linspace(-1, 1, 64)[:, None]
+    >>> trained = fit(nn.Linear(1, 1), lambda o, t: (o[:, 0] - t) ** 2, x, 2 * x[:, 0], epochs=2)
+    >>> len(trained.losses)
+    2
+    """
+    place = resolve_device(device)
+    n = count(inputs)
+    if n == 0:
+        raise DemixError("there are no training samples left to train on.")
+    weights = torch.ones(n) if weights is None else weights.to(torch.float32)
+    inputs, targets, weights = move((inputs, targets, weights), place)
+    model.to(place).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=weight_decay)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
+    order = torch.Generator().manual_seed(seed)
+    losses: list[float] = []
+    early = model
+    for epoch in tqdm(range(epochs), desc="fit", unit="epoch", disable=not progress, leave=False):
+        total = 0.0
+        for rows in torch.randperm(n, generator=order).split(batch_size):
+            rows = rows.to(place)
+            optimizer.zero_grad(set_to_none=True)
+            sample_losses = loss_fn(model(take(inputs, rows)), targets[rows]) * weights[rows]
+            sample_losses.mean().backward()
+            optimizer.step()
+            total += float(sample_losses.detach().sum())
+        schedule.step()
+        losses.append(total / n)
+        if epoch == 0:
+            early = copy.deepcopy(model)
+    return Trained(model.eval(), early.eval(), losses)
+
+
+@torch.no_grad()
+def predict(model: nn.Module, inputs: Any, *, batch_size: int = 8192) -> Tensor:
+    """Return the outputs of ``model`` for all samples, on the CPU.
+
+    Examples
+    --------
+    >>> predict(nn.Linear(3, 2), torch.zeros(5, 3)).shape
+    torch.Size([5, 2])
+    """
+    place = next(model.parameters()).device
+    chunks = torch.arange(count(inputs)).split(batch_size)
+    return torch.cat([model(move(take(inputs, rows), place)).cpu() for rows in chunks])

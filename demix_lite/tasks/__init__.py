@@ -1,0 +1,22 @@
+"""The registry of tasks."""
+
+from demix_lite.errors import unknown_name
+from demix_lite.tasks.base import ERROR_TYPES, Rule, Splits, Task
+from demix_lite.tasks.tabular import ADULT
+
+TASKS: dict[str, Task] = {task.name: task for task in (ADULT,)}
+
+__all__ = ["ERROR_TYPES", "TASKS", "Rule", "Splits", "Task", "get_task"]
+
+
+def get_task(name: str) -> Task:
+    """Return the task with this name, or raise a :class:`~demix_lite.errors.DemixError`.
+
+    Examples
+    --------
+    >>> get_task("adult").metric_name
+    'accuracy'
+    """
+    if name not in TASKS:
+        raise unknown_name("task", name, TASKS)
+    return TASKS[name]

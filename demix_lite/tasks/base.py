@@ -1,0 +1,225 @@
+"""What a task answers: everything that differs between one data set and another.
+
+The stages of the pipeline (injection, influence, detection, repair, evaluation) only ever talk to
+the :class:`Task` defined here. A new data set is a new subclass or a new instance; no stage changes.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from demix_lite.data.store import Card
+from demix_lite.errors import DemixError, unknown_name
+
+ERROR_TYPES = ("label", "feature", "spurious")
+"""The three error types, in the order of every table and every array of this package."""
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A spurious rule: rows that meet the condition go with the target more often than in truth.
+
+    Parameters
+    ----------
+    name : str
+        Short name shown to people.
+    condition : dict
+        Column name to a set of categories, or to a closed ``(low, high)`` interval; all must hold.
+    target : str, number or interval
+        The label (or range of labels) that the condition falsely announces.
+    """
+
+    name: str
+    condition: dict[str, frozenset[str] | Interval]
+    target: str | float | Interval
+
+    def holds(self, frame: pd.DataFrame) -> np.ndarray:
+        """Return a boolean array, True where the condition is met."""
+        met = np.ones(len(frame), dtype=bool)
+        for column, wanted in self.condition.items():
+            met &= _within(frame[column], wanted)
+        return met
+
+    def matches_target(self, labels: pd.Series) -> np.ndarray:
+        """Return a boolean array, True where the label is the rule's target."""
+        wanted = self.target if isinstance(self.target, tuple) else frozenset([self.target])
+        return _within(labels, wanted)
+
+
+def _within(values: pd.Series, wanted: frozenset | Interval) -> np.ndarray:
+    found = values.between(*wanted) if isinstance(wanted, tuple) else values.isin(list(wanted))
+    return found.to_numpy(dtype=bool)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Train, validation and test rows of a task, as readable frames, and where they came from."""
+
+    train: pd.DataFrame
+    valid: pd.DataFrame
+    test: pd.DataFrame
+    card: Card
+
+
+@dataclass(frozen=True)
+class FeatureErrorPlan:
+    """How features go wrong in one injection: the columns and the kind, drawn once.
+
+    Parameters
+    ----------
+    columns : tuple of str
+        The corrupted columns.
+    kind : str
+        The kind of corruption, in the task's own words (``"outlier"``, ``"scale"``, ...).
+    details : dict
+        Whatever the task needs to corrupt train and validation rows alike.
+    """
+
+    columns: tuple[str, ...]
+    kind: str
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+class Task(ABC):
+    """One data set with its label, its ways of going wrong, its models and its metric.
+
+    Attributes
+    ----------
+    name, family : str
+        Registry name and family (``"tabular"``, ...).
+    target : str
+        The label column.
+    metric_name : str
+        Name of the metric returned by :meth:`metric`; larger is better.
+    rules : tuple of Rule
+        Known spurious rules.
+    architectures : tuple of str
+        Names accepted by :meth:`build_model`.
+    minority_share : float
+        Share that the minority group of a spurious rule is reduced to.
+    """
+
+    name: str
+    family: str
+    target: str
+    metric_name: str
+    rules: tuple[Rule, ...]
+    architectures: tuple[str, ...]
+    minority_share: float
+
+    @abstractmethod
+    def load(self, source: str = "twin", *, rows: int | None = None, home: Any = None) -> Splits:
+        """Load the table and split it; the split depends on nothing but the task and the table."""
+
+    @abstractmethod
+    def wrong_labels(self, labels: pd.Series, rng: np.random.Generator) -> pd.Series:
+        """Return a wrong label for every given label."""
+
+    @abstractmethod
+    def plan_feature_errors(
+        self, frame: pd.DataFrame, rng: np.random.Generator
+    ) -> FeatureErrorPlan:
+        """Draw the columns and the kind of the feature errors of one injection."""
+
+    @abstractmethod
+    def corrupt_features(
+        self, frame: pd.DataFrame, plan: FeatureErrorPlan, rng: np.random.Generator
+    ) -> pd.DataFrame:
+        """Return ``frame`` with the planned columns of every row corrupted."""
+
+    @abstractmethod
+    def encoder(self, frame: pd.DataFrame) -> "Encoder":
+        """Fit an encoder on the rows as the user has them, errors included."""
+
+    @abstractmethod
+    def build_model(self, architecture: str, encoder: "Encoder") -> nn.Module:
+        """Return an untrained model for the encoded inputs."""
+
+    @abstractmethod
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the loss of every sample, shape ``(n,)``."""
+
+    @abstractmethod
+    def metric(self, outputs: Tensor, targets: Tensor) -> float:
+        """Return the task metric; larger is better."""
+
+    @abstractmethod
+    def relabel(self, labels: pd.Series, outputs: Tensor, encoder: "Encoder") -> pd.Series:
+        """Return a better label for every row that is believed to be mislabelled.
+
+        ``outputs`` are the model's outputs for the same rows.
+        """
+
+    @abstractmethod
+    def impute(
+        self, suspects: pd.DataFrame, trusted: pd.DataFrame
+    ) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Replace the suspicious cells of ``suspects`` by values typical of ``trusted`` rows.
+
+        Returns the repaired rows and a boolean frame of the cells that were replaced.
+        """
+
+    def rule(self, name: str) -> Rule:
+        """Return the spurious rule with this name."""
+        for rule in self.rules:
+            if rule.name == name:
+                return rule
+        raise unknown_name(f"rule of {self.name}", name, [rule.name for rule in self.rules])
+
+    def minority(self, frame: pd.DataFrame, rule: Rule) -> np.ndarray:
+        """Return True for the rows that break the rule: condition and target do not go together."""
+        return rule.holds(frame) != rule.matches_target(frame[self.target])
+
+    def groups(self, frame: pd.DataFrame, rule: Rule) -> np.ndarray:
+        """Number the four groups (condition met or not) × (target or not) from 0 to 3."""
+        return 2 * rule.holds(frame) + rule.matches_target(frame[self.target])
+
+    def check_architecture(self, architecture: str) -> str:
+        """Return ``architecture`` if the task knows it, else raise :class:`DemixError`."""
+        if architecture not in self.architectures:
+            raise unknown_name(f"architecture of {self.name}", architecture, self.architectures)
+        return architecture
+
+
+class Encoder(ABC):
+    """Turns readable rows into tensors; fitted once, on dirty training rows."""
+
+    @abstractmethod
+    def inputs(self, frame: pd.DataFrame) -> Any:
+        """Return the model inputs: a tensor or a nest of tensors with leading dimension ``n``."""
+
+    @abstractmethod
+    def targets(self, labels: pd.Series) -> Tensor:
+        """Return the targets, shape ``(n,)``."""
+
+    def transform(self, frame: pd.DataFrame, target: str) -> tuple[Any, Tensor]:
+        """Return ``(inputs, targets)`` of a frame."""
+        return self.inputs(frame), self.targets(frame[target])
+
+
+def check_columns(frame: pd.DataFrame, wanted: Sequence[str], where: str) -> None:
+    """Raise :class:`DemixError` naming the columns of ``wanted`` that ``frame`` lacks.
+
+    Examples
+    --------
+    >>> check_columns(pd.DataFrame({"a": [1]}), ["a"], "my.csv")
+    """
+    missing = [column for column in wanted if column not in frame.columns]
+    if missing:
+        raise DemixError(f"{where} lacks the column(s) {', '.join(missing)}.")
+
+
+def seeded_model(task: Task, architecture: str, encoder: Encoder, seed: int) -> nn.Module:
+    """Build a model with weights that depend on ``seed`` alone, not on what ran before."""
+    task.check_architecture(architecture)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return task.build_model(architecture, encoder)

@@ -1,0 +1,307 @@
+"""Tables: one row a sample, numbers and categories, one label column."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.model_selection import train_test_split
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from demix_lite.data.store import load_table
+from demix_lite.models.mlp import MLP
+from demix_lite.seeds import derive_seed
+from demix_lite.tasks.base import Encoder, FeatureErrorPlan, Rule, Splits, Task, check_columns
+
+HIDDEN = {"mlp1": (256, 128, 64), "mlp2": (64, 32)}
+OUTLIER_SDS = 5.0
+SCALE_RANGE = (0.2, 5.0)
+MAX_COLUMNS = 5
+MISSING = "(missing)"
+
+
+@dataclass(frozen=True)
+class TabularTask(Task):
+    """A classification table.
+
+    Parameters
+    ----------
+    name : str
+        Name of the prepared table.
+    numeric, categorical : tuple of str
+        Feature columns by role.
+    target : str
+        Label column.
+    classes : tuple of str
+        Labels, in the order of the model's outputs.
+    rules : tuple of Rule
+        Spurious rules.
+    """
+
+    name: str
+    numeric: tuple[str, ...]
+    categorical: tuple[str, ...]
+    target: str
+    classes: tuple[str, ...]
+    rules: tuple[Rule, ...]
+    family: str = "tabular"
+    metric_name: str = "accuracy"
+    architectures: tuple[str, ...] = ("mlp1", "mlp2", "ft_transformer")
+    minority_share: float = 0.15
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Names of the feature columns, numbers first."""
+        return self.numeric + self.categorical
+
+    def load(
+        self, source: str = "twin", *, rows: int | None = None, home: Path | None = None
+    ) -> Splits:
+        """Load the table: 30 % test, then 20 % of the rest validation, stratified by label."""
+        frame, card = load_table(self.name, source, rows=rows, home=home)
+        check_columns(frame, [*self.features, self.target], f"the table {self.name} ({source})")
+        frame = frame[[*self.features, self.target]].reset_index(drop=True)
+        rest, test = self._split(frame, 0.3, "test")
+        train, valid = self._split(rest, 0.2, "valid")
+        return Splits(train, valid, test, card)
+
+    def _split(
+        self, frame: pd.DataFrame, share: float, part: str
+    ) -> tuple[pd.DataFrame, pd.DataFrame]:
+        seed = derive_seed(self.name, "split", part) % 2**32
+        kept, held = train_test_split(
+            frame, test_size=share, random_state=seed, stratify=frame[self.target]
+        )
+        return kept.reset_index(drop=True), held.reset_index(drop=True)
+
+    def wrong_labels(self, labels: pd.Series, rng: np.random.Generator) -> pd.Series:
+        """Draw one of the other classes uniformly for every label."""
+        code = self._codes(labels)
+        shift = rng.integers(1, len(self.classes), size=len(labels))
+        wrong = np.asarray(self.classes)[(code + shift) % len(self.classes)]
+        return pd.Series(wrong, index=labels.index, name=labels.name).astype(labels.dtype)
+
+    def plan_feature_errors(
+        self, frame: pd.DataFrame, rng: np.random.Generator
+    ) -> FeatureErrorPlan:
+        """Draw one to five columns and one kind of error for numbers (outlier or scale)."""
+        kind = str(rng.choice(["outlier", "scale"]))
+        count = int(rng.integers(1, min(MAX_COLUMNS, len(self.features)) + 1))
+        # The first column must change every row it touches: scaling a zero would change nothing.
+        first = str(rng.choice([c for c in self.features if self._always_changes(frame, c, kind)]))
+        others = [c for c in self.features if c != first]
+        columns = (first, *map(str, rng.permutation(others)[: count - 1]))
+        spread = {c: (float(frame[c].mean()), float(frame[c].std())) for c in self.numeric}
+        values = {c: sorted(frame[c].dropna().unique()) for c in self.categorical}
+        return FeatureErrorPlan(columns, kind, {"spread": spread, "values": values})
+
+    def _always_changes(self, frame: pd.DataFrame, column: str, kind: str) -> bool:
+        if column in self.categorical:
+            return frame[column].nunique() > 1
+        return frame[column].std() > 0 and (kind == "outlier" or bool((frame[column] != 0).all()))
+
+    def corrupt_features(
+        self, frame: pd.DataFrame, plan: FeatureErrorPlan, rng: np.random.Generator
+    ) -> pd.DataFrame:
+        """Make outliers (mean ± 5 sd), scale errors (× 0.2 to 5) or draw another category."""
+        frame = frame.copy()
+        for column in plan.columns:
+            if column in self.categorical:
+                wrong = _other_category(frame[column], plan.details["values"][column], rng)
+            else:
+                wrong = _wrong_number(frame[column], plan, rng)
+            frame[column] = wrong
+        return frame
+
+    def encoder(self, frame: pd.DataFrame) -> "TabularEncoder":
+        """Fit the scaler and the one-hot encoder on ``frame``."""
+        return TabularEncoder(self, frame)
+
+    def build_model(self, architecture: str, encoder: Encoder) -> nn.Module:
+        """Return MLP1 (256-128-64), MLP2 (64-32) or the FT-Transformer."""
+        assert isinstance(encoder, TabularEncoder)
+        if architecture == "ft_transformer":
+            from demix_lite.models.ft_transformer import OneHotFTTransformer
+
+            return OneHotFTTransformer(
+                len(self.numeric), encoder.cardinalities, outputs=len(self.classes)
+            )
+        return MLP(encoder.width, HIDDEN[architecture], len(self.classes))
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the cross-entropy of every sample, in nats."""
+        return F.cross_entropy(outputs, targets, reduction="none")
+
+    def metric(self, outputs: Tensor, targets: Tensor) -> float:
+        """Return the accuracy, between 0 and 1."""
+        return float((outputs.argmax(dim=1) == targets).double().mean())
+
+    def relabel(self, labels: pd.Series, outputs: Tensor, encoder: Encoder) -> pd.Series:
+        """Return the most probable class other than the given one; two classes: the other one."""
+        scores = outputs.detach().cpu().clone()
+        scores[torch.arange(len(labels)), torch.from_numpy(self._codes(labels))] = -torch.inf
+        better = np.asarray(self.classes)[scores.argmax(dim=1).numpy()]
+        return pd.Series(better, index=labels.index, name=labels.name).astype(labels.dtype)
+
+    def impute(
+        self, suspects: pd.DataFrame, trusted: pd.DataFrame
+    ) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Replace cells that are extreme for their class by the class's typical value.
+
+        A number is extreme when it lies more than three standard deviations of the trusted rows of
+        the same class from their mean; it becomes their median. A category is extreme when fewer
+        than 1 % of the trusted rows of the class have it; it becomes their most frequent one.
+        """
+        repaired = suspects.copy()
+        changed = pd.DataFrame(False, index=suspects.index, columns=list(self.features))
+        for label, rows in suspects.groupby(self.target, observed=True):
+            peers = trusted[trusted[self.target] == label]
+            if peers.empty:
+                continue
+            for column in self.features:
+                extreme = _extreme(rows[column], peers[column], column in self.numeric)
+                if not extreme.any():
+                    continue
+                index = rows.index[extreme]
+                repaired.loc[index, column] = _typical(peers[column], column in self.numeric)
+                changed.loc[index, column] = True
+        return repaired, changed
+
+    def _codes(self, labels: pd.Series) -> np.ndarray:
+        return pd.Categorical(labels, categories=list(self.classes)).codes.astype(np.int64)
+
+
+def _wrong_number(
+    values: pd.Series, plan: FeatureErrorPlan, rng: np.random.Generator
+) -> np.ndarray:
+    """Return an outlier or a scaled value for every number, whole where the column is whole."""
+    number = values.to_numpy(dtype=float)
+    if plan.kind == "outlier":
+        mean, sd = plan.details["spread"][values.name]
+        wrong = mean + OUTLIER_SDS * sd * rng.choice([-1.0, 1.0], size=len(number))
+    else:
+        wrong = number * rng.uniform(*SCALE_RANGE, size=len(number))
+    if pd.api.types.is_integer_dtype(values.dtype):
+        wrong = np.rint(wrong)
+        # Rounding may undo a small scale error; move such a value by one.
+        wrong = np.where((wrong == number) & (number != 0), number + 1, wrong)
+        return wrong.astype(values.dtype)
+    return wrong
+
+
+def _other_category(
+    values: pd.Series, categories: Sequence[str], rng: np.random.Generator
+) -> pd.Series:
+    """Draw a category other than the present one; a missing value gets any."""
+    code = pd.Categorical(values, categories=list(categories)).codes
+    present = code >= 0
+    draw = rng.integers(0, len(categories), size=len(values))
+    shift = rng.integers(1, max(len(categories), 2), size=len(values))
+    wrong = np.where(present, (code + shift) % len(categories), draw)
+    return pd.Series(np.asarray(categories, dtype=object)[wrong], index=values.index).astype(
+        values.dtype
+    )
+
+
+def _extreme(values: pd.Series, peers: pd.Series, numeric: bool) -> np.ndarray:
+    if numeric:
+        spread = peers.std()
+        distance = (values - peers.mean()).abs()
+        return (distance > 3.0 * spread).to_numpy(dtype=bool)
+    share = peers.value_counts(normalize=True, dropna=False)
+    return (values.map(share).fillna(0.0) < 0.01).to_numpy(dtype=bool)
+
+
+def _typical(peers: pd.Series, numeric: bool) -> object:
+    if not numeric:
+        return peers.mode(dropna=False).iloc[0]
+    median = peers.median()
+    return int(round(median)) if pd.api.types.is_integer_dtype(peers.dtype) else float(median)
+
+
+class TabularEncoder(Encoder):
+    """Standardised numbers followed by one-hot categories, as one float tensor.
+
+    Parameters
+    ----------
+    task : TabularTask
+        Says which column has which role.
+    frame : DataFrame
+        The training rows as the user has them, errors included.
+    """
+
+    def __init__(self, task: TabularTask, frame: pd.DataFrame):
+        self.task = task
+        self.scaler = StandardScaler().fit(self._numbers(frame))
+        self.one_hot = OneHotEncoder(handle_unknown="ignore", sparse_output=False, dtype=np.float32)
+        self.one_hot.fit(self._categories(frame))
+
+    @property
+    def cardinalities(self) -> list[int]:
+        """Number of categories of each categorical column."""
+        return [len(c) for c in self.one_hot.categories_]
+
+    @property
+    def width(self) -> int:
+        """Number of encoded columns."""
+        return len(self.task.numeric) + sum(self.cardinalities)
+
+    def inputs(self, frame: pd.DataFrame) -> Tensor:
+        """Return a float32 tensor of shape ``(n, width)``."""
+        numbers = self.scaler.transform(self._numbers(frame)).astype(np.float32)
+        categories = self.one_hot.transform(self._categories(frame))
+        return torch.from_numpy(np.hstack([numbers, categories]))
+
+    def targets(self, labels: pd.Series) -> Tensor:
+        """Return class numbers, shape ``(n,)``."""
+        return torch.from_numpy(self.task._codes(labels))
+
+    def _numbers(self, frame: pd.DataFrame) -> np.ndarray:
+        return frame[list(self.task.numeric)].to_numpy(dtype=float)
+
+    def _categories(self, frame: pd.DataFrame) -> np.ndarray:
+        columns = list(self.task.categorical)
+        return frame[columns].astype(object).fillna(MISSING).to_numpy(dtype=object)
+
+
+def _one_of(*categories: str) -> frozenset[str]:
+    return frozenset(categories)
+
+
+ADULT = TabularTask(
+    name="adult",
+    numeric=(
+        "age",
+        "fnlwgt",
+        "education_num",
+        "capital_gain",
+        "capital_loss",
+        "hours_per_week",
+    ),
+    categorical=(
+        "workclass",
+        "education",
+        "marital_status",
+        "occupation",
+        "relationship",
+        "race",
+        "sex",
+        "native_country",
+    ),
+    target="income",
+    classes=("<=50K", ">50K"),
+    rules=(
+        Rule("black women", {"sex": _one_of("Female"), "race": _one_of("Black")}, ">50K"),
+        Rule(
+            "asian or native american",
+            {"race": _one_of("Asian-Pac-Islander", "Amer-Indian-Eskimo")},
+            ">50K",
+        ),
+        Rule("executives", {"occupation": _one_of("Exec-managerial")}, ">50K"),
+        Rule("incorporated self-employed", {"workclass": _one_of("Self-emp-inc")}, ">50K"),
+    ),
+)
