@@ -1,0 +1,537 @@
+"""Run the notebooks and render the book.
+
+    python book/build.py                     everything that changed, then the HTML
+    python book/build.py --quick             each notebook at its smallest setting
+    python book/build.py --only tasks/adult  run only this page ("lessons/*" works too)
+
+`_toc.yml` is the list of pages. A page is `book/NAME.md`, or `notebooks/NAME.ipynb` run once, or
+one of TASK_PAGES below: one notebook run once per task with its own parameters.
+
+What happens, under `_build/` (or `_build/quick/`):
+
+    executed/   the notebooks with their outputs, and status.json: run times and keys
+    source/     pages of prose and executed notebooks side by side, as Jupyter Book wants them
+    render/     Jupyter Book's working folder
+    html/       the finished book: open html/index.html
+
+A notebook is run again only when its code, its parameters, the package, the files it reads or the
+versions of Python and the dependencies changed; a change of prose keeps the outputs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from fnmatch import fnmatch
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+CELL_TIMEOUT = 1200  # seconds
+
+# page: (notebook, parameters, heading of the page)
+TASK_PAGES: dict[str, tuple[str, dict[str, Any], str]] = {
+    "tasks/adult": ("tasks/tabular.ipynb", {"task": "adult"}, "Adult"),
+}
+
+# pages: the files, besides the package, that they are drawn from
+READS = {
+    "results/*": ["book/results/**/*"],
+}
+
+# What Jupyter Book and its theme repeat on other pages: headings, labels, names.
+OUTLINE = re.compile(r"^(?:#+ .*|\([^)]+\)=|\s*:(?:name|label): .*)$", re.MULTILINE)
+
+# Of MathJax one file serves every page; the other builds and the source maps stay behind.
+UNUSED = re.compile(r"^_static/mathjax/(?!tex-chtml\.js)[^/]+\.js$|\.map$")
+
+ENVIRONMENT = {
+    "PYTHONPATH": str(ROOT),
+    "PYTHONHASHSEED": "0",
+    "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+    "JUPYTER_PREFER_ENV_PATH": "1",
+    "TQDM_DISABLE": "1",
+    "NO_COLOR": "1",
+}
+
+
+class BookError(Exception):
+    """Something the author of a page can mend; shown without a traceback."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """One page of the book and where it comes from."""
+
+    name: str
+    source: Path
+    parameters: dict[str, Any] = field(default_factory=dict)
+    heading: str | None = None
+
+    @property
+    def is_notebook(self) -> bool:
+        """Whether the page is run before it is shown."""
+        return self.source.suffix == ".ipynb"
+
+
+@dataclass(frozen=True)
+class Book:
+    """The pages in reading order and the folder everything is built in."""
+
+    pages: list[Page]
+    out: Path
+
+    @property
+    def notebooks(self) -> list[Page]:
+        """The pages that are run."""
+        return [page for page in self.pages if page.is_notebook]
+
+    def executed(self, page: Page) -> Path:
+        """Where the notebook with its outputs lies."""
+        return self.out / "executed" / f"{page.name}.ipynb"
+
+
+# ------------------------------------------------------------------ the plan
+
+
+def toc_names(node: Any) -> Iterator[str]:
+    """Yield the page names of a table of contents, in reading order."""
+    if isinstance(node, list):
+        for item in node:
+            yield from toc_names(item)
+    elif isinstance(node, dict):
+        yield from (node[key] for key in ("root", "file") if key in node)
+        for value in node.values():
+            yield from toc_names(value)
+
+
+def load_page(name: str, quick: bool) -> Page:
+    """Find the source of a page and the parameters it is run with."""
+    notebook, parameters, heading = TASK_PAGES.get(name, (f"{name}.ipynb", {}, None))
+    source = ROOT / "notebooks" / notebook
+    if source.is_file():
+        return Page(name, source, parameters | ({"quick": True} if quick else {}), heading)
+    if (ROOT / "book" / f"{name}.md").is_file():
+        return Page(name, ROOT / "book" / f"{name}.md")
+    raise BookError(
+        f"_toc.yml lists the page {name}, but there is neither book/{name}.md"
+        f" nor notebooks/{notebook}"
+    )
+
+
+def load_book(out: Path, quick: bool) -> Book:
+    """Read the table of contents."""
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
+    return Book([load_page(name, quick) for name in toc_names(toc)], out)
+
+
+# ------------------------------------------------------------------ keys: what a page depends on
+
+
+def digest(*parts: Any) -> str:
+    """Hash anything JSON can say."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def files_digest(paths: Iterable[Path]) -> str:
+    """Hash names and contents of files."""
+    found = sorted(p for p in paths if p.is_file() and "__pycache__" not in p.parts)
+    return digest(
+        [(str(p.relative_to(ROOT)), hashlib.sha256(p.read_bytes()).hexdigest()) for p in found]
+    )
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of everything pyproject.toml asks for, tests aside."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project.get("optional-dependencies", {})
+    wanted = list(project.get("dependencies", []))
+    wanted += [line for name, lines in extras.items() if name != "test" for line in lines]
+    result = {"python": platform.python_version()}
+    for requirement in wanted:
+        name = re.split(r"[^\w.-]", requirement, maxsplit=1)[0]
+        try:
+            result[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            result[name] = "not installed"
+    return result
+
+
+def code_of(notebook: dict[str, Any]) -> list[str]:
+    """Return the sources of the code cells."""
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    return ["".join(cell["source"]) for cell in cells]
+
+
+def page_keys(book: Book) -> dict[str, str]:
+    """Return what decides whether a notebook has to be run again, for every notebook page."""
+    common = digest(files_digest((ROOT / "demix_lite").rglob("*")), versions())
+    keys = {}
+    for page in book.notebooks:
+        globs = [g for pattern, gs in READS.items() if fnmatch(page.name, pattern) for g in gs]
+        reads = files_digest(path for g in globs for path in ROOT.glob(g))
+        code = code_of(json.loads(page.source.read_text(encoding="utf-8")))
+        keys[page.name] = digest(code, page.parameters, reads, common)
+    return keys
+
+
+# ------------------------------------------------------------------ running the notebooks
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object; an absent or broken file is an empty one."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write readable JSON whole or not at all."""
+    write(path, (json.dumps(content, indent=1, sort_keys=True) + "\n").encode())
+
+
+def check_parameters(page: Page) -> None:
+    """Refuse parameters that the notebook does not have."""
+    import papermill
+
+    try:
+        known = papermill.inspect_notebook(str(page.source))
+    except ValueError as error:
+        raise BookError(f"{page.source.relative_to(ROOT)}: {error}") from error
+    unknown = sorted(set(page.parameters) - set(known))
+    if unknown:
+        raise BookError(
+            f"{page.source.relative_to(ROOT)} has no parameter {', '.join(unknown)}"
+            f" (its cell tagged `parameters` has: {', '.join(sorted(known)) or 'nothing'})"
+        )
+
+
+def prepare(page: Page) -> Any:
+    """Return the notebook as it is run: the parameters in place, no outputs."""
+    import papermill
+
+    fresh = papermill.execute_notebook(
+        str(page.source), None, page.parameters, kernel_name="python3", prepare_only=True
+    )
+    for cell in fresh.cells:
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            cell["id"] = "injected-parameters"
+    return fresh
+
+
+def describe_failure(error: Exception) -> str:
+    """Say in which cell a notebook stopped, and why."""
+    from papermill.exceptions import PapermillExecutionError
+
+    if not isinstance(error, PapermillExecutionError):
+        return f"{type(error).__name__}: {error}"
+    source = "\n".join("    " + line for line in error.source.splitlines())
+    return f"cell {error.cell_index + 1}:\n{source}\n{error.ename}: {error.evalue}"
+
+
+def run_notebook(book: Book, page: Page) -> float:
+    """Run one notebook, keep it only if it came to its end; return the seconds it took."""
+    import papermill
+
+    check_parameters(page)
+    partial = book.out / "executed" / ".partial.ipynb"
+    final = book.executed(page)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    started = time.perf_counter()
+    try:
+        papermill.execute_notebook(
+            str(page.source),
+            str(partial),
+            page.parameters,
+            kernel_name="python3",
+            cwd=str(page.source.parent),
+            progress_bar=False,
+            execution_timeout=CELL_TIMEOUT,
+        )
+        partial.replace(final)
+    except OSError:
+        raise
+    except Exception as error:
+        failed = book.out / "failed" / f"{page.name}.ipynb"
+        failed.parent.mkdir(parents=True, exist_ok=True)
+        where = partial.replace(failed) if partial.exists() else page.source
+        raise BookError(
+            f"{page.source.relative_to(ROOT)} failed, {describe_failure(error)}\n"
+            f"As far as it ran: {where}"
+        ) from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return time.perf_counter() - started
+
+
+def isolate(out: Path) -> None:
+    """Keep the kernels away from the user's own settings and from needless warnings."""
+    profile = out / "ipython"
+    config = b"c = get_config()\nc.IPKernelApp.log_level = 'CRITICAL'\n"
+    write(profile / "profile_default" / "ipython_kernel_config.py", config)
+    os.environ.update(ENVIRONMENT, IPYTHONDIR=str(profile))
+
+
+def run_pages(book: Book, patterns: list[str]) -> list[str]:
+    """Run what changed among the chosen pages; return the names of the pages out of date."""
+    status_file = book.out / "executed" / "status.json"
+    keys = page_keys(book)
+    status = {name: row for name, row in read_json(status_file).items() if name in keys}
+    failures = []
+    for number, page in enumerate(book.notebooks, start=1):
+        chosen = not patterns or any(fnmatch(page.name, pattern) for pattern in patterns)
+        current = status.get(page.name, {}).get("key") == keys[page.name]
+        if not chosen or (current and book.executed(page).is_file()):
+            continue
+        print(f"[{number}/{len(book.notebooks)}] {page.name} ...", end=" ", flush=True)
+        try:
+            seconds = run_notebook(book, page)
+        except BookError as error:
+            print("failed", flush=True)
+            failures.append(str(error))
+            continue
+        print(f"{seconds:.1f} s", flush=True)
+        status[page.name] = {
+            "key": keys[page.name],
+            "notebook": page.source.relative_to(ROOT).as_posix(),
+            "parameters": page.parameters,
+            "seconds": round(seconds, 2),
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        write_json(status_file, status)
+    if failures:
+        raise BookError("\n\n".join([*failures, "Not rendered; the pages that ran are kept."]))
+    return [name for name, key in keys.items() if status.get(name, {}).get("key") != key]
+
+
+# ------------------------------------------------------------------ from the parts to one folder
+
+
+def with_outputs(fresh: Any, executed: Path) -> Any:
+    """Put the outputs of a run into the notebook as it is written now (prose may have changed)."""
+    import nbformat
+
+    done = nbformat.read(executed, as_version=4)
+    pairs = zip(
+        [cell for cell in fresh.cells if cell.cell_type == "code"],
+        [cell for cell in done.cells if cell.cell_type == "code"],
+        strict=True,
+    )
+    for cell, ran in pairs:
+        cell["outputs"], cell["execution_count"] = ran["outputs"], ran["execution_count"]
+    return fresh
+
+
+def staged_notebook(book: Book, page: Page, outputs: bool) -> bytes:
+    """Return a notebook page as Jupyter Book gets it."""
+    notebook = prepare(page)
+    if outputs:
+        notebook = with_outputs(notebook, book.executed(page))
+    for part in (notebook, *notebook.cells):
+        part.metadata.pop("papermill", None)
+        part.metadata.pop("execution", None)
+    if page.heading:
+        first = next(cell for cell in notebook.cells if cell.cell_type == "markdown")
+        first["source"] = re.sub(r"^# .*", f"# {page.heading}", first["source"], count=1)
+    return (json.dumps(notebook, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def staged_files(book: Book, outputs: bool = True) -> dict[str, bytes]:
+    """Return every file of the source folder by its name."""
+    files = {name: (ROOT / name).read_bytes() for name in ("_config.yml", "_toc.yml")}
+    for path in sorted((ROOT / "book").rglob("*")):
+        hidden = any(part.startswith((".", "__")) for part in path.parts[len(ROOT.parts) :])
+        if path.is_file() and path.suffix != ".py" and not hidden:
+            files[path.relative_to(ROOT / "book").as_posix()] = path.read_bytes()
+    for page in book.notebooks:
+        files[f"{page.name}.ipynb"] = staged_notebook(book, page, outputs)
+    return files
+
+
+def sync(files: dict[str, bytes], folder: Path) -> None:
+    """Make a folder hold exactly these files; what did not change keeps its date."""
+    for path in sorted(folder.rglob("*")) if folder.is_dir() else []:
+        if path.is_file() and path.relative_to(folder).as_posix() not in files:
+            path.unlink()
+    for name, content in files.items():
+        path = folder / name
+        if not path.is_file() or path.read_bytes() != content:
+            write(path, content)
+
+
+def read_tree(folder: Path) -> dict[str, bytes]:
+    """Return every file of a folder by its name."""
+    found = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
+
+
+# ------------------------------------------------------------------ rendering
+
+
+def frame_digest(files: dict[str, bytes]) -> str:
+    """Hash what shows on more than one page; when it changes, every page is rendered anew."""
+    frame: dict[str, Any] = {"versions": versions()}
+    for name, content in files.items():
+        if name.endswith(".md"):
+            frame[name] = OUTLINE.findall(content.decode())
+        elif name.endswith(".ipynb"):
+            cells = json.loads(content)["cells"]
+            prose = [cell["source"] for cell in cells if cell["cell_type"] == "markdown"]
+            frame[name] = OUTLINE.findall("\n".join(prose))
+        elif name.startswith("_") or name.endswith(".bib"):
+            frame[name] = hashlib.sha256(content).hexdigest()
+    return digest(frame)
+
+
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def jupyter_book(source: Path, target: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Call Jupyter Book and keep what it says."""
+    call = "from jupyter_book.cli.main import main; main()"
+    command = [sys.executable, "-c", call, "build", str(source), "--path-output", str(target)]
+    return subprocess.run(
+        [*command, *options],
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+        env=os.environ | ENVIRONMENT,
+    )
+
+
+def complaints(said: str, source: Path) -> str:
+    """Pick the warnings and errors out of what Jupyter Book said."""
+    lines = ANSI.sub("", said).replace(f"{source}{os.sep}", "").splitlines()
+    picked = [line for line in lines if re.search(r"WARNING|ERROR|CRITICAL|Error:", line)]
+    return "\n".join(dict.fromkeys(picked or lines[-30:]))
+
+
+def render(book: Book) -> None:
+    """Render the staged pages; a warning is an error, and only a whole book is published."""
+    files = staged_files(book)
+    source, work, stamp = book.out / "source", book.out / "render", book.out / "render.json"
+    state = {
+        "frame": frame_digest(files),
+        "files": digest({name: hashlib.sha256(text).hexdigest() for name, text in files.items()}),
+    }
+    before = read_json(stamp)
+    if state == before and (book.out / "html" / "index.html").is_file():
+        print(f"Nothing changed: {book.out / 'html' / 'index.html'}")
+        return
+    # No stamp means that the last rendering did not end well: Sphinx would not repeat its warnings.
+    stamp.unlink(missing_ok=True)
+    if before.get("frame") != state["frame"] and work.exists():
+        shutil.rmtree(work)
+    sync(files, source)
+    if (source / "references.md").is_file():
+        (source / "references.md").touch()  # the list of what is cited on the other pages
+    print(f"rendering {len(book.pages)} pages ...", end=" ", flush=True)
+    started = time.perf_counter()
+    result = jupyter_book(source, work, "--warningiserror", "--keep-going")
+    if result.returncode:
+        print("failed", flush=True)
+        raise BookError(f"Jupyter Book complained:\n{complaints(result.stdout, source)}")
+    rendered = read_tree(work / "_build" / "html")
+    sync({name: rendered[name] for name in rendered if not UNUSED.search(name)}, book.out / "html")
+    write_json(stamp, state)
+    print(f"{time.perf_counter() - started:.1f} s\nThe book: {book.out / 'html' / 'index.html'}")
+
+
+def check_links(book: Book) -> None:
+    """Try every link of the book; the notebooks need not have been run."""
+    folder = book.out / "links"
+    sync(staged_files(book, outputs=False), folder / "source")
+    result = jupyter_book(folder / "source", folder, "--builder", "linkcheck")
+    lines = ANSI.sub("", result.stdout).splitlines()
+    broken = [line for line in lines if re.match(r"\(.*\) broken ", line)]
+    if broken or result.returncode:
+        text = "\n".join(broken) or complaints(result.stdout, folder / "source")
+        raise BookError(f"Links that do not work:\n{text}")
+    print("Every link works.")
+
+
+# ------------------------------------------------------------------ command line
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="book/build.py", description="Run the notebooks that changed and render the book."
+    )
+    parser.add_argument("--quick", action="store_true", help="each notebook at its smallest")
+    parser.add_argument("--only", nargs="+", default=[], metavar="PAGE", help="run only these")
+    parser.add_argument("--links", action="store_true", help="check links instead of rendering")
+    parser.add_argument("--out", type=Path, help="folder to build in (_build, or _build/quick)")
+    return parser.parse_args(arguments)
+
+
+def build(options: argparse.Namespace) -> None:
+    """Do what the command line asks for."""
+    out = options.out or (ROOT / "_build" / "quick" if options.quick else ROOT / "_build")
+    book = load_book(out.resolve(), options.quick)
+    for pattern in options.only:
+        if not any(fnmatch(page.name, pattern) for page in book.notebooks):
+            names = ", ".join(page.name for page in book.notebooks)
+            raise BookError(f"No notebook page is called {pattern}; there are: {names}")
+    if options.links:
+        check_links(book)
+        return
+    isolate(book.out)
+    outdated = run_pages(book, options.only)
+    if outdated:
+        print(f"Not rendered, these pages are still to be run: {', '.join(outdated)}")
+        return
+    render(book)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Build the book; return the exit status."""
+    options = parse(arguments)
+    try:
+        build(options)
+    except BookError as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nStopped. The pages that ran are kept; the same command goes on from here.")
+        return 130
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        print("\nThe disk is full. Free some space and run the command again.", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,28 @@
+"""What all tests share."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# The same examples every time: a red test is red for everyone.
+settings.register_profile("demix", deadline=None, derandomize=True, print_blob=True)
+settings.load_profile("demix")
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The top level of the repository."""
+    return Path(__file__).resolve().parent.parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out what needs a CUDA device where there is none."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if not marked:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))

@@ -1,0 +1,311 @@
+"""The notebooks run, the book renders without a warning, and it opens without a network."""
+
+import importlib.util
+import json
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import nbformat
+import papermill
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = sorted(
+    path for path in (ROOT / "notebooks").rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts
+)
+
+spec = importlib.util.spec_from_file_location("book_build", ROOT / "book" / "build.py")
+build = importlib.util.module_from_spec(spec)
+sys.modules["book_build"] = build
+spec.loader.exec_module(build)
+
+
+def run_build(root: Path, *arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(root / "book" / "build.py"), *arguments]
+    return subprocess.run(command, cwd=root, capture_output=True, text=True)
+
+
+# ------------------------------------------------------------------ the notebooks as stored
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_is_stored_without_outputs(path):
+    for cell in nbformat.read(path, as_version=4).cells:
+        assert not cell.get("outputs"), "clear the outputs before you commit"
+        assert cell.get("execution_count") is None
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_parameters_are_typed_and_commented(path):
+    parameters = papermill.inspect_notebook(str(path))
+    assert parameters, "no cell tagged `parameters`"
+    for name, parameter in parameters.items():
+        assert parameter["inferred_type_name"] != "None", f"{name}: type = default"
+        assert parameter["help"], f"{name} has no comment"
+    assert parameters["quick"]["inferred_type_name"] == "bool"
+    assert parameters["quick"]["default"] == "False"
+
+
+def test_every_page_is_in_the_table_of_contents():
+    book = build.load_book(ROOT / "_build", quick=True)
+    shown = {page.source for page in book.pages}
+    prose = {path for path in (ROOT / "book").rglob("*.md") if path.name != "README.md"}
+    assert (prose | set(NOTEBOOKS)) - shown == set(), "add these pages to _toc.yml"
+    assert len({page.name for page in book.pages}) == len(book.pages)
+
+
+# ------------------------------------------------------------------ the book
+
+
+@pytest.fixture(scope="module")
+def book(tmp_path_factory):
+    """The whole book, each notebook at its smallest setting."""
+    out = tmp_path_factory.mktemp("book")
+    done = run_build(ROOT, "--quick", "--out", str(out))
+    assert done.returncode == 0, done.stdout + done.stderr
+    return build.load_book(out, quick=True)
+
+
+def outputs(path: Path) -> list:
+    cells = nbformat.read(path, as_version=4).cells
+    return [output for cell in cells for output in cell.get("outputs", [])]
+
+
+@pytest.mark.book
+@pytest.mark.slow
+def test_every_page_is_rendered(book):
+    for page in book.pages:
+        assert (book.out / "html" / f"{page.name}.html").stat().st_size > 1000
+    status = json.loads((book.out / "executed" / "status.json").read_text())
+    assert set(status) == {page.name for page in book.notebooks}
+    assert all(row["seconds"] > 0 for row in status.values())
+
+
+@pytest.mark.book
+@pytest.mark.slow
+def test_notebooks_show_results_and_no_errors_or_warnings(book):
+    for page in book.notebooks:
+        found = outputs(book.executed(page))
+        assert found, f"{page.name} shows nothing"
+        assert "error" not in {output.output_type for output in found}
+        said = [o.text for o in found if o.output_type == "stream" and o.name == "stderr"]
+        assert not any("Warning" in text for text in said), f"{page.name}: {said}"
+
+
+@pytest.mark.book
+@pytest.mark.slow
+def test_nothing_says_where_it_was_made(book):
+    private = [str(ROOT / "demix_lite"), str(ROOT / "notebooks"), str(book.out), sys.prefix]
+    for path in (book.out / "html").rglob("*"):
+        if path.suffix in {".html", ".ipynb", ".md", ".js"} and "_static" not in path.parts:
+            text = path.read_text(encoding="utf-8")
+            assert not [part for part in private if part in text], path.name
+
+
+FETCHED = {"script": "src", "img": "src", "iframe": "src", "source": "src", "link": "href"}
+
+
+class References(HTMLParser):
+    """Collect what a browser fetches by itself, and the pictures without a description."""
+
+    def __init__(self):
+        super().__init__()
+        self.fetched, self.mute = [], []
+
+    def handle_starttag(self, tag, attrs):
+        found = dict(attrs)
+        address = found.get(FETCHED.get(tag, ""))
+        if address and found.get("rel") not in {"canonical", "next", "prev", "index", "search"}:
+            self.fetched.append(address)
+        alt = found.get("alt") or ""
+        if tag == "img" and (not alt or "_images/" in alt):
+            self.mute.append(address)
+
+
+def references(page: Path) -> References:
+    parser = References()
+    parser.feed(page.read_text(encoding="utf-8"))
+    return parser
+
+
+@pytest.mark.book
+@pytest.mark.slow
+def test_pages_need_no_network(book):
+    folder = book.out / "html"
+    pages = [page for page in folder.rglob("*.html") if "_static" not in page.parts]
+    for page in pages:
+        for address in references(page).fetched:
+            assert not re.match(r"(https?:)?//", address), f"{page.name} fetches {address}"
+            if not address.startswith("data:"):
+                target = (page.parent / address.split("?")[0].split("#")[0]).resolve()
+                assert target.is_file(), f"{page.name} asks for {address}"
+    for sheet in folder.rglob("*.css"):
+        text = sheet.read_text(encoding="utf-8")
+        assert not re.search(r"(url\(|@import)\s*['\"]?(https?:)?//", text), sheet.name
+
+
+@pytest.mark.book
+@pytest.mark.slow
+def test_formulas_are_set_by_the_mathjax_that_comes_along(book):
+    pages = [page.read_text(encoding="utf-8") for page in (book.out / "html").rglob("*.html")]
+    with_formulas = [text for text in pages if 'class="math' in text]
+    assert with_formulas
+    assert all("_static/mathjax/tex-chtml.js" in text for text in with_formulas)
+    fonts = book.out / "html" / "_static" / "mathjax" / "output" / "chtml" / "fonts" / "woff-v2"
+    assert len(list(fonts.glob("*.woff"))) > 20
+
+
+@pytest.mark.book
+@pytest.mark.slow
+def test_every_picture_has_a_description(book):
+    for page in book.pages:
+        mute = references(book.out / "html" / f"{page.name}.html").mute
+        assert not mute, f"{page.name}: set mystnb.image.alt in the metadata of the cell"
+
+
+# ------------------------------------------------------------------ book/build.py, on a tiny book
+
+
+def notebook(*code: str) -> str:
+    new = nbformat.v4
+    parameters = "quick: bool = False  # the smallest setting"
+    cells = [new.new_markdown_cell("# A lesson", id="m")]
+    cells.append(new.new_code_cell(parameters, id="p", metadata={"tags": ["parameters"]}))
+    cells += [new.new_code_cell(source, id=f"c{i}") for i, source in enumerate(code)]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}
+    return nbformat.writes(new.new_notebook(cells=cells, metadata=metadata))
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """A book of one page of prose, one lesson and the references, with its own package."""
+    root = tmp_path / "tiny"
+    for name in ("book", "demix_lite", "notebooks"):
+        (root / name).mkdir(parents=True)
+    for name in ("pyproject.toml", "_config.yml", "book/build.py", "book/references.bib"):
+        shutil.copy(ROOT / name, root / name)
+    shutil.copytree(ROOT / "book" / "_static", root / "book" / "_static")
+    toc = {"format": "jb-book", "root": "index", "chapters": []}
+    toc["chapters"] = [{"file": "lesson"}, {"file": "references"}]
+    (root / "_toc.yml").write_text(yaml.safe_dump(toc))
+    (root / "demix_lite" / "__init__.py").write_text("answer = 6 * 7\n")
+    (root / "book" / "index.md").write_text("# Tiny\n\n{cite:p}`lee2019settransformer`\n")
+    (root / "book" / "references.md").write_text("# References\n\n```{bibliography}\n```\n")
+    lesson = notebook("import demix_lite", "print('quick' if quick else 'full', demix_lite.answer)")
+    (root / "notebooks" / "lesson.ipynb").write_text(lesson)
+    return root
+
+
+def replace(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def built(root: Path, *arguments: str) -> str:
+    done = run_build(root, *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.book
+@pytest.mark.slow
+def test_only_what_changed_is_done_again(tiny):
+    html = tiny / "_build" / "html"
+    first = built(tiny)
+    assert "[1/1] lesson" in first
+    assert "rendering 3 pages" in first
+    assert "full 42" in (html / "lesson.html").read_text()
+
+    assert built(tiny).startswith("Nothing changed")
+
+    replace(tiny / "notebooks" / "lesson.ipynb", "# A lesson", "# A better lesson")
+    prose = built(tiny)
+    assert "[1/1] lesson" not in prose
+    assert "A better lesson" in (html / "index.html").read_text(), "the side bar is stale"
+    assert "full 42" in (html / "lesson.html").read_text()
+
+    before = (html / "lesson.html").stat().st_mtime_ns
+    replace(tiny / "book" / "index.md", "{cite:p}", "{cite:p}`lin2017focal`, {cite:p}")
+    built(tiny)
+    assert "ense object" in (html / "references.html").read_text()
+    assert (html / "lesson.html").stat().st_mtime_ns == before
+
+    (tiny / "demix_lite" / "__init__.py").write_text("answer = 43\n")
+    assert "[1/1] lesson" in built(tiny)
+    assert "full 43" in (html / "lesson.html").read_text()
+
+    built(tiny, "--quick")
+    assert "quick 43" in (tiny / "_build" / "quick" / "html" / "lesson.html").read_text()
+
+
+@pytest.mark.book
+@pytest.mark.slow
+def test_a_failing_cell_is_named_and_nothing_is_published(tiny):
+    replace(tiny / "notebooks" / "lesson.ipynb", 'import demix_lite"', '1 / 0"')
+    done = run_build(tiny)
+    assert done.returncode == 1
+    assert "notebooks/lesson.ipynb failed, cell 3:\n    1 / 0\nZeroDivisionError" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tiny / "_build" / "html").exists()
+    assert not list((tiny / "_build" / "executed").rglob("*.ipynb"))
+    assert (tiny / "_build" / "failed" / "lesson.ipynb").is_file()
+
+
+@pytest.mark.book
+@pytest.mark.slow
+def test_a_warning_stays_an_error_until_it_is_mended(tiny):
+    index = tiny / "book" / "index.md"
+    index.write_text("# Tiny\n\n{cite:p}`nobody2020`\n")
+    for _ in range(2):  # the second time Sphinx would have forgotten it
+        done = run_build(tiny)
+        assert done.returncode == 1
+        assert 'index.md:3: WARNING: could not find bibtex key "nobody2020"' in done.stderr
+        assert not (tiny / "_build" / "html").exists()
+    index.write_text("# Tiny\n\n{cite:p}`lee2019settransformer`\n")
+    built(tiny)
+
+
+@pytest.mark.book
+def test_only_runs_the_named_pages_and_says_what_is_missing(tiny):
+    shutil.copy(tiny / "notebooks" / "lesson.ipynb", tiny / "notebooks" / "other.ipynb")
+    replace(tiny / "_toc.yml", "- file: lesson", "- file: lesson\n- file: other")
+    assert "Not rendered, these pages are still to be run: other" in built(tiny, "--only", "lesson")
+    done = run_build(tiny, "--only", "lessons")
+    assert done.returncode == 1
+    assert "No notebook page is called lessons; there are: lesson, other" in done.stderr
+
+
+def test_a_page_without_a_source_is_named(tiny):
+    replace(tiny / "_toc.yml", "- file: lesson", "- file: lesson\n- file: absent")
+    done = run_build(tiny)
+    assert done.returncode == 1
+    assert "neither book/absent.md nor notebooks/absent.ipynb" in done.stderr
+
+
+def test_a_notebook_without_the_parameter_is_refused(tiny):
+    replace(tiny / "notebooks" / "lesson.ipynb", "quick: bool", "fast: bool")
+    done = run_build(tiny, "--quick")
+    assert done.returncode == 1
+    assert "notebooks/lesson.ipynb has no parameter quick" in done.stderr
+
+
+def test_a_full_disk_and_an_interruption_end_in_one_sentence(monkeypatch, capsys):
+    def full(options):
+        raise OSError(build.errno.ENOSPC, "No space left on device")
+
+    def interrupted(options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(build, "build", full)
+    assert build.main([]) == 1
+    assert "The disk is full" in capsys.readouterr().err
+    monkeypatch.setattr(build, "build", interrupted)
+    assert build.main([]) == 130
+    assert "goes on from here" in capsys.readouterr().out
