@@ -25,8 +25,9 @@ def real_card(source: Source) -> Card:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     sources = all_sources()
-    listing = "\n".join(f"  {s.name:16}{s.facts['title']}, {s.facts['licence']}"
-                        for s in sources.values())
+    listing = "\n".join(
+        f"  {s.name:16}{s.facts['title']}, {s.facts['licence']}" for s in sources.values()
+    )
     parser = argparse.ArgumentParser(
         prog="python -m data_scripts",
         description="Download a data set from its official source and write its prepared table.",
@@ -34,11 +35,18 @@ def main(arguments: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("name", choices=sources, metavar="NAME", help="a data set, see below")
-    parser.add_argument("--raw", type=Path, metavar="DIR",
-                        help="take the official files (plain or .gz) from here; no network")
-    parser.add_argument("--home", type=Path, metavar="DIR",
-                        help="where prepared tables live (default: $DEMIX_DATA, else "
-                             "~/.cache/demix_lite)")
+    parser.add_argument(
+        "--raw",
+        type=Path,
+        metavar="DIR",
+        help="take the official files (plain or .gz) from here; no network",
+    )
+    parser.add_argument(
+        "--home",
+        type=Path,
+        metavar="DIR",
+        help="where prepared tables live (default: $DEMIX_DATA, else ~/.cache/demix_lite)",
+    )
     chosen = parser.parse_args(arguments)
     try:
         folder = prepare(sources[chosen.name], chosen.raw, chosen.home)

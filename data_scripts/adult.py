@@ -31,8 +31,12 @@ def parse(raw: Mapping[str, bytes]) -> pd.DataFrame:
 def _read(content: bytes, name: str) -> pd.DataFrame:
     try:
         frame = pd.read_csv(
-            io.BytesIO(content), names=COLUMNS, na_values="?", keep_default_na=False,
-            comment="|", skipinitialspace=True,
+            io.BytesIO(content),
+            names=COLUMNS,
+            na_values="?",
+            keep_default_na=False,
+            comment="|",
+            skipinitialspace=True,
         )
         frame = frame.astype(dict.fromkeys(NUMERIC, "int64"))
     except (ValueError, TypeError) as error:
@@ -45,8 +49,10 @@ def _read(content: bytes, name: str) -> pd.DataFrame:
 
 def _file(name: str, sha256: str) -> RawFile:
     host = "https://archive.ics.uci.edu"
-    urls = (f"{host}/ml/machine-learning-databases/adult/{name}",
-            f"{host}/static/public/2/adult.zip#{name}")
+    urls = (
+        f"{host}/ml/machine-learning-databases/adult/{name}",
+        f"{host}/static/public/2/adult.zip#{name}",
+    )
     return RawFile(name, sha256, urls)
 
 

@@ -167,7 +167,10 @@ def fit_label(seen: np.ndarray, target: pd.Series) -> dict[str, Any]:
             nodes = predictor.nodes
             left = np.where(nodes["is_leaf"], -1, nodes["left"].astype(int))
             tree = write_tree(
-                left, nodes["right"], nodes["feature_idx"], nodes["num_threshold"],
+                left,
+                nodes["right"],
+                nodes["feature_idx"],
+                nodes["num_threshold"],
                 nodes["value"].round(4),
             )
             trees.append({"class": number, **tree})

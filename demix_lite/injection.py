@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from demix_lite.diagnosis import ERROR_TYPES
 from demix_lite.errors import DemixError
 from demix_lite.seeds import generator
-from demix_lite.tasks.base import ERROR_TYPES, FeatureErrorPlan, Rule, Splits, Task
+from demix_lite.tasks.base import FeatureErrorPlan, Rule, Splits, Task
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ def inject(
     co_occurring : bool
         Draw label and feature errors independently, so that a row may have both.
     rule : str, optional
-        Name of the spurious rule; drawn at random by default.
+        Name of the spurious rule; drawn at random by default. Everything else of the draw is the
+        same for every rule.
 
     Returns
     -------
@@ -86,7 +88,8 @@ def inject(
     """
     check_clean_ratio(clean_ratio)
     rng = generator(task.name, "inject", "plan", seed)
-    chosen = task.rule(rule) if rule else task.rules[rng.integers(len(task.rules))]
+    drawn = task.rules[rng.integers(len(task.rules))]
+    chosen = drawn if rule is None else task.rule(rule)
     plan = task.plan_feature_errors(splits.train, rng)
     parts = {
         part: _corrupt(
@@ -126,13 +129,7 @@ def _corrupt(
     if clean_ratio < 1:
         frame = _drop_minority(frame, task.minority(frame, rule), task.minority_share, rng)
     original = frame.reset_index(drop=True)
-    n = len(original)
-    errors = pd.DataFrame(False, index=original.index, columns=list(ERROR_TYPES))
-    errors["spurious"] = task.minority(original, rule) & (clean_ratio < 1)
-    label_rows, feature_rows = _draw_rows(n, (1 - clean_ratio) / 2, co_occurring, rng)
-    errors.loc[label_rows, "label"] = True
-    errors.loc[feature_rows, "feature"] = True
-
+    label_rows, feature_rows = _draw_rows(len(original), (1 - clean_ratio) / 2, co_occurring, rng)
     dirty = original.copy()
     if len(label_rows):
         labels = original.loc[label_rows, task.target]
@@ -141,7 +138,15 @@ def _corrupt(
         wrong = task.corrupt_features(original.loc[feature_rows], plan, rng)
         columns = list(plan.columns)
         dirty.loc[feature_rows, columns] = wrong[columns]
-    return Corrupted(dirty, original, errors, _differs(dirty, original))
+    cells = _differs(dirty, original)
+    errors = pd.DataFrame(
+        {
+            "label": cells[task.target],
+            "feature": cells.drop(columns=task.target).any(axis=1),
+            "spurious": task.minority(original, rule) & (clean_ratio < 1),
+        }
+    )
+    return Corrupted(dirty, original, errors[list(ERROR_TYPES)], cells)
 
 
 def _drop_minority(
@@ -151,7 +156,7 @@ def _drop_minority(
     rows = np.flatnonzero(minority)
     keep = min(len(rows), round(share / (1 - share) * (len(frame) - len(rows))))
     dropped = rng.permutation(rows)[keep:]
-    return frame.drop(index=frame.index[dropped])
+    return frame.iloc[np.delete(np.arange(len(frame)), dropped)]
 
 
 def _draw_rows(

@@ -50,7 +50,7 @@ def test_home_comes_from_the_environment(tmp_path, monkeypatch):
 
 def test_hash_is_of_the_documented_bytes():
     expected = (
-        b'size,count,colour,kind\n1.5,1,red,x\n,2,,y\n'
+        b"size,count,colour,kind\n1.5,1,red,x\n,2,,y\n"
         b'0.30000000000000004,3,"a ""quoted"", one",x\n-3.0,4,,y\n'
     )
     assert content_sha256(FRAME) == hashlib.sha256(expected).hexdigest()

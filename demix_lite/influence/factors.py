@@ -8,7 +8,7 @@ trainable module of a model; :mod:`demix_lite.influence.gram` multiplies them.
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,11 +19,12 @@ from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves, tree_map
 
 from demix_lite.errors import DemixError
+from demix_lite.models.training import LossFn, take
 
-LossFn = Callable[[Tensor, Tensor], Tensor]
 FALLBACK = "(through the model)"
-CHECKED_SAMPLES = 4
+CHECKED_SAMPLES = (3, 4)
 CHECK_TOLERANCE = 1e-3
+FALLBACK_CHUNK = 256
 
 
 @dataclass
@@ -128,9 +129,9 @@ class FactorCapture:
 
     Linear, embedding and layer-norm modules have rules of their own; any other module with
     parameters is differentiated alone, sample by sample, from its recorded input and output
-    gradient. The first samples are checked against the batch gradient: a parameter that the rules
-    do not explain (a tied weight, a parameter used outside its module) is differentiated through
-    the whole model with ``vmap(grad)``.
+    gradient. The first samples are checked against their full gradients: a parameter that the rules
+    do not explain (a tied weight, a parameter used outside its module, a module that is not called
+    with one row per sample) is differentiated through the whole model with ``vmap(grad)``.
 
     Parameters
     ----------
@@ -144,28 +145,32 @@ class FactorCapture:
     ------
     DemixError
         If the model mixes samples (batch norm in training mode, say), if no parameter is
-        trainable, or if the loss is not one number per sample.
+        trainable, if the loss is not one number per sample, or if modules are called or skipped
+        depending on the samples.
     """
 
     def __init__(self, model: nn.Module, loss_fn: LossFn):
         refuse_batch_statistics(model)
         self.model = model
         self.loss_fn = loss_fn
+        # A module under two names counts once; a parameter in two modules counts twice.
         self.parameters = {
-            name: parameter
-            for name, parameter in model.named_parameters(remove_duplicate=False)
+            f"{prefix}.{name}" if prefix else name: parameter
+            for prefix, module in model.named_modules()
+            for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False)
             if parameter.requires_grad
         }
         if not self.parameters:
             raise DemixError("the model has no trainable parameter, so nothing has an influence.")
         self.fallback: set[str] | None = None
+        self.modules: set[str] = set()
 
     def __call__(self, inputs: Any, targets: Tensor) -> Captured:
         """Return losses and factors of a block of samples."""
         if self.fallback is None:
-            few = tree_map(lambda tensor: tensor[:CHECKED_SAMPLES], inputs)
-            self.fallback = self._unexplained(few, targets[:CHECKED_SAMPLES])
+            self.fallback = self._unexplained(inputs, targets)
         losses, calls = self._record(inputs, targets, self.fallback)
+        self._refuse_routing(calls, len(targets))
         factors = {name: self._factor(name, calls[name], self.fallback) for name in calls}
         if self.fallback:
             factors[FALLBACK] = DenseFactor(self._through_model(inputs, targets, self.fallback))
@@ -196,16 +201,26 @@ class FactorCapture:
         try:
             with torch.enable_grad():
                 losses = self._losses(inputs, targets)
+                total = losses.sum()
         finally:
             for handle in handles:
                 handle.remove()
         outputs = [output for _, _, output in seen]
-        found = torch.autograd.grad(losses.sum(), outputs, allow_unused=True) if seen else ()
+        found = torch.autograd.grad(total, outputs, allow_unused=True) if seen else ()
         calls: dict[str, list[_Call]] = {}
         for (name, arguments, output), gradient in zip(seen, found, strict=True):
             gradient = torch.zeros_like(output) if gradient is None else gradient
             calls.setdefault(name, []).append(_Call(arguments, output.detach(), gradient))
         return losses.detach(), calls
+
+    def _refuse_routing(self, calls: dict[str, list[_Call]], n: int) -> None:
+        odd = calls.keys() ^ self.modules
+        odd |= {name for name in calls if any(len(call.output) != n for call in calls[name])}
+        if odd:
+            raise DemixError(
+                f"module {min(odd)!r} is not called with every sample of every batch; a model that "
+                "sends samples different ways is not supported."
+            )
 
     def _losses(self, inputs: Any, targets: Tensor) -> Tensor:
         losses = self.loss_fn(self.model(inputs), targets)
@@ -220,8 +235,8 @@ class FactorCapture:
         """Full names of the trainable parameters that the named module itself holds."""
         prefix = f"{name}." if name else ""
         module = self.model.get_submodule(name)
-        names = {prefix + own for own, _ in module.named_parameters(recurse=False)}
-        return names & self.parameters.keys()
+        own = module.named_parameters(recurse=False, remove_duplicate=False)
+        return {prefix + name for name, _ in own} & self.parameters.keys()
 
     @torch.no_grad()
     def _factor(self, name: str, calls: list[_Call], fallback: set[str]) -> Factor:
@@ -231,57 +246,84 @@ class FactorCapture:
             return _linear_factor(calls, own)
         if type(module) is nn.Embedding and not module.scale_grad_by_freq:
             return _embedding_factor(module, calls)
-        rule = _layer_norm_gradient if type(module) is nn.LayerNorm else _local_gradient
-        return DenseFactor(torch.stack([rule(module, call, own) for call in calls]).sum(0))
+        if type(module) is nn.LayerNorm:
+            each = [_layer_norm_gradient(module, call, own) for call in calls]
+        else:
+            each = [_local_gradient(module, call, own) for call in calls]
+        return DenseFactor(torch.stack(each).sum(0))
 
     def _through_model(self, inputs: Any, targets: Tensor, names: set[str]) -> Tensor:
         """Per-sample gradients of the named parameters through the whole model."""
         once = {id(self.parameters[name]): name for name in sorted(names)}
         chosen = {name: self.parameters[name].detach() for name in once.values()}
+        alias = {name: once[id(self.parameters[name])] for name in names}
 
         def loss_of_one(parameters: dict[str, Tensor], x: Any, y: Tensor) -> Tensor:
             single = tree_map(lambda tensor: tensor[None], x)
-            outputs = functional_call(self.model, parameters, (single,))
+            tied = {name: parameters[one] for name, one in alias.items()}
+            outputs = functional_call(self.model, tied, (single,), tie_weights=False)
             return self.loss_fn(outputs, y[None])[0]
 
+        per_sample = vmap(grad(loss_of_one), in_dims=(None, 0, 0), chunk_size=FALLBACK_CHUNK)
         try:
-            found = vmap(grad(loss_of_one), in_dims=(None, 0, 0))(chosen, inputs, targets)
+            found = per_sample(chosen, inputs, targets)
         except RuntimeError:
             # Some operations (fused recurrent cells) cannot be batched by vmap: one by one then.
-            rows = range(len(targets))
-            each = [
-                grad(loss_of_one)(chosen, tree_map(lambda t, i=i: t[i], inputs), targets[i])
-                for i in rows
-            ]
-            found = {name: torch.stack([one[name] for one in each]) for name in chosen}
+            rows = torch.arange(len(targets)).split(1)
+            each = [self._one_by_one(take(inputs, row), targets[row], chosen) for row in rows]
+            found = {name: torch.cat([one[name] for one in each]) for name in chosen}
         return torch.cat([found[name].flatten(1) for name in chosen], dim=1).detach()
 
-    def _unexplained(self, inputs: Any, targets: Tensor) -> set[str]:
-        """Names of the parameters whose batch gradient the rules do not reproduce."""
+    def _one_by_one(self, inputs: Any, targets: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
+        """Per-sample gradients of the named parameters, one backward pass a sample."""
+        chosen = {name: self.parameters[name] for name in names}
         with torch.enable_grad():
-            total = self._losses(inputs, targets).sum()
-        gradients = torch.autograd.grad(total, list(self.parameters.values()), allow_unused=True)
-        expected = dict(zip(self.parameters, gradients, strict=True))
+            losses = self._losses(inputs, targets)
+        rows = [
+            torch.autograd.grad(
+                loss, list(chosen.values()), retain_graph=True, materialize_grads=True
+            )
+            for loss in losses
+        ]
+        columns = map(torch.stack, zip(*rows, strict=True))
+        return dict(zip(chosen, columns, strict=True))
+
+    def _unexplained(self, inputs: Any, targets: Tensor) -> set[str]:
+        """Names of the parameters whose per-sample gradients the rules do not reproduce."""
         fallback = _shared(self.parameters)
-        _, calls = self._record(inputs, targets, fallback)
-        for name, _ in list(self.model.named_modules()):
-            own = self._own(name) - fallback
-            wanted = [expected[n].flatten() for n in own if expected[n] is not None]
-            if wanted and not self._explains(name, calls.get(name, []), torch.cat(wanted)):
-                fallback |= own
+        modules = {name: self._own(name) for name, _ in self.model.named_modules()}
+        for size in CHECKED_SAMPLES:
+            # Two sizes tell a dimension that counts samples from one that happens to be as long.
+            few = torch.arange(size) % len(targets)
+            samples = (take(inputs, few), targets[few])
+            wanted = self._one_by_one(*samples, self.parameters)
+            _, calls = self._record(*samples, fallback)
+            for name, own in modules.items():
+                gradients = [wanted[full].flatten(1) for full in own - fallback]
+                if gradients and not self._explains(
+                    name, calls.get(name), fallback, torch.cat(gradients, dim=1)
+                ):
+                    fallback |= own
+        self.modules = {name for name, own in modules.items() if own - fallback}
         return fallback
 
-    def _explains(self, name: str, calls: list[_Call], wanted: Tensor) -> bool:
-        """Tell whether the factors of a module add up to its batch gradient."""
+    def _explains(
+        self, name: str, calls: list[_Call] | None, fallback: set[str], wanted: Tensor
+    ) -> bool:
+        """Tell whether the factors of a module have the inner products of the wanted gradients."""
         if not calls:
             return False
         try:
-            found = self._factor(name, calls, _shared(self.parameters)).dense().sum(0)
-        except (RuntimeError, ValueError, IndexError, AttributeError):
-            # The module cannot be differentiated alone (it was not called with one tensor, say).
+            found = self._factor(name, calls, fallback).dense()
+        except Exception:
+            # It is anyone's code: it may not stand being differentiated alone, sample by sample.
             return False
-        gap = abs(float(found.norm()) - float(wanted.norm()))
-        return gap <= CHECK_TOLERANCE * float(wanted.norm()) + 1e-12
+        if len(found) != len(wanted):
+            return False
+        products = wanted @ wanted.T
+        gap = (found @ found.T - products).abs().max()
+        tolerance = max(CHECK_TOLERANCE, 10 * torch.finfo(gap.dtype).eps)
+        return float(gap) <= tolerance * float(products.abs().max())
 
 
 def _detached(value: Any) -> Any:
@@ -302,7 +344,7 @@ def refuse_batch_statistics(model: nn.Module) -> None:
     >>> refuse_batch_statistics(nn.BatchNorm1d(3).eval())
     """
     for name, module in model.named_modules():
-        if isinstance(module, nn.modules.batchnorm._NormBase) and (
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and (
             module.training or not module.track_running_stats
         ):
             raise DemixError(
@@ -351,7 +393,7 @@ def _local_gradient(module: nn.Module, call: _Call, own: set[str]) -> Tensor:
 
     def gradient_of_one(args: tuple, output_gradient: Tensor) -> dict[str, Tensor]:
         single = tree_map(lambda x: x[None] if isinstance(x, Tensor) else x, args)
-        _, pull_back = vjp(lambda p: functional_call(module, p, single), parameters)
+        pull_back = vjp(lambda p: functional_call(module, p, single), parameters)[1]
         return pull_back(output_gradient[None])[0]
 
     in_dims = tree_map(lambda x: 0 if isinstance(x, Tensor) else None, call.inputs)

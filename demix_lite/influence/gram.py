@@ -5,6 +5,8 @@ cheaper of this *factorised* route and of the *materialised* one, which writes o
 gradients and multiplies them; the choice is made by counting multiplications.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -37,52 +39,49 @@ def prepare(factor: Factor, partners: int) -> Factor:
         return factor
     n, positions, width = factor.g.shape
     rows = factor.a.shape[2] if isinstance(factor, LinearFactor) else 1
-    building = (n + partners) * positions * rows * width
-    materialised = building + n * partners * factor.size
-    return factor if n * partners * factor.pair_flops <= materialised else DenseFactor(factor.dense())
+    factorised = n * partners * factor.pair_flops
+    materialised = (n + partners) * positions * rows * width + n * partners * factor.size
+    return factor if factorised <= materialised else DenseFactor(factor.dense())
 
 
 def inner_products(one: Factor, other: Factor) -> Tensor:
     """Return all inner products ⟨∇_i, ∇_j⟩ of one module's gradients, shape ``(n, m)``.
 
-    ``other`` decides the route: if it is written out, ``one`` is written out too.
+    If either side is written out, the other is written out too.
     """
-    if isinstance(one, DenseFactor) or isinstance(other, DenseFactor):
-        return one.dense() @ other.dense().T
-    if isinstance(one, LinearFactor) and one.g.shape[1] == other.g.shape[1] == 1:
-        return (one.a[:, 0] @ other.a[:, 0].T) * (one.g[:, 0] @ other.g[:, 0].T)
-    return _over_positions(one, other)
+    if isinstance(one, LinearFactor) and isinstance(other, LinearFactor):
+        if one.g.shape[1] == other.g.shape[1] == 1:
+            return (one.a[:, 0] @ other.a[:, 0].T) * (one.g[:, 0] @ other.g[:, 0].T)
+        return _over_positions(
+            one.g, other.g, lambda rows: torch.einsum("nsd,mtd->nsmt", one.a[rows], other.a)
+        )
+    if isinstance(one, EmbeddingFactor) and isinstance(other, EmbeddingFactor):
+        return _over_positions(
+            one.g, other.g, lambda rows: one.ids[rows, :, None, None] == other.ids
+        )
+    return one.dense() @ other.dense().T
 
 
-def _over_positions(one: Factor, other: Factor) -> Tensor:
-    n, m = len(one.g), len(other.g)
-    per_sample = one.g.shape[1] * m * other.g.shape[1]
-    step = max(1, PAIR_WORKSPACE // per_sample)
-    result = one.g.new_empty(n, m)
+def _over_positions(one: Tensor, other: Tensor, inputs: Callable[[slice], Tensor]) -> Tensor:
+    """Sum the products of output gradients, times those of the inputs, over all positions."""
+    n, positions, _ = one.shape
+    step = max(1, PAIR_WORKSPACE // (positions * len(other) * other.shape[1]))
+    result = one.new_empty(n, len(other))
     for start in range(0, n, step):
         rows = slice(start, start + step)
-        g = torch.einsum("nsk,mtk->nsmt", one.g[rows], other.g)
-        result[rows] = (g * _input_products(one, other, rows)).sum((1, 3))
+        g = torch.einsum("nsk,mtk->nsmt", one[rows], other)
+        result[rows] = (g * inputs(rows)).sum((1, 3))
     return result
-
-
-def _input_products(one: Factor, other: Factor, rows: slice) -> Tensor:
-    if isinstance(one, EmbeddingFactor):
-        return one.ids[rows, :, None, None] == other.ids
-    return torch.einsum("nsd,mtd->nsmt", one.a[rows], other.a)
 
 
 def squared_norms(factor: Factor) -> Tensor:
     """Return ‖∇_i‖² of one module's gradients, shape ``(n,)``."""
     if isinstance(factor, DenseFactor):
         return factor.gradient.square().sum(1)
-    n, positions, width = factor.g.shape
-    rows = factor.a.shape[2] if isinstance(factor, LinearFactor) else 1
-    if positions * (rows + width) > rows * width and isinstance(factor, LinearFactor):
-        return factor.dense().square().sum(1)
-    g = factor.g @ factor.g.transpose(1, 2)
     if isinstance(factor, EmbeddingFactor):
-        same = factor.ids[:, :, None] == factor.ids[:, None, :]
+        a = factor.ids[:, :, None] == factor.ids[:, None, :]
+    elif factor.pair_flops > factor.g.shape[1] * factor.size:
+        return factor.dense().square().sum(1)
     else:
-        same = factor.a @ factor.a.transpose(1, 2)
-    return (g * same).sum((1, 2))
+        a = factor.a @ factor.a.transpose(1, 2)
+    return (a * (factor.g @ factor.g.transpose(1, 2))).sum((1, 2))

@@ -4,6 +4,7 @@ Sign and unit: positive means *helpful* (a gradient step on the training sample 
 the validation sample); ``"influence"`` is the cosine of the two full loss gradients, in [-1, 1].
 """
 
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,9 +20,16 @@ from torch.utils._pytree import tree_leaves
 from tqdm.auto import tqdm
 
 from demix_lite.errors import DemixError, unknown_name
-from demix_lite.influence.factors import Captured, FactorCapture, LinearFactor, LossFn
+from demix_lite.influence.factors import (
+    CHECKED_SAMPLES,
+    Captured,
+    Factor,
+    FactorCapture,
+    LinearFactor,
+    refuse_batch_statistics,
+)
 from demix_lite.influence.gram import inner_products, prepare, squared_norms
-from demix_lite.models.training import count, move, resolve_device, take
+from demix_lite.models.training import LossFn, count, move, resolve_device, take
 
 CHANNELS = (
     "influence",
@@ -36,6 +44,8 @@ CHANNELS = (
     "influence[k]",
 )
 """Names of the channels; k counts the linear layers from the first (0) or from the last (-1)."""
+
+LAYER_CHANNEL = re.compile(r"(input_side|output_side|influence)\[(-?\d+)\]")
 
 BLOCK_BYTES = 2**28
 """Working memory that the automatic block size aims at."""
@@ -84,7 +94,8 @@ def influence_vectors(
     Parameters
     ----------
     model : nn.Module
-        ``model(inputs)`` returns one output per sample. Evaluated in evaluation mode.
+        ``model(inputs)`` returns one output per sample. Moved to ``device`` and put in evaluation
+        mode; batch norm in training mode is refused.
     loss_fn : callable
         ``loss_fn(outputs, targets)`` returns the loss of every sample, shape ``(n,)``.
     train, valid : tuple
@@ -94,13 +105,15 @@ def influence_vectors(
         Any of :data:`CHANNELS`. Pairwise: ``influence`` (cosine of the loss gradients),
         ``input_similarity`` (cosine of the inputs), ``label_agreement`` (equality; 1 / (1 + |Δy|)
         for real labels), ``input_side[k]`` and ``output_side[k]`` (cosines of the inputs and of
-        the output gradients of linear layer k), ``influence[k]`` (cosine of that layer's
-        gradient). Constant along a row or a column: losses and gradient norms.
+        the output gradients of linear layer k, each summed over its positions; a 1 is appended to
+        the inputs if there is a bias), ``influence[k]`` (cosine of that layer's gradient).
+        Constant along a row or a column: losses and gradient norms.
     block_size : int, optional
         Training samples handled at a time; chosen to fit :data:`BLOCK_BYTES` by default. Changes
         speed and memory, not the result.
     out : path, optional
         Write the values to this ``.npy`` file (memory-mapped) instead of keeping them in memory.
+        The file appears when it is complete.
     device : str, optional
         ``"cpu"`` (default) or ``"cuda"``.
     features : callable, optional
@@ -112,7 +125,7 @@ def influence_vectors(
     Returns
     -------
     InfluenceVectors
-        Values of shape ``(N, C, M)``, float type of the model.
+        Values of shape ``(N, C, M)``, float type of the model, at least single precision.
 
     Raises
     ------
@@ -141,31 +154,41 @@ def influence_vectors(
     shape = (count(train[0]), len(source.channels), source.valid_count)
     source.check_memory(shape[0], keep=out is None)
     blocks = source.blocks(train, block_size=block_size, progress=progress)
-    if out is None:
-        values: Any = torch.empty(shape, dtype=source.dtype)
-        for rows, block in blocks:
-            values[rows] = block
-    else:
-        values = _memory_map(Path(out), shape, source.dtype)
-        for rows, block in blocks:
-            values[rows] = block.numpy()
-        values.flush()
+    if out is not None:
+        return InfluenceVectors(_write(Path(out), shape, source.dtype, blocks), source.channels)
+    values = torch.empty(shape, dtype=source.dtype)
+    for rows, block in blocks:
+        values[rows] = block
     return InfluenceVectors(values, source.channels)
 
 
-def _memory_map(path: Path, shape: tuple[int, ...], dtype: torch.dtype) -> np.memmap:
+def _write(
+    path: Path, shape: tuple[int, ...], dtype: torch.dtype, blocks: Iterator[tuple[slice, Tensor]]
+) -> np.memmap:
+    """Write the blocks to a file that takes its name when it is complete."""
     kind = torch.empty(0, dtype=dtype).numpy().dtype
-    needed = int(np.prod(shape)) * kind.itemsize
+    part = path.with_name(f"{path.name}.part")
     try:
-        free = psutil.disk_usage(str(path.resolve().parent)).free
+        _check_disk(path, math.prod(shape) * kind.itemsize)
+        values = np.lib.format.open_memmap(part, mode="w+", dtype=kind, shape=shape)
+        for rows, block in blocks:
+            values[rows] = block.numpy()
+        values.flush()
+        part.replace(path)
     except OSError as error:
-        raise DemixError(f"cannot write {path}: its folder does not exist.") from error
+        raise DemixError(f"cannot write {path}: {error.strerror or error}.") from error
+    finally:
+        part.unlink(missing_ok=True)
+    return np.lib.format.open_memmap(path, mode="r+")
+
+
+def _check_disk(path: Path, needed: int) -> None:
+    free = psutil.disk_usage(str(path.resolve().parent)).free
     if needed > free:
         raise DemixError(
             f"{path} would take {needed / 1e9:.1f} GB but only {free / 1e9:.1f} GB are free there; "
             "use fewer validation samples or channels, or stream the blocks (InfluenceSource)."
         )
-    return np.lib.format.open_memmap(path, mode="w+", dtype=kind, shape=shape)
 
 
 class InfluenceSource:
@@ -195,22 +218,47 @@ class InfluenceSource:
         features: Features | None = None,
     ):
         self.device = resolve_device(device)
-        self.model = model.to(self.device).eval()
         self.channels = tuple(dict.fromkeys(channels))
-        self.capture = FactorCapture(self.model, loss_fn)
         self.features = features or flat_inputs
-        self.dtype = next(p.dtype for p in model.parameters() if p.requires_grad)
         self.valid_count = count(valid[0])
         if not self.channels or not self.valid_count:
             raise DemixError("influence needs at least one channel and one validation sample.")
-        self._valid = self._side(*move(valid, self.device), partners=partners or self.valid_count)
+        for name in self.channels:
+            if not ((name in CHANNELS and "[" not in name) or LAYER_CHANNEL.fullmatch(name)):
+                raise unknown_name("channel", name, CHANNELS)
+        refuse_batch_statistics(model)
+        self.model = model.to(self.device).eval()
+        self.capture = FactorCapture(self.model, loss_fn)
+        dtype = next(p.dtype for p in model.parameters() if p.requires_grad)
+        self.dtype = torch.promote_types(dtype, torch.float32)
+        partners = partners or self.valid_count
+        few = take(valid, slice(max(CHECKED_SAMPLES)))
+        entries = self._side(few[0], few[1], partners).entries
+        self._check_free(self.valid_count * 3 * entries * self.dtype.itemsize, self._free())
+        self._valid = self._side(valid[0], valid[1], partners)
+        self._layers = {
+            name: self._valid.layer(int(match[2]))
+            for name in self.channels
+            if (match := LAYER_CHANNEL.fullmatch(name))
+        }
 
     def block(self, inputs: Any, targets: Tensor) -> Tensor:
         """Return the channels of a block of training samples, shape ``(n, C, M)``, on the CPU."""
-        train = self._side(*move((inputs, targets), self.device))
+        train, valid = self._side(inputs, targets), self._valid
         shape = (len(targets), self.valid_count)
-        found = [_channel(name, train, self._valid).expand(shape) for name in self.channels]
-        return torch.stack(found, dim=1).to(self.dtype).cpu()
+        # The products of layers with a channel of their own serve the sum as well.
+        shared = {
+            layer: inner_products(train.factors[layer], valid.factors[layer])
+            for name, layer in self._layers.items()
+            if name.startswith("influence")
+        }
+        found = [
+            _layer_channel(name, self._layers[name], train, valid, shared)
+            if name in self._layers
+            else _channel(name, train, valid, shared)
+            for name in self.channels
+        ]
+        return torch.stack([values.to(self.dtype).expand(shape) for values in found], dim=1).cpu()
 
     def blocks(
         self, train: Samples, *, block_size: int | None = None, progress: bool = False
@@ -218,7 +266,7 @@ class InfluenceSource:
         """Yield ``(rows, values)`` with values of shape ``(len(rows), C, M)``, in order."""
         inputs, targets = train
         n = count(inputs)
-        size = block_size or self._block_size()
+        size = self._block_size() if block_size is None else block_size
         if size < 1:
             raise DemixError(f"block_size must be at least 1, not {size}.")
         with tqdm(
@@ -239,30 +287,39 @@ class InfluenceSource:
         keep : bool
             Whether all vectors are kept in memory.
         """
-        item = torch.empty(0, dtype=self.dtype).element_size()
-        kept = partners * len(self.channels) * self.valid_count * item if keep else 0
+        row = len(self.channels) * self.valid_count * self.dtype.itemsize
+        kept = partners * row if keep else 0
         working = min(self._block_size(), partners) * self._bytes_per_sample()
-        free = psutil.virtual_memory().available
         if self.device.type == "cuda":
-            on_device = torch.cuda.mem_get_info(self.device)[0]
-            free = min(free, on_device) if not keep else free
-        if kept + working > free:
-            raise DemixError(
-                f"these vectors need about {(kept + working) / 1e9:.1f} GB but "
-                f"{free / 1e9:.1f} GB are free; pass out='vectors.npy' to keep them on disk, "
-                "use fewer validation samples or channels, or stream the blocks (InfluenceSource)."
-            )
+            self._check_free(working, self._free())
+            self._check_free(kept, psutil.virtual_memory().available)
+        else:
+            self._check_free(kept + working, self._free())
         return kept + working
+
+    def _free(self) -> int:
+        if self.device.type == "cuda":
+            return torch.cuda.mem_get_info(self.device)[0]
+        return psutil.virtual_memory().available
+
+    def _check_free(self, needed: int, free: int) -> None:
+        if needed > free:
+            raise DemixError(
+                f"these vectors need about {needed / 1e9:.1f} GB but {free / 1e9:.1f} GB are free; "
+                "use fewer validation samples or channels, pass out='vectors.npy' to keep them on "
+                "disk, or stream the blocks (InfluenceSource)."
+            )
 
     def _block_size(self) -> int:
         return int(max(16, min(4096, BLOCK_BYTES // self._bytes_per_sample())))
 
     def _bytes_per_sample(self) -> int:
         # Factors with their autograd graph (about three copies) and a few rows of M entries.
-        item = torch.empty(0, dtype=self.dtype).element_size()
-        return item * (3 * self._valid.entries + self.valid_count * (len(self.channels) + 4))
+        entries = 3 * self._valid.entries + self.valid_count * (len(self.channels) + 4)
+        return entries * self.dtype.itemsize
 
     def _side(self, inputs: Any, targets: Tensor, partners: int | None = None) -> "_Side":
+        inputs, targets = move((inputs, targets), self.device)
         captured = self.capture(inputs, targets)
         return _Side(captured, self.features(inputs), targets, partners, self.channels)
 
@@ -281,29 +338,29 @@ class _Side:
         self.losses = captured.losses
         self.targets = targets
         self.features = F.normalize(features, dim=1) if "input_similarity" in channels else features
-        self.linear = [n for n, f in captured.factors.items() if isinstance(f, LinearFactor)]
-        self.pooled = {
-            n: (f.a.sum(1), f.g.sum(1))
-            for n, f in captured.factors.items()
-            if isinstance(f, LinearFactor)
-        }
+        self.linear = {n: f for n, f in captured.factors.items() if isinstance(f, LinearFactor)}
         self.squared_norms = {n: squared_norms(f) for n, f in captured.factors.items()}
         self.norms = torch.stack(list(self.squared_norms.values())).sum(0).sqrt()
         self.factors = captured.factors
         if partners is not None:
             self.factors = {n: prepare(f, partners) for n, f in captured.factors.items()}
-        per_sample = [t[0].numel() for f in captured.factors.values() for t in vars(f).values()
-                      if isinstance(t, Tensor)]
-        self.entries = sum(per_sample) + features.shape[1]
+        self.entries = features.shape[1] + sum(
+            max(_entries(factor), _entries(self.factors[n]))
+            for n, factor in captured.factors.items()
+        )
 
-    def layer(self, name: str, channel: str) -> str:
-        index = int(re.findall(r"-?\d+", name)[0])
-        if not -len(self.linear) <= index < len(self.linear):
+    def layer(self, index: int) -> str:
+        """Return the name of a linear layer, counted from the first or from the last."""
+        names = list(self.linear)
+        if not -len(names) <= index < len(names):
             raise DemixError(
-                f"channel {channel!r} asks for linear layer {index}, but the model has "
-                f"{len(self.linear)} of them."
+                f"a channel asks for linear layer {index}, but the model has {len(names)} of them."
             )
-        return self.linear[index]
+        return names[index]
+
+
+def _entries(factor: Factor) -> int:
+    return sum(t[0].numel() for t in vars(factor).values() if isinstance(t, Tensor))
 
 
 def flat_inputs(inputs: Any) -> Tensor:
@@ -321,30 +378,35 @@ def flat_inputs(inputs: Any) -> Tensor:
     return torch.cat(parts, dim=1)
 
 
-def _channel(name: str, train: _Side, valid: _Side) -> Tensor:
+def _channel(name: str, train: _Side, valid: _Side, shared: dict[str, Tensor]) -> Tensor:
     """Return one channel, of shape ``(n, m)`` or one that broadcasts to it."""
     if name == "influence":
-        products = [inner_products(train.factors[n], valid.factors[n]) for n in train.factors]
-        return _cosine(torch.stack(products).sum(0), train.norms, valid.norms)
+        products = train.norms.new_zeros(len(train.norms), len(valid.norms))
+        for layer, factor in train.factors.items():
+            known = shared.get(layer)
+            products += inner_products(factor, valid.factors[layer]) if known is None else known
+        return _cosine(products, train.norms, valid.norms)
     if name == "input_similarity":
         return train.features @ valid.features.T
     if name == "label_agreement":
         return label_agreement(train.targets, valid.targets)
     if name in ("train_loss", "train_gradient_norm"):
         return (train.losses if name == "train_loss" else train.norms)[:, None]
-    if name in ("valid_loss", "valid_gradient_norm"):
-        return (valid.losses if name == "valid_loss" else valid.norms)[None]
-    match = re.fullmatch(r"(input_side|output_side|influence)\[(-?\d+)\]", name)
-    if not match:
-        raise unknown_name("channel", name, CHANNELS)
-    layer = train.layer(match[2], name)
-    if match[1] == "influence":
-        products = inner_products(train.factors[layer], valid.factors[layer])
+    return (valid.losses if name == "valid_loss" else valid.norms)[None]
+
+
+def _layer_channel(
+    name: str, layer: str, train: _Side, valid: _Side, shared: dict[str, Tensor]
+) -> Tensor:
+    """Return one channel of one linear layer, of shape ``(n, m)``."""
+    if name.startswith("influence"):
         own = (side.squared_norms[layer].sqrt() for side in (train, valid))
-        return _cosine(products, *own)
-    side = 0 if match[1] == "input_side" else 1
-    one, other = train.pooled[layer][side], valid.pooled[layer][side]
-    return F.normalize(one, dim=1) @ F.normalize(other, dim=1).T
+        return _cosine(shared[layer], *own)
+    one, other = (
+        side.linear[layer].a if name.startswith("input") else side.linear[layer].g
+        for side in (train, valid)
+    )
+    return F.normalize(one.sum(1), dim=1) @ F.normalize(other.sum(1), dim=1).T
 
 
 def label_agreement(train: Tensor, valid: Tensor) -> Tensor:
@@ -364,4 +426,4 @@ def label_agreement(train: Tensor, valid: Tensor) -> Tensor:
 def _cosine(products: Tensor, train_norms: Tensor, valid_norms: Tensor) -> Tensor:
     # A sample without any gradient influences nothing: its cosine is 0, not NaN.
     scale = torch.outer(train_norms, valid_norms)
-    return torch.where(scale > 0, products / scale, torch.zeros_like(products))
+    return torch.where(scale > 0, products / scale, torch.zeros_like(products)).clamp(-1, 1)

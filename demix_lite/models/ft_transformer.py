@@ -52,4 +52,6 @@ class OneHotFTTransformer(nn.Module):
         numbers, *one_hot = x.split([self.numbers, *self.cardinalities], dim=-1)
         # A category that was never seen is all zeros: it gets the last id of its column.
         ids = [torch.cat([b, 1.0 - b.sum(-1, keepdim=True)], -1).argmax(-1) for b in one_hot]
-        return self.transformer(numbers, torch.stack(ids, dim=-1) if ids else None)
+        return self.transformer(
+            numbers if self.numbers else None, torch.stack(ids, dim=-1) if ids else None
+        )

@@ -1,6 +1,7 @@
 """Multi-layer perceptrons."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -27,8 +28,7 @@ class MLP(nn.Module):
     def __init__(self, inputs: int, hidden: Sequence[int], outputs: int):
         super().__init__()
         widths = [inputs, *hidden]
-        blocks = zip(widths, widths[1:], strict=False)
-        layers = [m for pair in blocks for m in (nn.Linear(*pair), nn.ReLU())]
+        layers = [m for pair in pairwise(widths) for m in (nn.Linear(*pair), nn.ReLU())]
         self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], outputs))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -25,10 +25,15 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
     """
     try:
         resolved = torch.device(device or "cpu")
-    except RuntimeError as error:
-        raise DemixError(f"unknown device {device!r}; use cpu, cuda or cuda:0.") from error
-    if resolved.type == "cuda" and not torch.cuda.is_available():
-        raise DemixError(f"device {device!r} was asked for, but PyTorch sees no CUDA device here.")
+    except RuntimeError:
+        resolved = torch.device("meta")
+    if resolved.type not in ("cpu", "cuda"):
+        raise DemixError(f"unknown device {str(device)!r}; use cpu, cuda or cuda:0.")
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if resolved.type == "cuda" and (resolved.index or 0) >= found:
+        raise DemixError(
+            f"device {str(device)!r} was asked for, but PyTorch sees no such CUDA device here."
+        )
     return resolved
 
 

@@ -1,12 +1,12 @@
 """The registry of tasks."""
 
 from demix_lite.errors import unknown_name
-from demix_lite.tasks.base import ERROR_TYPES, Rule, Splits, Task
+from demix_lite.tasks.base import Rule, Splits, Task
 from demix_lite.tasks.tabular import ADULT
 
 TASKS: dict[str, Task] = {task.name: task for task in (ADULT,)}
 
-__all__ = ["ERROR_TYPES", "TASKS", "Rule", "Splits", "Task", "get_task"]
+__all__ = ["TASKS", "Rule", "Splits", "Task", "get_task"]
 
 
 def get_task(name: str) -> Task:

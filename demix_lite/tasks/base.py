@@ -1,7 +1,8 @@
 """What a task answers: everything that differs between one data set and another.
 
 The stages of the pipeline (injection, influence, detection, repair, evaluation) only ever talk to
-the :class:`Task` defined here. A new data set is a new subclass or a new instance; no stage changes.
+the :class:`Task` defined here. A new data set is a new subclass or a new instance; no stage
+changes.
 """
 
 from abc import ABC, abstractmethod
@@ -16,9 +17,6 @@ from torch import Tensor, nn
 
 from demix_lite.data.store import Card
 from demix_lite.errors import DemixError, unknown_name
-
-ERROR_TYPES = ("label", "feature", "spurious")
-"""The three error types, in the order of every table and every array of this package."""
 
 Interval = tuple[float, float]
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from demix_lite.data.store import load_table
+from demix_lite.errors import DemixError
 from demix_lite.models.mlp import MLP
 from demix_lite.seeds import derive_seed
 from demix_lite.tasks.base import Encoder, FeatureErrorPlan, Rule, Splits, Task, check_columns
@@ -73,9 +74,15 @@ class TabularTask(Task):
         self, frame: pd.DataFrame, share: float, part: str
     ) -> tuple[pd.DataFrame, pd.DataFrame]:
         seed = derive_seed(self.name, "split", part) % 2**32
-        kept, held = train_test_split(
-            frame, test_size=share, random_state=seed, stratify=frame[self.target]
-        )
+        try:
+            kept, held = train_test_split(
+                frame, test_size=share, random_state=seed, stratify=frame[self.target]
+            )
+        except ValueError as error:
+            raise DemixError(
+                f"{len(frame)} rows of {self.name} are too few to split with every label in every "
+                "part; ask for more rows."
+            ) from error
         return kept.reset_index(drop=True), held.reset_index(drop=True)
 
     def wrong_labels(self, labels: pd.Series, rng: np.random.Generator) -> pd.Series:
@@ -102,7 +109,8 @@ class TabularTask(Task):
     def _always_changes(self, frame: pd.DataFrame, column: str, kind: str) -> bool:
         if column in self.categorical:
             return frame[column].nunique() > 1
-        return frame[column].std() > 0 and (kind == "outlier" or bool((frame[column] != 0).all()))
+        scales = (frame[column].notna() & (frame[column] != 0)).all()
+        return bool(frame[column].std() > 0 and (kind == "outlier" or scales))
 
     def corrupt_features(
         self, frame: pd.DataFrame, plan: FeatureErrorPlan, rng: np.random.Generator
@@ -187,8 +195,9 @@ def _wrong_number(
         wrong = number * rng.uniform(*SCALE_RANGE, size=len(number))
     if pd.api.types.is_integer_dtype(values.dtype):
         wrong = np.rint(wrong)
-        # Rounding may undo a small scale error; move such a value by one.
-        wrong = np.where((wrong == number) & (number != 0), number + 1, wrong)
+        # Rounding may lead back to the value itself; move it by one then. Zero scales to zero.
+        back = (wrong == number) & ((plan.kind == "outlier") | (number != 0))
+        wrong = np.where(back, number + 1, wrong)
         return wrong.astype(values.dtype)
     return wrong
 
@@ -220,7 +229,7 @@ def _typical(peers: pd.Series, numeric: bool) -> object:
     if not numeric:
         return peers.mode(dropna=False).iloc[0]
     median = peers.median()
-    return int(round(median)) if pd.api.types.is_integer_dtype(peers.dtype) else float(median)
+    return round(median) if pd.api.types.is_integer_dtype(peers.dtype) else float(median)
 
 
 class TabularEncoder(Encoder):
@@ -236,14 +245,17 @@ class TabularEncoder(Encoder):
 
     def __init__(self, task: TabularTask, frame: pd.DataFrame):
         self.task = task
-        self.scaler = StandardScaler().fit(self._numbers(frame))
+        self.scaler = StandardScaler()
         self.one_hot = OneHotEncoder(handle_unknown="ignore", sparse_output=False, dtype=np.float32)
-        self.one_hot.fit(self._categories(frame))
+        if task.numeric:
+            self.scaler.fit(self._numbers(frame))
+        if task.categorical:
+            self.one_hot.fit(self._categories(frame))
 
     @property
     def cardinalities(self) -> list[int]:
         """Number of categories of each categorical column."""
-        return [len(c) for c in self.one_hot.categories_]
+        return [len(c) for c in self.one_hot.categories_] if self.task.categorical else []
 
     @property
     def width(self) -> int:
@@ -252,9 +264,15 @@ class TabularEncoder(Encoder):
 
     def inputs(self, frame: pd.DataFrame) -> Tensor:
         """Return a float32 tensor of shape ``(n, width)``."""
-        numbers = self.scaler.transform(self._numbers(frame)).astype(np.float32)
-        categories = self.one_hot.transform(self._categories(frame))
-        return torch.from_numpy(np.hstack([numbers, categories]))
+        if frame.empty:
+            return torch.zeros(0, self.width)
+        parts = []
+        if self.task.numeric:
+            # A missing number becomes the mean.
+            parts.append(np.nan_to_num(self.scaler.transform(self._numbers(frame))))
+        if self.task.categorical:
+            parts.append(self.one_hot.transform(self._categories(frame)))
+        return torch.from_numpy(np.hstack(parts).astype(np.float32))
 
     def targets(self, labels: pd.Series) -> Tensor:
         """Return class numbers, shape ``(n,)``."""

@@ -1,0 +1,6 @@
+"""The protocol: one run of the whole line, judged on clean test rows."""
+
+from demix_lite.benchmark.ledger import COLUMNS, append_row, read_ledger
+from demix_lite.benchmark.pipeline import Outcome, run_pipeline
+
+__all__ = ["COLUMNS", "Outcome", "append_row", "read_ledger", "run_pipeline"]

@@ -1,0 +1,50 @@
+"""Judge a model on clean test rows, on average and in its worst group."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from demix_lite.models.training import predict
+from demix_lite.tasks.base import Encoder, Rule, Task
+
+SMALLEST_GROUP = 10
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The task metric on clean test rows.
+
+    Attributes
+    ----------
+    metric : float
+        Over all test rows.
+    worst_group : float
+        Over the worst of the four groups (condition met or not) × (target or not) of the spurious
+        rule; groups of fewer than ten test rows are left out.
+    groups : dict
+        Group name to metric.
+    """
+
+    metric: float
+    worst_group: float
+    groups: dict[str, float]
+
+
+def evaluate(
+    task: Task, model: nn.Module, encoder: Encoder, test: pd.DataFrame, rule: Rule
+) -> Evaluation:
+    """Evaluate ``model`` on the clean, untouched test rows."""
+    inputs, targets = encoder.transform(test, task.target)
+    outputs = predict(model, inputs)
+    number = task.groups(test, rule)
+    names = ("neither", "target only", "condition only", "both")
+    groups = {
+        name: task.metric(outputs[rows], targets[rows])
+        for code, name in enumerate(names)
+        if len(rows := torch.from_numpy(np.flatnonzero(number == code))) >= SMALLEST_GROUP
+    }
+    overall = task.metric(outputs, targets)
+    return Evaluation(overall, min(groups.values(), default=overall), groups)

@@ -1,0 +1,133 @@
+"""The ledger: one line per finished run, with everything needed to believe or repeat it."""
+
+import csv
+import os
+import platform
+import shutil
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import psutil
+import torch
+
+from demix_lite.diagnosis import ERROR_TYPES
+from demix_lite.errors import DemixError
+from demix_lite.models.training import resolve_device
+
+VARIANTS = ("dirty", "repaired", "oracle", "clean")
+STAGES = ("load", "inject", "fit", "influence", "detect", "repair", "refit", "evaluate")
+KEY = ("task", "method", "architecture", "clean_ratio", "seed", "protocol", "source")
+COLUMNS = (
+    *KEY,
+    "rule",
+    "train_rows",
+    "validation",
+    *(f"f1_{kind}" for kind in (*ERROR_TYPES, "macro")),
+    *(f"ap_{kind}" for kind in ERROR_TYPES),
+    "metric_name",
+    *(f"metric_{variant}" for variant in VARIANTS),
+    *(f"worst_group_{variant}" for variant in VARIANTS),
+    *(f"seconds_{stage}" for stage in STAGES),
+    "peak_mb",
+    "device",
+    "cores",
+    "versions",
+    "commit",
+    "data_sha256",
+)
+"""Columns of the ledger; the first seven identify a run."""
+
+
+def append_row(path: Path, row: dict[str, Any]) -> None:
+    """Append one finished run; a line is written whole or not at all.
+
+    Raises
+    ------
+    DemixError
+        If the row lacks a column or the file has other columns.
+    """
+    missing = [column for column in COLUMNS if column not in row]
+    if missing:
+        raise DemixError(f"the result lacks the ledger column(s) {', '.join(missing)}.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = path.read_text(encoding="utf-8") if path.exists() else ",".join(COLUMNS) + "\n"
+    if lines.splitlines()[0] != ",".join(COLUMNS):
+        raise DemixError(f"{path} has other columns than this version of demix_lite writes.")
+    partial = path.with_suffix(".part")
+    with partial.open("w", encoding="utf-8", newline="") as file:
+        file.write(lines)
+        csv.writer(file, lineterminator="\n").writerow([row[column] for column in COLUMNS])
+    os.replace(partial, path)
+
+
+def read_ledger(path: Path) -> pd.DataFrame:
+    """Read a ledger; a missing file is an empty ledger.
+
+    Examples
+    --------
+    >>> read_ledger(Path("no-such-ledger.csv")).empty
+    True
+    """
+    return pd.read_csv(path) if path.exists() else pd.DataFrame(columns=list(COLUMNS))
+
+
+def peak_megabytes(device: str | None) -> float:
+    """Return the largest memory use so far, in MB (on CUDA: of the device)."""
+    if resolve_device(device).type == "cuda":
+        return torch.cuda.max_memory_allocated() / 1e6
+    memory = psutil.Process().memory_info()
+    try:
+        import resource
+
+        scale = 1 if platform.system() == "Darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / 1e6
+    except ImportError:  # pragma: no cover - Windows keeps the peak itself
+        return getattr(memory, "peak_wset", memory.rss) / 1e6
+
+
+def provenance(device: str | None) -> dict[str, Any]:
+    """Return device, cores, versions and commit of this run.
+
+    Examples
+    --------
+    >>> provenance(None)["device"] != ""
+    True
+    """
+    place = resolve_device(device)
+    named = torch.cuda.get_device_name(place) if place.type == "cuda" else _processor()
+    packages = ("torch", "numpy", "pandas", "scikit-learn")
+    versions = [f"python {platform.python_version()}", *(_version(p) for p in packages)]
+    return {
+        "device": named,
+        "cores": torch.get_num_threads(),
+        "versions": " ".join(versions),
+        "commit": _commit(),
+    }
+
+
+def _processor() -> str:
+    return f"{platform.system()} {platform.machine()} CPU"
+
+
+def _version(package: str) -> str:
+    try:
+        return f"{package} {version(package)}"
+    except PackageNotFoundError:
+        return f"{package} ?"
+
+
+def _commit() -> str:
+    here = Path(__file__).resolve().parent
+    if not shutil.which("git"):
+        return "unknown"
+    asked = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--exclude", "*"],
+        cwd=here,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return asked.stdout.strip() or "unknown"

@@ -1,0 +1,307 @@
+"""Measure the figures of the page "Measured": ``python -m demix_lite.benchmark.measure``.
+
+Writes ``book/results/measured.csv`` and the rows of ``book/results/ledger.csv`` on real data that
+are not there yet. Speed and memory are ratios measured in one run on one machine. Every part is a
+process of its own, so that its peak memory is its own.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+from torch.nn import functional as F
+
+from demix_lite.baselines import SummaryGBM
+from demix_lite.baselines.ceiling import ceiling
+from demix_lite.benchmark.ledger import (
+    KEY,
+    append_row,
+    peak_megabytes,
+    provenance,
+    read_ledger,
+)
+from demix_lite.benchmark.pipeline import Detector, run_pipeline
+from demix_lite.detector import ErrorDetector, make_environment
+from demix_lite.detector.classifier import BLOCK
+from demix_lite.detector.runs import EARLY_CHANNELS, FINAL_CHANNELS
+from demix_lite.detector.training import training_environments
+from demix_lite.diagnosis import score
+from demix_lite.influence import influence_vectors
+from demix_lite.models import MLP
+from demix_lite.tasks import get_task
+
+RESULTS = Path(__file__).resolve().parents[2] / "book" / "results"
+SIZES = (8000, 2048)
+SEEDS = range(5)
+
+
+def _mlp_problem() -> tuple[nn.Module, Callable, tuple, tuple]:
+    torch.manual_seed(0)
+    model = MLP(108, (256, 128, 64), 2).eval()
+    sides = [(torch.randn(n, 108), torch.randint(0, 2, (n,))) for n in SIZES]
+    return model, lambda o, t: F.cross_entropy(o, t, reduction="none"), sides[0], sides[1]
+
+
+def brute_force(model: nn.Module, loss_fn: Callable, train: tuple, valid: tuple) -> Tensor:
+    """Cosines of full gradients written out by ``vmap(grad)``, training rows in chunks of 512."""
+    parameters = {name: p.detach() for name, p in model.named_parameters()}
+
+    def loss(p: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+        return loss_fn(functional_call(model, p, (x[None],)), y[None])[0]
+
+    def gradients(x: Tensor, y: Tensor) -> Tensor:
+        found = vmap(grad(loss), in_dims=(None, 0, 0))(parameters, x, y)
+        return F.normalize(torch.cat([g.flatten(1) for g in found.values()], dim=1), dim=1)
+
+    def side(x: Tensor, y: Tensor) -> Tensor:
+        return torch.cat(
+            [gradients(*part) for part in zip(x.split(512), y.split(512), strict=True)]
+        )
+
+    other = side(*valid).T
+    chunks = zip(train[0].split(512), train[1].split(512), strict=True)
+    return torch.cat([gradients(*chunk) @ other for chunk in chunks])
+
+
+def measure_engine() -> dict[str, float]:
+    """Seconds and additional peak memory of the engine."""
+    problem = _mlp_problem()
+    influence_vectors(*_small(problem))
+    before = peak_megabytes(None)
+    start = time.perf_counter()
+    influence_vectors(*problem)
+    return {"seconds": time.perf_counter() - start, "mb": peak_megabytes(None) - before}
+
+
+def measure_brute() -> dict[str, float]:
+    """Seconds, additional peak memory and largest difference of brute force."""
+    problem = _mlp_problem()
+    brute_force(*_small(problem))
+    before = peak_megabytes(None)
+    start = time.perf_counter()
+    slow = brute_force(*problem)
+    seconds, mb = time.perf_counter() - start, peak_megabytes(None) - before
+    fast = influence_vectors(*problem)["influence"]
+    return {"seconds": seconds, "mb": mb, "difference": float((slow - fast).abs().max())}
+
+
+def _small(problem: tuple) -> tuple:
+    model, loss, train, valid = problem
+    return model, loss, tuple(t[:512] for t in train), tuple(t[:512] for t in valid)
+
+
+def measure_stream() -> dict[str, float]:
+    """Stream all detector channels of real Adult against 2,048 validation samples."""
+    task = get_task("adult")
+    before = peak_megabytes(None)
+    run = _real_run(task, validation=2048)
+    loaded = peak_megabytes(None)
+    samples, start = 0, time.perf_counter()
+    for source in run.sources:
+        for _, block in source.blocks(run.samples):
+            samples += len(block)
+    seconds = time.perf_counter() - start
+    values = len(run) * 2048 * (len(FINAL_CHANNELS) + len(EARLY_CHANNELS))
+    return {
+        "seconds": seconds,
+        "mb": peak_megabytes(None) - before,
+        "loaded_mb": loaded,
+        "rows": float(len(run)),
+        "whole_mb": values * 4 / 1e6,
+    }
+
+
+def measure_judging() -> dict[str, float]:
+    """Samples a second that the shipped detector judges at M = 256, vectors given and included."""
+    run = _real_run(get_task("adult"), validation=256)
+    detector = ErrorDetector.shipped("adult")
+    start = time.perf_counter()
+    blocks = list(run.blocks(size=BLOCK))
+    vectors = time.perf_counter() - start
+    del blocks
+    start = time.perf_counter()
+    detector.predict(run)
+    total = time.perf_counter() - start
+    return {"judging": len(run) / (total - vectors), "with_vectors": len(run) / total}
+
+
+def _real_run(task: Any, *, validation: int) -> Any:
+    return make_environment(
+        task,
+        task.load("real"),
+        architecture="mlp1",
+        clean_ratio=0.5,
+        seed=0,
+        validation=validation,
+    ).run
+
+
+def measure_twin() -> dict[str, float]:
+    """Seconds of one run on the twin, as the command line does it."""
+    return _timed_run("twin")
+
+
+def measure_real() -> dict[str, float]:
+    """Seconds of one run on the real table, as the command line does it."""
+    return _timed_run("real")
+
+
+def _timed_run(source: str) -> dict[str, float]:
+    start = time.perf_counter()
+    subprocess.run(
+        [sys.executable, "-m", "demix_lite.cli", "run", "adult", "--source", source],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    return {"seconds": time.perf_counter() - start}
+
+
+PARTS = {
+    function.__name__.removeprefix("measure_"): function
+    for function in (
+        measure_engine,
+        measure_brute,
+        measure_stream,
+        measure_judging,
+        measure_twin,
+        measure_real,
+    )
+}
+
+
+def _apart(part: str) -> dict[str, float]:
+    """Run one part in a fresh process."""
+    print(f"measuring: {part}", flush=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "demix_lite.benchmark.measure", "--part", part],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def write_ledger(path: Path, injections: int) -> pd.DataFrame:
+    """Run five seeds of every method on the real table; finished rows are kept."""
+    task = get_task("adult")
+    done = {tuple(map(str, key)) for key in read_ledger(path)[list(KEY)].to_numpy()}
+    plain = None
+    for seed in SEEDS:
+        for method in ("demix_lite", "summary_gbm", "ceiling"):
+            key = (task.name, method, "mlp1", 0.5, seed, "in-task", "real")
+            if tuple(map(str, key)) in done:
+                continue
+            print(f"ledger: {method}, seed {seed}", flush=True)
+            detector: Detector = ErrorDetector.shipped(task.name)
+            if method == "summary_gbm":
+                plain = plain or SummaryGBM().fit(
+                    training_environments(task, task.load("real"), injections, progress=True)
+                )
+                detector = plain
+            outcome = run_pipeline(task.name, source="real", seed=seed, detector=detector)
+            row = dict(outcome.row)
+            if method == "ceiling":
+                errors = outcome.injection.train.errors
+                said, sample = ceiling(outcome.run, errors.to_numpy())
+                unknown = ("metric_repaired", "worst_group_repaired", "seconds_detect")
+                row |= {"method": method, **score(said, errors.iloc[sample])}
+                row |= dict.fromkeys(unknown, np.nan)
+            append_row(path, row)
+    return read_ledger(path)
+
+
+def figures(parts: dict[str, dict[str, float]], ledger: pd.DataFrame) -> list[dict[str, Any]]:
+    """Lay the measurements beside the bars they are held to."""
+    fast, slow, stream = parts["engine"], parts["brute"], parts["stream"]
+    judging = parts["judging"]
+    speedup, memory = slow["seconds"] / fast["seconds"], fast["mb"] / slow["mb"]
+    ours = ledger[ledger["method"] == "demix_lite"].mean(numeric_only=True)
+    plain = ledger[ledger["method"] == "summary_gbm"].mean(numeric_only=True)
+    share = (ours["metric_repaired"] - ours["metric_dirty"]) / (
+        ours["metric_oracle"] - ours["metric_dirty"]
+    )
+    streamed = f"real Adult {stream['rows']:,.0f} × 2,048"
+    size = f"{SIZES[0]:,} × {SIZES[1]:,}"
+    rows = [
+        (f"influence {size}, times faster than vmap(grad)", speedup, "×", 30, ">="),
+        (f"influence {size}, engine", fast["seconds"], "s", None, ""),
+        (f"influence {size}, vmap(grad)", slow["seconds"], "s", None, ""),
+        (f"influence {size}, largest difference", slow["difference"], "", 1e-5, "<="),
+        (f"influence {size}, peak memory against vmap(grad)", memory, "×", 1 / 3, "<="),
+        (f"{streamed}, all channels streamed", stream["seconds"], "s", None, ""),
+        ("the same, additional peak memory", stream["mb"], "MB", None, ""),
+        ("the same, size of the vectors if they were kept", stream["whole_mb"], "MB", None, ""),
+        ("rows judged per second (M = 256, vectors given)", judging["judging"], "1/s", 2000, ">="),
+        ("rows judged per second, vectors included", judging["with_vectors"], "1/s", None, ""),
+        ("demix-lite run adult --source twin", parts["twin"]["seconds"], "s", 60, "<="),
+        ("demix-lite run adult --source real", parts["real"]["seconds"], "s", 240, "<="),
+    ]
+    for kind, bar in (("label", 0.86), ("feature", 0.86), ("spurious", 0.56), ("macro", 0.77)):
+        rows.append(
+            (f"real Adult, F1 {kind}, mean of five seeds", ours[f"f1_{kind}"], "", bar, ">=")
+        )
+    for kind in ("label", "feature", "spurious"):
+        rows.append(
+            (
+                f"real Adult, F1 {kind}, our lead over summary_gbm",
+                ours[f"f1_{kind}"] - plain[f"f1_{kind}"],
+                "",
+                0,
+                ">=",
+            )
+        )
+    rows.append(("real Adult, accuracy recovered from dirty to oracle", 100 * share, "%", 90, ">="))
+    lead = ours["worst_group_repaired"] - ours["worst_group_dirty"]
+    rows.append(("real Adult, worst group, repaired minus dirty", lead, "", 0, ">="))
+    return [_figure(*row) for row in rows]
+
+
+def _figure(figure: str, value: float, unit: str, bar: float | None, sense: str) -> dict[str, Any]:
+    met = "" if bar is None else str(value >= bar if sense == ">=" else value <= bar).lower()
+    command = "python -m demix_lite.benchmark.measure"
+    about = provenance(None)
+    return {
+        "figure": figure,
+        "value": f"{value:.4g}",
+        "unit": unit,
+        "bar": "" if bar is None else f"{sense} {bar:.3g}",
+        "met": met,
+        "command": command,
+        "hardware": f"{about['device']}, {about['cores']} cores",
+        "versions": about["versions"],
+        "commit": about["commit"],
+    }
+
+
+def main() -> None:
+    """Measure everything and write the results."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--part", choices=PARTS, help="measure one part and print it as JSON")
+    parser.add_argument("--injections", type=int, default=72, help="for the plain baseline")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
+    options = parser.parse_args()
+    if options.part:
+        print(json.dumps(PARTS[options.part]()))
+        return
+    ledger = write_ledger(options.out / "ledger.csv", options.injections)
+    parts = {part: _apart(part) for part in PARTS}
+    path = options.out / "measured.csv"
+    partial = path.with_suffix(".part")
+    pd.DataFrame(figures(parts, ledger)).to_csv(partial, index=False)
+    os.replace(partial, path)
+    print(f"written: {path}")
+
+
+if __name__ == "__main__":
+    main()

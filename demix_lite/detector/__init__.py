@@ -1,0 +1,16 @@
+"""The detector: a set classifier over influence vectors."""
+
+from demix_lite.detector.classifier import DetectorSettings, ErrorDetector
+from demix_lite.detector.runs import CHANNELS, Run, open_run
+from demix_lite.detector.training import Environment, TrainingSettings, make_environment
+
+__all__ = [
+    "CHANNELS",
+    "DetectorSettings",
+    "Environment",
+    "ErrorDetector",
+    "Run",
+    "TrainingSettings",
+    "make_environment",
+    "open_run",
+]

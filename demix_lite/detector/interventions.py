@@ -1,0 +1,68 @@
+"""The two interventions of the paper, as losses on embeddings.
+
+They teach the detector what belongs to the error and not to the set-up: which validation samples
+happened to be there, and which architecture happened to be trained.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+TEMPERATURE = 0.1
+
+
+def validation_view(vectors: Tensor, generator: torch.Generator) -> Tensor:
+    """Drop 0 to 50 % of the validation samples, the same ones for the whole batch.
+
+    Examples
+    --------
+    >>> view = validation_view(torch.zeros(4, 3, 100), torch.Generator().manual_seed(0))
+    >>> 50 <= view.shape[-1] <= 100
+    True
+    """
+    m = vectors.shape[-1]
+    kept = m - int(torch.randint(0, m // 2 + 1, (1,), generator=generator))
+    return vectors[..., torch.randperm(m, generator=generator)[:kept]]
+
+
+def contrastive_loss(one: Tensor, other: Tensor) -> Tensor:
+    """InfoNCE between two views: each row's nearest row in the other view should be itself.
+
+    Parameters
+    ----------
+    one, other : Tensor
+        Projections of the same rows, shape ``(B, d)``.
+
+    Examples
+    --------
+    >>> views = torch.eye(4)
+    >>> bool(contrastive_loss(views, views) < contrastive_loss(views, views.roll(1, 0)))
+    True
+    """
+    logits = F.normalize(one, dim=1) @ F.normalize(other, dim=1).T / TEMPERATURE
+    same = torch.arange(len(one))
+    return (F.cross_entropy(logits, same) + F.cross_entropy(logits.T, same)) / 2
+
+
+def alignment_loss(one: Tensor, other: Tensor, errors: Tensor) -> Tensor:
+    """Squared distance between the architectures' centroids, per error type and class.
+
+    Parameters
+    ----------
+    one, other : Tensor
+        Embeddings of the same rows through two architectures, shape ``(B, d)``.
+    errors : Tensor
+        True errors of the rows, shape ``(B, 3)``.
+
+    Examples
+    --------
+    >>> x = torch.randn(8, 5)
+    >>> float(alignment_loss(x, x, torch.ones(8, 3)))
+    0.0
+    """
+    gap = one - other
+    distances = []
+    for group in (errors.T, 1 - errors.T):
+        share = group / group.sum(1, keepdim=True).clamp(min=1.0)
+        distances.append((share @ gap).square().mean())
+    return torch.stack(distances).mean()

@@ -1,0 +1,187 @@
+"""A run as the detector sees it: one dirty training set through one trained model.
+
+Everything here is computed from what a user has: the dirty rows, the dirty validation rows and the
+model trained on them. Values are made relative to their own run, so that a detector carries over
+from one run, architecture or data set to another.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.special import ndtri
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from demix_lite.influence import InfluenceSource
+from demix_lite.influence.vectors import Samples, flat_inputs
+from demix_lite.models.training import Trained, count, take
+from demix_lite.seeds import derive_seed
+from demix_lite.tasks.base import Encoder, Task
+
+FINAL_CHANNELS = (
+    "influence",
+    "input_similarity",
+    "label_agreement",
+    "influence[0]",
+    "influence[1]",
+    "influence[-1]",
+    "input_side[1]",
+    "input_side[-1]",
+    "output_side[0]",
+    "train_loss",
+    "train_gradient_norm",
+    "valid_loss",
+)
+"""Channels of the trained model."""
+
+EARLY_CHANNELS = ("influence", "train_loss", "valid_loss")
+"""Channels of the model as it was after the first epoch."""
+
+CHANNELS = (*FINAL_CHANNELS, *(f"early {name}" for name in EARLY_CHANNELS))
+"""All channels of the detector, in order."""
+
+QUANTILES = 256
+REFERENCE_ROWS = 512
+
+
+class RelativeScale:
+    """Replaces every value by the normal score of its rank within the run.
+
+    Parameters
+    ----------
+    reference : Tensor
+        Vectors of a sample of the run's training rows, shape ``(n, C, M)``.
+
+    Examples
+    --------
+    >>> values = torch.arange(1000.0).reshape(100, 1, 10) ** 3
+    >>> scores = RelativeScale(values)(values)
+    >>> bool(scores.mean().abs() < 0.01), bool((scores.std() - 1).abs() < 0.02)
+    (True, True)
+    """
+
+    def __init__(self, reference: Tensor):
+        values = reference.transpose(0, 1).flatten(1).float().sort(dim=1).values
+        steps = ((torch.arange(QUANTILES) + 0.5) / QUANTILES * values.shape[1]).long()
+        self.grid = values[:, steps].contiguous()
+        self.scores = torch.stack([_normal_scores(row) for row in self.grid])
+
+    def __call__(self, vectors: Tensor) -> Tensor:
+        """Return the scores of vectors ``(n, C, M)``, about standard normal per channel."""
+        values = vectors.transpose(0, 1).float()
+        place = torch.searchsorted(self.grid, values.flatten(1).contiguous())
+        return self.scores.gather(1, place).reshape(values.shape).transpose(0, 1)
+
+
+def _normal_scores(grid: Tensor) -> Tensor:
+    """Score of every place in the grid; tied values share the middle of their ranks."""
+    left = torch.searchsorted(grid, grid, right=False)
+    right = torch.searchsorted(grid, grid, right=True)
+    rank = torch.cat([(left + right) / 2, torch.tensor([float(QUANTILES)])])
+    # A value between two grid points is found at the upper one: half a step lower is its rank.
+    return torch.from_numpy(ndtri((rank.clamp(0.5, QUANTILES - 0.5) / QUANTILES).numpy())).float()
+
+
+@dataclass(frozen=True)
+class Run:
+    """One dirty training set seen through one trained model.
+
+    Attributes
+    ----------
+    samples : tuple
+        Encoded training inputs and targets, errors included.
+    sources : tuple of InfluenceSource
+        The trained and the early model against the validation samples.
+    scale : RelativeScale
+        Makes the channels relative to this run.
+    index : Index
+        Row labels of the training frame.
+    valid_index : Index
+        Row labels of the M validation samples, in the order of the vectors.
+    """
+
+    samples: Samples
+    sources: tuple[InfluenceSource, InfluenceSource]
+    scale: RelativeScale
+    index: pd.Index
+    valid_index: pd.Index
+
+    def __len__(self) -> int:
+        """Return the number of training rows."""
+        return len(self.samples[1])
+
+    @property
+    def features(self) -> np.ndarray:
+        """Encoded inputs and target of every row, for the second pass, shape ``(N, width)``."""
+        inputs, targets = self.samples
+        flat = self.sources[0].features(inputs)
+        return np.column_stack([flat.cpu().numpy(), targets.cpu().numpy()])
+
+    def vectors(self, rows: Tensor) -> Tensor:
+        """Return the relative vectors of some rows, shape ``(len(rows), C, M)``."""
+        return self.scale(_raw_vectors(self.sources, take(self.samples, rows)))
+
+    def blocks(self, *, size: int = 512, progress: bool = False) -> Iterator[Tensor]:
+        """Yield the relative vectors of all rows, block by block, in order."""
+        blocks = torch.arange(len(self)).split(size)
+        for rows in tqdm(blocks, desc="judge", unit="block", disable=not progress, leave=False):
+            yield self.vectors(rows)
+
+
+def _raw_vectors(sources: tuple[InfluenceSource, InfluenceSource], samples: Samples) -> Tensor:
+    return torch.cat([source.block(*samples) for source in sources], dim=1)
+
+
+def open_run(
+    task: Task,
+    encoder: Encoder,
+    trained: Trained,
+    train: pd.DataFrame,
+    valid: pd.DataFrame,
+    *,
+    validation: int = 256,
+    seed: object = 0,
+    device: Any = None,
+) -> Run:
+    """Prepare the influence vectors of a dirty training set.
+
+    Parameters
+    ----------
+    task, encoder, trained
+        The task, its encoder fitted on ``train`` and the model trained on ``train``.
+    train, valid : DataFrame
+        Training and validation rows as the user has them, errors included.
+    validation : int
+        Number M of validation samples, drawn at random; all of them if there are fewer.
+    seed : object
+        Names the draw.
+
+    Returns
+    -------
+    Run
+    """
+    draw = torch.Generator().manual_seed(derive_seed(task.name, "run", seed))
+    samples = encoder.transform(train, task.target)
+    valid_samples = encoder.transform(valid, task.target)
+    chosen = torch.randperm(len(valid), generator=draw)[:validation]
+    valid_samples = take(valid_samples, chosen)
+
+    def source(model: torch.nn.Module, channels: tuple[str, ...]) -> InfluenceSource:
+        return InfluenceSource(
+            model,
+            task.loss,
+            valid_samples,
+            channels,
+            partners=len(train),
+            device=device,
+            features=getattr(encoder, "features", flat_inputs),
+        )
+
+    sources = (source(trained.model, FINAL_CHANNELS), source(trained.early, EARLY_CHANNELS))
+    reference = torch.randperm(count(samples[0]), generator=draw)[:REFERENCE_ROWS]
+    scale = RelativeScale(_raw_vectors(sources, take(samples, reference)))
+    return Run(samples, sources, scale, train.index, valid.index[chosen.numpy()])

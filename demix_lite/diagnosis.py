@@ -1,0 +1,131 @@
+"""What a detector says about every training row, and how right it is."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import average_precision_score, f1_score
+
+ERROR_TYPES = ("label", "feature", "spurious")
+"""The three error types, in the order of every table and every array of this package."""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """A probability and a flag per training row and error type.
+
+    Attributes
+    ----------
+    probability : DataFrame
+        Columns ``label``, ``feature``, ``spurious``; values in [0, 1].
+    flag : DataFrame
+        The same columns, boolean.
+    unsure : DataFrame
+        True where the probability is too near the threshold to say; such a row is not flagged.
+    """
+
+    probability: pd.DataFrame
+    flag: pd.DataFrame
+    unsure: pd.DataFrame
+
+    @classmethod
+    def from_probability(
+        cls,
+        probability: np.ndarray,
+        thresholds: np.ndarray,
+        *,
+        margin: float = 0.0,
+        index: pd.Index | None = None,
+    ) -> "Diagnosis":
+        """Flag what reaches its threshold, and abstain within ``margin`` of it.
+
+        Parameters
+        ----------
+        probability : array
+            Shape ``(n, 3)``.
+        thresholds : array
+            One per error type.
+        margin : float
+            Half-width of the band around the threshold in which nothing is said.
+
+        Examples
+        --------
+        >>> said = Diagnosis.from_probability(np.array([[0.9, 0.2, 0.5]]), np.full(3, 0.5))
+        >>> said.flag.iloc[0].tolist()
+        [True, False, True]
+        """
+
+        def table(values: np.ndarray) -> pd.DataFrame:
+            return pd.DataFrame(values, columns=list(ERROR_TYPES), index=index)
+
+        unsure = np.abs(probability - thresholds) < margin
+        flag = (probability >= thresholds) & ~unsure
+        return cls(table(probability), table(flag), table(unsure))
+
+
+def certain(errors: pd.DataFrame) -> Diagnosis:
+    """Return the diagnosis of someone who knows the true errors (the oracle).
+
+    Examples
+    --------
+    >>> truth = pd.DataFrame([[True, False, False]], columns=list(ERROR_TYPES))
+    >>> certain(truth).flag.equals(truth)
+    True
+    """
+    known = errors[list(ERROR_TYPES)].to_numpy()
+    return Diagnosis.from_probability(known.astype(float), np.full(3, 0.5), index=errors.index)
+
+
+def score(diagnosis: Diagnosis, errors: pd.DataFrame) -> dict[str, float]:
+    """Compare a diagnosis with the true errors.
+
+    Returns
+    -------
+    dict
+        ``f1_*`` and ``ap_*`` (average precision) per error type, and ``f1_macro``, all in [0, 1];
+        NaN for an error type that does not occur.
+    """
+    result: dict[str, float] = {}
+    for kind in ERROR_TYPES:
+        truth, flag = errors[kind].to_numpy(), diagnosis.flag[kind].to_numpy()
+        known = truth.any()
+        result[f"f1_{kind}"] = float(f1_score(truth, flag, zero_division=0)) if known else np.nan
+    result["f1_macro"] = float(np.mean([result[f"f1_{kind}"] for kind in ERROR_TYPES]))
+    for kind in ERROR_TYPES:
+        truth = errors[kind].to_numpy()
+        probability = diagnosis.probability[kind].to_numpy()
+        result[f"ap_{kind}"] = (
+            float(average_precision_score(truth, probability)) if truth.any() else np.nan
+        )
+    return result
+
+
+def best_threshold(truth: np.ndarray, probability: np.ndarray) -> float:
+    """Return the threshold in {0.02, 0.03, ..., 0.98} with the largest F1.
+
+    Examples
+    --------
+    >>> 0.2 < best_threshold(np.array([0, 0, 1]), np.array([0.1, 0.2, 0.7])) <= 0.7
+    True
+    """
+    candidates = np.linspace(0.02, 0.98, 97)
+    values = [f1_score(truth, probability >= c, zero_division=0) for c in candidates]
+    best = np.flatnonzero(np.asarray(values) >= max(values) - 1e-12)
+    return float(candidates[best[len(best) // 2]])
+
+
+def expected_f1_threshold(probability: np.ndarray) -> float:
+    """Return the threshold with the largest expected F1, given calibrated probabilities.
+
+    Flagging the k most probable rows finds Σ p of them in expectation, so F1 is about
+    2 Σ_{top k} p / (k + Σ p). No true error is needed.
+
+    Examples
+    --------
+    >>> expected_f1_threshold(np.array([0.9, 0.8, 0.1, 0.05]))
+    0.8
+    """
+    ranked = np.sort(probability)[::-1]
+    hits = ranked.cumsum()
+    f1 = 2 * hits / (np.arange(1, len(ranked) + 1) + hits[-1])
+    return float(ranked[f1.argmax()])

@@ -1,0 +1,48 @@
+"""A small table that has everything: whole and real numbers, zeros, missing values, rare values."""
+
+import numpy as np
+import pandas as pd
+
+from demix_lite.tasks.base import Rule, Splits
+from demix_lite.tasks.tabular import TabularTask
+
+LABELS = ("no", "yes", "maybe")
+
+
+def toy_task(classes: int = 2) -> TabularTask:
+    """Return a task whose rows :func:`toy_frame` makes."""
+    return TabularTask(
+        name="toy",
+        numeric=("age", "gain", "weight"),
+        categorical=("colour", "shape", "always"),
+        target="label",
+        classes=LABELS[:classes],
+        rules=(
+            Rule("red", {"colour": frozenset(["red"])}, "yes"),
+            Rule("round or old", {"age": (50, 70), "shape": frozenset(["round", "oval"])}, "no"),
+        ),
+    )
+
+
+def toy_frame(rows: int, seed: int = 0, classes: int = 2) -> pd.DataFrame:
+    """Draw rows of the toy table; the column ``row`` is no feature, it only names the row."""
+    rng = np.random.default_rng(seed)
+    colours = np.array(["red", "green", "blue", None], dtype=object)
+    return pd.DataFrame(
+        {
+            "row": np.arange(rows) + 1000,
+            "age": rng.integers(1, 90, rows),
+            "gain": np.where(rng.random(rows) < 0.7, 0, rng.integers(1, 5000, rows)),
+            "weight": rng.normal(70, 9, rows),
+            "colour": pd.Series(colours[rng.choice(4, rows, p=[0.4, 0.3, 0.2, 0.1])], dtype="str"),
+            "shape": pd.Series(rng.choice(["round", "square", "oval"], rows), dtype="str"),
+            "always": pd.Series(["same"] * rows, dtype="str"),
+            "label": pd.Series(rng.choice(LABELS[:classes], rows), dtype="str"),
+        }
+    )
+
+
+def toy_splits(rows: int = 120, seed: int = 0, classes: int = 2) -> Splits:
+    """Return train, validation and test rows of the toy table."""
+    parts = [toy_frame(n, seed + i, classes) for i, n in enumerate((rows, rows // 2, 40))]
+    return Splits(*parts, card=None)
