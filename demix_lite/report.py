@@ -7,6 +7,7 @@ import pandas as pd
 
 from demix_lite.diagnosis import ERROR_TYPES
 from demix_lite.errors import DemixError, unknown_name
+from demix_lite.tasks.base import Rule
 
 VARIANTS = {
     "dirty": "trained on the dirty rows",
@@ -84,6 +85,53 @@ def run_report(row: Mapping[str, Any]) -> str:
             f"device: {row['device']}, {row['cores']} core(s); {row['versions']}",
         ]
     )
+
+
+def error_kind(errors: pd.DataFrame) -> pd.Series:
+    """Return one word per row: ``none``, the one error type it has, or ``several``.
+
+    Examples
+    --------
+    >>> flags = pd.DataFrame([[0, 0, 0], [0, 1, 0], [1, 0, 1]], columns=list(ERROR_TYPES))
+    >>> error_kind(flags).tolist()
+    ['none', 'feature', 'several']
+    """
+    flags = errors[list(ERROR_TYPES)].astype(bool)
+    many = flags.sum(axis=1)
+    return flags.idxmax(axis=1).where(many > 0, "none").where(many < 2, "several")
+
+
+def confusion_table(flag: pd.DataFrame, errors: pd.DataFrame) -> pd.DataFrame:
+    """Count the rows by their true error (down) and by what was said (across).
+
+    Examples
+    --------
+    >>> truth = pd.DataFrame([[1, 0, 0], [0, 0, 0]], columns=list(ERROR_TYPES))
+    >>> int(confusion_table(truth, truth).loc["label", "label"])
+    1
+    """
+    kinds = ["none", *ERROR_TYPES, "several"]
+    counts = pd.crosstab(error_kind(errors), error_kind(flag))
+    return counts.reindex(index=kinds, columns=kinds, fill_value=0)
+
+
+def rule_in_words(rule: Rule, target: str) -> str:
+    """Say what a spurious rule claims; ``target`` is the name of the label column.
+
+    Examples
+    --------
+    >>> rule_in_words(Rule("old", {"age": (70, 99)}, ">50K"), "income")
+    'age from 70 to 99 → income = >50K'
+    """
+
+    def claim(column: str, wanted: object) -> str:
+        if isinstance(wanted, tuple):
+            return f"{column} from {wanted[0]:g} to {wanted[1]:g}"
+        names = sorted(wanted) if isinstance(wanted, frozenset) else [str(wanted)]
+        return f"{column} = {' or '.join(names)}"
+
+    condition = " and ".join(claim(column, wanted) for column, wanted in rule.condition.items())
+    return f"{condition} → {claim(target, rule.target)}"
 
 
 def check_parameters(given: Mapping[str, Any], known: Mapping[str, type]) -> None:

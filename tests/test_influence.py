@@ -123,7 +123,8 @@ class TorchAttention(nn.Module):
 
 
 class Tied(nn.Module):
-    """Output weights are the embedding's: the same parameter, or used as a function."""
+    """Output weights are the embedding's (the same parameter, or used as a function), which matters
+    little as an embedding: a loose check would let it pass for output weights alone."""
 
     def __init__(self, functional):
         super().__init__()
@@ -135,20 +136,52 @@ class Tied(nn.Module):
             self.head.weight = self.embedding.weight
 
     def forward(self, ids):
-        h = torch.tanh(self.hidden(self.embedding(ids).mean(1)))
+        h = torch.tanh(self.hidden(1e-3 * self.embedding(ids).mean(1)))
         return self.head(h) if self.head else F.linear(h, self.embedding.weight)
 
 
 class TwoNames(nn.Module):
-    """One layer held under two names."""
+    """One layer held under two names, called or only asked for its weights."""
+
+    def __init__(self, functional):
+        super().__init__()
+        self.a = self.b = nn.Linear(WIDTH, WIDTH)
+        self.head, self.functional = nn.Linear(WIDTH, CLASSES), functional
+
+    def forward(self, x):
+        h = F.linear(x, self.a.weight, self.a.bias) if self.functional else self.a(x)
+        return self.head(torch.tanh(self.b(torch.tanh(h))))
+
+
+class OneForAll(nn.Module):
+    """A learned token that is looked up once, not once per sample."""
 
     def __init__(self):
         super().__init__()
-        self.a = self.b = nn.Linear(WIDTH, WIDTH)
+        self.token, self.hidden = nn.Embedding(1, WIDTH), nn.Linear(WIDTH, WIDTH)
         self.head = nn.Linear(WIDTH, CLASSES)
 
     def forward(self, x):
-        return self.head(torch.tanh(self.b(torch.tanh(self.a(x)))))
+        return self.head(torch.tanh(x + self.hidden(self.token(torch.arange(1)))))
+
+
+class Gated(nn.Module):
+    """A layer of one's own with an argument that has a row per step, not per sample."""
+
+    class Gate(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(WIDTH))
+
+        def forward(self, x, gate):
+            return x * self.weight * gate.reshape(-1, 1)
+
+    def __init__(self):
+        super().__init__()
+        self.gate, self.head = self.Gate(), nn.Linear(WIDTH, CLASSES)
+
+    def forward(self, x):
+        return self.head(torch.tanh(self.gate(x, torch.ones(STEPS, dtype=x.dtype))).sum(1))
 
 
 class Recurrent(nn.Module):
@@ -262,7 +295,10 @@ CASES = {
     "torch attention": Case(TorchAttention, numbers(STEPS, WIDTH)),
     "tied parameter": Case(lambda: Tied(functional=False), ids(STEPS), outputs=VOCABULARY),
     "tied function": Case(lambda: Tied(functional=True), ids(STEPS), outputs=VOCABULARY),
-    "two names": Case(TwoNames, numbers(WIDTH)),
+    "two names": Case(lambda: TwoNames(functional=False), numbers(WIDTH)),
+    "two names and a function": Case(lambda: TwoNames(functional=True), numbers(WIDTH)),
+    "one token for all": Case(OneForAll, numbers(WIDTH)),
+    "an argument without samples": Case(Gated, numbers(STEPS, WIDTH)),
     "convolution": Case(convolution, numbers(STEPS, WIDTH)),
     "recurrent": Case(Recurrent, numbers(STEPS, WIDTH)),
     "steps first": Case(StepsFirst, numbers(STEPS, WIDTH)),
@@ -338,7 +374,12 @@ def test_the_cheap_rules_carry_the_models_they_are_meant_for():
     assert kinds["mlp"] == linear
     assert kinds["called twice"].items() >= {"again": LinearFactor, "": DenseFactor}.items()
     assert kinds["embedding with padding"]["embedding"] is EmbeddingFactor
-    assert FALLBACK not in kinds["convolution"]
+    for name in ("convolution", "in place", "biases only", "group norm"):
+        assert FALLBACK not in kinds[name], name
+    assert kinds["in place"] == dict.fromkeys("024", LinearFactor)
+    assert kinds["biases only"] == {
+        "0": LinearFactor, "1": DenseFactor, "3": LinearFactor, "5": LinearFactor,
+    }  # fmt: skip
     assert kinds["attention by hand"] == {
         "q": LinearFactor, "k": LinearFactor, "v": LinearFactor, "norm": DenseFactor,
         "head": LinearFactor, FALLBACK: DenseFactor,
@@ -357,8 +398,9 @@ def test_the_vmap_fallback_equals_the_loop_fallback():
     assert_same(capture._through_model(*train, names), expected)
 
 
-def test_the_rules_are_checked_even_if_the_first_call_has_one_sample():
-    model, loss, train, valid = problem("attention by hand", valid=1)
+@pytest.mark.parametrize("name", ["attention by hand", "one token for all"])
+def test_the_rules_are_checked_even_if_the_first_call_has_one_sample(name):
+    model, loss, train, valid = problem(name, valid=1)
     assert_same(influence_vectors(model, loss, train, valid)["influence"],
                 loop_cosine(model, loss, train, valid))  # fmt: skip
 

@@ -13,7 +13,7 @@ from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from demix_lite.detector.runs import CHANNELS, Run
 from demix_lite.detector.second_pass import consensus, normal_ranks

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from scipy.special import ndtri
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from demix_lite.influence import InfluenceSource
 from demix_lite.influence.vectors import Samples, flat_inputs

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from demix_lite.detector.interventions import alignment_loss, contrastive_loss, validation_view
 from demix_lite.detector.runs import Run, open_run

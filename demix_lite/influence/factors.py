@@ -23,7 +23,6 @@ from demix_lite.models.training import LossFn, take
 
 FALLBACK = "(through the model)"
 CHECKED_SAMPLES = (3, 4)
-CHECK_TOLERANCE = 1e-3
 FALLBACK_CHUNK = 256
 
 
@@ -320,10 +319,11 @@ class FactorCapture:
             return False
         if len(found) != len(wanted):
             return False
+        tolerance = torch.finfo(wanted.dtype).eps ** 0.5
+        found, wanted = found.double(), wanted.double()
         products = wanted @ wanted.T
         gap = (found @ found.T - products).abs().max()
-        tolerance = max(CHECK_TOLERANCE, 10 * torch.finfo(gap.dtype).eps)
-        return float(gap) <= tolerance * float(products.abs().max())
+        return bool(gap <= tolerance * products.abs().max())
 
 
 def _detached(value: Any) -> Any:

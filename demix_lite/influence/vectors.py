@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from demix_lite.errors import DemixError, unknown_name
 from demix_lite.influence.factors import (

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from demix_lite.errors import DemixError
 

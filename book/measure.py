@@ -1,4 +1,4 @@
-"""Measure the figures of the page "Measured": ``python -m demix_lite.benchmark.measure``.
+"""Measure the figures of the page "Measured": ``python book/measure.py``.
 
 Writes ``book/results/measured.csv`` and the rows of ``book/results/ledger.csv`` on real data that
 are not there yet. Speed and memory are ratios measured in one run on one machine. Every part is a
@@ -41,7 +41,7 @@ from demix_lite.influence import influence_vectors
 from demix_lite.models import MLP
 from demix_lite.tasks import get_task
 
-RESULTS = Path(__file__).resolve().parents[2] / "book" / "results"
+RESULTS = Path(__file__).resolve().parent / "results"
 SIZES = (8000, 2048)
 SEEDS = range(5)
 
@@ -184,7 +184,7 @@ def _apart(part: str) -> dict[str, float]:
     """Run one part in a fresh process."""
     print(f"measuring: {part}", flush=True)
     done = subprocess.run(
-        [sys.executable, "-m", "demix_lite.benchmark.measure", "--part", part],
+        [sys.executable, __file__, "--part", part],
         check=True,
         capture_output=True,
         text=True,
@@ -269,7 +269,7 @@ def figures(parts: dict[str, dict[str, float]], ledger: pd.DataFrame) -> list[di
 
 def _figure(figure: str, value: float, unit: str, bar: float | None, sense: str) -> dict[str, Any]:
     met = "" if bar is None else str(value >= bar if sense == ">=" else value <= bar).lower()
-    command = "python -m demix_lite.benchmark.measure"
+    command = "python book/measure.py"
     about = provenance(None)
     return {
         "figure": figure,

@@ -1,0 +1,196 @@
+"""The figures of the book: each function draws one picture and returns its axes.
+
+Error types have the same colour everywhere (Okabe and Ito) and a marker or a line of their own, so
+that the pictures can be read without colour. Needs matplotlib (``pip install demix_lite[book]``).
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import precision_recall_curve
+
+from demix_lite.diagnosis import ERROR_TYPES
+from demix_lite.errors import DemixError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+COLOURS = {
+    "none": "#8c8c8c",
+    "label": "#0072B2",
+    "feature": "#E69F00",
+    "spurious": "#009E73",
+    "several": "#CC79A7",
+}
+MARKERS = {"none": ".", "label": "o", "feature": "s", "spurious": "^", "several": "D"}
+LINES = {"label": "-", "feature": "--", "spurious": "-."}
+SERIES = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"))
+
+
+def new_axes(width: float = 7.0, height: float = 4.0) -> "Axes":
+    """Return the axes of a new figure; sizes in inches.
+
+    Raises
+    ------
+    DemixError
+        If matplotlib is not installed.
+    """
+    try:
+        from matplotlib import pyplot as plt
+    except ImportError as error:
+        raise DemixError(
+            "pictures need matplotlib; install it with: pip install 'demix_lite[book]'."
+        ) from error
+    axes = plt.subplots(figsize=(width, height), layout="constrained")[1]
+    axes.spines[["top", "right"]].set_visible(False)
+    return axes
+
+
+def influence_heatmap(
+    values: Any, kinds: pd.Series, *, unit: str = "influence (cosine)", ax: "Axes | None" = None
+) -> "Axes":
+    """Draw influence vectors as a picture: one line a training row, grouped by its error.
+
+    Parameters
+    ----------
+    values : array
+        Shape ``(n, M)``; blue is helpful, red is harmful.
+    kinds : Series
+        Error of each row: ``none``, ``label``, ``feature``, ``spurious`` or ``several``.
+    unit : str
+        Label of the colour bar.
+    """
+    axes = ax or new_axes(7.5, 5.0)
+    values = np.asarray(values)
+    order = [kind for kind in COLOURS if (kinds == kind).any()]
+    rows = np.concatenate([np.flatnonzero(kinds == kind) for kind in order])
+    limit = float(np.quantile(np.abs(values), 0.98)) or 1.0
+    picture = axes.imshow(
+        values[rows], aspect="auto", cmap="RdBu", vmin=-limit, vmax=limit, interpolation="nearest"
+    )
+    ends = np.cumsum([(kinds == kind).sum() for kind in order])
+    starts = np.concatenate([[0], ends[:-1]])
+    for end in ends[:-1]:
+        axes.axhline(end - 0.5, color="black", linewidth=1)
+    axes.set_yticks((starts + ends - 1) / 2, [_said(kind) for kind in order])
+    axes.set(xlabel="validation samples", ylabel="training rows")
+    bar = axes.figure.colorbar(picture, ax=axes, label=f"harmful ←  {unit}  → helpful")
+    bar.outline.set_visible(False)
+    return axes
+
+
+def error_scatter(points: Any, kinds: pd.Series, *, ax: "Axes | None" = None) -> "Axes":
+    """Draw rows as points in the plane, with a colour and a marker per error; shape ``(n, 2)``."""
+    axes = ax or new_axes(6.5, 5.0)
+    points = np.asarray(points)
+    for kind in (kind for kind in COLOURS if (kinds == kind).any()):
+        x, y = points[(kinds == kind).to_numpy()].T
+        size = 22 if kind == "none" else 18
+        style: Any = {"color": COLOURS[kind], "marker": MARKERS[kind], "alpha": 0.75}
+        axes.scatter(x, y, size, label=f"{_said(kind)} ({len(x)})", **style)
+    axes.set(xticks=[], yticks=[], xlabel="first axis (no unit)", ylabel="second axis (no unit)")
+    axes.legend(title="true error (rows)", loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    return axes
+
+
+def precision_recall(
+    probability: pd.DataFrame,
+    flag: pd.DataFrame,
+    errors: pd.DataFrame,
+    *,
+    ax: "Axes | None" = None,
+) -> "Axes":
+    """Draw precision against recall per error type; the marker is where the flags stand."""
+    axes = ax or new_axes(6.5, 4.2)
+    for kind in (kind for kind in ERROR_TYPES if errors[kind].any()):
+        truth, flagged = errors[kind].to_numpy(), flag[kind].to_numpy()
+        precision, recall, _ = precision_recall_curve(truth, probability[kind])
+        style: Any = {"color": COLOURS[kind], "linestyle": LINES[kind]}
+        # The last point of the curve (recall 0, precision 1) is a convention, not a threshold.
+        axes.plot(recall[:-1], precision[:-1], label=f"{kind} ({truth.mean():.0%})", **style)
+        hits = (truth & flagged).sum()
+        if flagged.any():
+            here = (hits / truth.sum(), hits / flagged.sum())
+            edge: Any = {"markeredgecolor": "black", "color": COLOURS[kind]}
+            axes.plot(*here, marker=MARKERS[kind], markersize=9, linestyle="", **edge)
+    axes.set(xlim=(0, 1.02), ylim=(0, 1.02))
+    axes.set(xlabel="recall (share of the errors found)")
+    axes.set(ylabel="precision (share of the flags that are right)")
+    legend: Any = {"title": "error (share of rows)", "frameon": False}
+    if axes.lines:
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1), **legend)
+    return axes
+
+
+def dots(
+    table: pd.DataFrame,
+    *,
+    unit: str,
+    low: pd.DataFrame | None = None,
+    high: pd.DataFrame | None = None,
+    ax: "Axes | None" = None,
+) -> "Axes":
+    """Draw a table of numbers as labelled dots: its rows down the page, one marker per column.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Numbers; NaN is left out.
+    unit : str
+        Label of the horizontal axis.
+    low, high : DataFrame, optional
+        Ends of the intervals, same shape.
+    """
+    count = len(table.columns)
+    axes = ax or new_axes(7.0, 0.9 + max(0.55, 0.3 * count) * len(table))
+    for number, column in enumerate(table.columns):
+        colour, marker = SERIES[number % len(SERIES)]
+        y = np.arange(len(table)) + (number - (count - 1) / 2) * min(0.28, 0.8 / count)
+        x = table[column].to_numpy(dtype=float)
+        if low is not None and high is not None:
+            axes.hlines(y, low[column], high[column], color=colour, linewidth=1.5)
+        axes.plot(x, y, marker, color=colour, markersize=7, label=column)
+        ends = x if high is None else high[column].to_numpy(dtype=float)
+        for end, value, place in zip(ends, x, y, strict=True):
+            if np.isfinite(value):
+                where: Any = {"xytext": (7, 0), "textcoords": "offset points", "va": "center"}
+                axes.annotate(f"{value:.2f}", (end, place), fontsize=9, color=colour, **where)
+    axes.set_yticks(range(len(table)), list(table.index))
+    axes.set(xlabel=unit, ylim=(len(table) - 0.4, -0.6))
+    axes.grid(axis="x", alpha=0.3)
+    axes.margins(x=0.12)
+    if count > 1:
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    return axes
+
+
+def confusion(table: pd.DataFrame, *, ax: "Axes | None" = None) -> "Axes":
+    """Draw counts of true (rows) against said (columns), shaded by their share of the row."""
+    axes = ax or new_axes(6.0, 3.8)
+    share = table.div(table.sum(axis=1).clip(lower=1), axis=0).to_numpy()
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for (i, j), part in np.ndenumerate(share):
+        ink = "white" if part > 0.55 else "black"
+        text = f"{table.iloc[i, j]:,}\n{part:.0%}"
+        axes.text(j, i, text, ha="center", va="center", color=ink, fontsize=9)
+    axes.set_xticks(range(table.shape[1]), [_said(kind) for kind in table.columns])
+    axes.set_yticks(range(table.shape[0]), [_said(kind) for kind in table.index])
+    axes.set(xlabel="what the detector says (rows, share of the line)", ylabel="true error")
+    return axes
+
+
+def stage_seconds(seconds: Mapping[str, float], *, ax: "Axes | None" = None) -> "Axes":
+    """Draw how long each stage took, in the order of the stages."""
+    axes = ax or new_axes(6.5, 0.9 + 0.3 * len(seconds))
+    bars = axes.barh(list(seconds), list(seconds.values()), color="#56B4E9")
+    axes.bar_label(bars, fmt="%.1f", padding=3)
+    axes.invert_yaxis()
+    axes.margins(x=0.1)
+    axes.set(xlabel="seconds")
+    return axes
+
+
+def _said(kind: str) -> str:
+    return "no error" if kind == "none" else kind

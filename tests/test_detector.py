@@ -1,0 +1,239 @@
+"""The detector: order-free, any M, relative to its run, same seed same bits, saved and loaded."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from demix_lite.detector import (
+    CHANNELS,
+    DetectorSettings,
+    ErrorDetector,
+    TrainingSettings,
+    make_environment,
+    open_run,
+)
+from demix_lite.detector.interventions import alignment_loss, contrastive_loss, validation_view
+from demix_lite.detector.runs import RelativeScale
+from demix_lite.detector.second_pass import consensus, normal_ranks
+from demix_lite.detector.set_transformer import SetTransformer
+from demix_lite.detector.training import relative
+from demix_lite.diagnosis import ERROR_TYPES, Diagnosis, certain, expected_f1_threshold, score
+from demix_lite.errors import DemixError
+from demix_lite.tasks import get_task
+
+TINY = DetectorSettings(
+    width=16, rounds=1, training=TrainingSettings(rows=128, batch=64, elements=32, epochs=1)
+)
+
+
+def environment(name: str, architecture: str = "mlp2", validation: int = 48):
+    task = get_task("adult")
+    return make_environment(
+        task,
+        task.load(rows=700),
+        architecture=architecture,
+        clean_ratio=0.5,
+        seed=name,
+        validation=validation,
+    )
+
+
+@pytest.fixture(scope="module")
+def environments():
+    made = [environment(f"test {n}") for n in range(8)]
+    return [*made, environment("test 0", "mlp1")]
+
+
+@pytest.fixture(scope="module")
+def detector(environments):
+    return ErrorDetector(TINY).fit(environments, facts={"note": "tiny"})
+
+
+def test_the_network_ignores_the_order_of_the_validation_samples():
+    torch.manual_seed(0)
+    network = SetTransformer(len(CHANNELS), CHANNELS.index("label_agreement"), width=16).eval()
+    vectors = torch.randn(6, len(CHANNELS), 40)
+    shuffled = vectors[..., torch.randperm(40)]
+    torch.testing.assert_close(network(vectors), network(shuffled), rtol=1e-4, atol=1e-5)
+    assert network(vectors[..., :7]).shape == (6, network.embedding)
+
+
+def test_relative_scale_is_a_rank_and_ignores_monotone_changes():
+    values = torch.randn(200, 2, 15)
+    values[:, 1] = (values[:, 1] > 0.5).float()
+    bent = values.clone()
+    bent[:, 0] = torch.exp(3 * bent[:, 0]) + 7
+    torch.testing.assert_close(RelativeScale(values)(values), RelativeScale(bent)(bent))
+    scores = RelativeScale(values)(values)
+    assert abs(float(scores[:, 0].mean())) < 0.02
+    assert abs(float(scores[:, 0].std()) - 1) < 0.03
+    assert scores[:, 1].unique().numel() == 2
+    assert (scores[:, 1] > 0).eq(values[:, 1] > 0).all()
+
+
+def test_embeddings_are_relative_to_their_run():
+    x = torch.randn(50, 4)
+    torch.testing.assert_close(relative(x), relative(3 * x + 5), rtol=2e-2, atol=2e-2)
+
+
+def test_the_verdict_does_not_depend_on_block_size_or_row_order(environments, detector):
+    run = environments[3].run
+    blocks = [torch.cat(list(run.blocks(size=size))) for size in (17, 512)]
+    torch.testing.assert_close(*blocks, rtol=1e-3, atol=1e-3)
+    _, logits = detector._first_pass(run, progress=False)
+    again = detector._first_pass(run, progress=False)[1]
+    assert torch.equal(logits, again)
+
+
+def test_same_seed_same_bits(environments, detector):
+    again = ErrorDetector(TINY).fit(environments)
+    run = environments[7].run
+    np.testing.assert_array_equal(again.predict_proba(run), detector.predict_proba(run))
+
+
+def test_save_and_load_give_the_same_verdicts(tmp_path, environments, detector):
+    detector.save(tmp_path / "tiny")
+    loaded = ErrorDetector.load(tmp_path / "tiny")
+    run = environments[7].run
+    np.testing.assert_array_equal(loaded.predict_proba(run), detector.predict_proba(run))
+    assert loaded.settings == detector.settings
+    assert loaded.facts == {"note": "tiny"}
+
+
+def test_weights_for_other_channels_are_refused(tmp_path, detector):
+    detector.save(tmp_path / "tiny")
+    path = tmp_path / "tiny.json"
+    about = json.loads(path.read_text())
+    about["channels"] = about["channels"][:-1]
+    path.write_text(json.dumps(about))
+    with pytest.raises(DemixError, match="other channels"):
+        ErrorDetector.load(tmp_path / "tiny")
+
+
+def test_a_missing_detector_is_told(tmp_path):
+    with pytest.raises(DemixError, match="no detector"):
+        ErrorDetector.load(tmp_path / "nothing")
+
+
+def test_too_few_injections_are_refused(environments):
+    with pytest.raises(DemixError, match="at least 8"):
+        ErrorDetector(TINY).fit(environments[:3])
+
+
+def test_predictions_are_aligned_probabilities(environments, detector):
+    run = environments[7].run
+    said = detector.predict(run)
+    assert list(said.probability.columns) == list(ERROR_TYPES)
+    assert said.flag.index.equals(run.index)
+    assert said.probability.to_numpy().min() >= 0
+    assert said.probability.to_numpy().max() <= 1
+
+
+def test_abstention_says_nothing_about_unsure_rows(environments, detector):
+    run = environments[7].run
+    sure, careful = detector.predict(run), detector.predict(run, margin=0.1)
+    assert careful.unsure.to_numpy().any()
+    assert not (careful.flag & careful.unsure).to_numpy().any()
+    assert not (careful.flag & ~sure.flag).to_numpy().any()
+
+
+def test_the_run_sees_no_true_error(environments):
+    """Two users with the same dirty rows get the same vectors, whatever was clean before."""
+    task = get_task("adult")
+    first = environments[0]
+    task_splits = task.load(rows=700)
+    from demix_lite.injection import inject
+    from demix_lite.models.training import fit
+    from demix_lite.seeds import derive_seed
+    from demix_lite.tasks.base import seeded_model
+
+    injection = inject(task, task_splits, 0.5, seed="test 0")
+    encoder = task.encoder(injection.train.frame)
+    seed = derive_seed("adult", "fit", "mlp2", "test 0")
+    samples = encoder.transform(injection.train.frame, task.target)
+    trained = fit(seeded_model(task, "mlp2", encoder, seed), task.loss, *samples, seed=seed)
+    run = open_run(
+        task,
+        encoder,
+        trained,
+        injection.train.frame,
+        injection.valid.frame,
+        validation=48,
+        seed="test 0",
+    )
+    rows = torch.arange(20)
+    assert torch.equal(run.vectors(rows), first.run.vectors(rows))
+
+
+def test_the_validation_view_keeps_at_least_half_and_whole_columns():
+    vectors = torch.arange(2 * 3 * 20.0).reshape(2, 3, 20)
+    view = validation_view(vectors, torch.Generator().manual_seed(1))
+    assert 10 <= view.shape[-1] <= 20
+    kept = view[0, 0].long()
+    assert torch.equal(view, vectors[..., kept])
+    assert kept.unique().numel() == len(kept)
+
+
+def test_intervention_losses_fall_when_views_and_centroids_agree():
+    torch.manual_seed(0)
+    x = torch.randn(32, 8)
+    errors = (torch.rand(32, 3) < 0.4).float()
+    assert contrastive_loss(x, x) < contrastive_loss(x, x[torch.randperm(32)])
+    assert alignment_loss(x, x, errors) == 0
+    assert alignment_loss(x, x + 1, errors) == pytest.approx(1.0, rel=1e-4)
+
+
+def test_consensus_never_uses_a_rows_own_verdict():
+    """Noise that nothing explains is not handed back to its row."""
+    rng = np.random.default_rng(0)
+    features, noise = rng.normal(size=(800, 2)), rng.random((800, 1))
+    found = consensus(features, noise)
+    assert abs(np.corrcoef(found[:, 0], noise[:, 0])[0, 1]) < 0.15
+
+
+def test_normal_ranks_are_symmetric():
+    ranks = normal_ranks(np.random.default_rng(0).normal(size=(101, 2)))
+    np.testing.assert_allclose(ranks.mean(0), 0, atol=1e-9)
+
+
+def test_expected_f1_threshold_is_best_for_calibrated_probabilities():
+    rng = np.random.default_rng(0)
+    probability = rng.beta(0.6, 1.8, size=20_000)
+    truth = rng.random(20_000) < probability
+    chosen = expected_f1_threshold(probability)
+
+    def f1(threshold):
+        flag = probability >= threshold
+        return 2 * (flag & truth).sum() / (flag.sum() + truth.sum())
+
+    best = max(f1(t) for t in np.linspace(0.02, 0.98, 97))
+    assert f1(chosen) > best - 0.01
+
+
+def test_scores_against_hand_computed_values():
+    truth = pd.DataFrame(
+        [[True, False, True], [False, True, False], [True, False, False]],
+        columns=list(ERROR_TYPES),
+    )
+    assert score(certain(truth), truth)["f1_macro"] == 1.0
+    said = Diagnosis.from_probability(
+        np.array([[0.9, 0.1, 0.9], [0.8, 0.9, 0.1], [0.1, 0.1, 0.1]]), np.full(3, 0.5)
+    )
+    result = score(said, truth)
+    assert result["f1_label"] == pytest.approx(0.5)
+    assert result["f1_feature"] == result["f1_spurious"] == 1.0
+    assert np.isnan(score(certain(truth * False), truth * False)["f1_label"])
+
+
+def test_the_shipped_detector_beats_chance_by_far_on_the_twin():
+    fresh = environment("a seed never used in training", "mlp1", validation=128)
+    found = score(
+        ErrorDetector.shipped("adult").predict(fresh.run),
+        pd.DataFrame(fresh.errors, columns=list(ERROR_TYPES)),
+    )
+    share = fresh.errors.mean(0)
+    for kind, chance in zip(ERROR_TYPES, share, strict=True):
+        assert found[f"ap_{kind}"] > 1.5 * chance

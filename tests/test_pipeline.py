@@ -1,0 +1,150 @@
+"""The whole line: stages in order, honest rows, a ledger that loses nothing."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from demix_lite.baselines import SummaryGBM
+from demix_lite.baselines.ceiling import ceiling
+from demix_lite.benchmark import COLUMNS, append_row, read_ledger, run_pipeline
+from demix_lite.benchmark.evaluate import evaluate
+from demix_lite.benchmark.ledger import STAGES
+from demix_lite.diagnosis import ERROR_TYPES
+from demix_lite.errors import DemixError
+from demix_lite.models.training import predict
+
+SETTINGS = {"rows": 900, "architecture": "mlp2", "validation": 48}
+
+
+@pytest.fixture(scope="module")
+def outcome():
+    return run_pipeline("adult", **SETTINGS)
+
+
+def test_the_row_holds_every_ledger_column(outcome):
+    assert set(COLUMNS) == set(outcome.row)
+    assert outcome.row["method"] == "demix_lite"
+    assert outcome.row["data_sha256"] == outcome.splits.card.sha256
+
+
+def test_stages_are_announced_in_order():
+    heard = []
+    run_pipeline("adult", **SETTINGS, announce=heard.append)
+    assert heard == list(STAGES)
+
+
+def test_same_seed_same_bits(outcome):
+    again = run_pipeline("adult", **SETTINGS)
+    pd.testing.assert_frame_equal(again.diagnosis.probability, outcome.diagnosis.probability)
+    timed = {c for c in COLUMNS if c.startswith("seconds_")} | {"peak_mb", "commit"}
+    for column in set(COLUMNS) - timed:
+        assert again.row[column] == outcome.row[column], column
+
+
+def test_another_seed_gives_other_errors(outcome):
+    other = run_pipeline("adult", **SETTINGS, seed=1)
+    assert not other.injection.train.frame.equals(outcome.injection.train.frame)
+    pd.testing.assert_frame_equal(other.splits.test, outcome.splits.test)
+
+
+def test_without_errors_the_dirty_model_is_the_clean_model():
+    done = run_pipeline("adult", **SETTINGS, clean_ratio=1.0)
+    assert done.row["metric_dirty"] == done.row["metric_clean"]
+    assert math.isnan(done.row["f1_label"])
+
+
+def test_the_worst_group_is_the_worst_of_the_groups(outcome):
+    done = evaluate(
+        outcome.task,
+        outcome.trained.model,
+        outcome.encoder,
+        outcome.splits.test,
+        outcome.injection.rule,
+    )
+    assert done.worst_group == min(done.groups.values())
+    test, task = outcome.splits.test, outcome.task
+    inputs, targets = outcome.encoder.transform(test, task.target)
+    right = predict(outcome.trained.model, inputs).argmax(1).eq(targets).numpy()
+    assert done.metric == pytest.approx(right.mean())
+    both = task.groups(test, outcome.injection.rule) == 3
+    if both.sum() >= 10:
+        assert done.groups["both"] == pytest.approx(right[both].mean())
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"task_name": "adlut"}, "did you mean 'adult'"),
+        ({"architecture": "mlp3"}, "unknown architecture"),
+        ({"clean_ratio": 0.0}, "clean ratio"),
+        ({"rule": "nobody"}, "unknown rule"),
+        ({"source": "moon"}, "moon"),
+    ],
+)
+def test_bad_requests_are_refused_in_one_sentence(options, sentence):
+    with pytest.raises(DemixError, match=sentence) as refused:
+        run_pipeline(**{"task_name": "adult", **SETTINGS, **options})
+    assert "\n" not in str(refused.value)
+
+
+def test_the_plain_baseline_learns_and_answers_the_same_contract():
+    from tests.test_detector import environment
+
+    made = [environment(f"plain {n}", validation=32) for n in range(3)]
+    said = SummaryGBM(rows=300).fit(made[:2]).predict(made[2].run)
+    assert said.probability.shape == (len(made[2].run), 3)
+    label = said.probability["label"].to_numpy()
+    assert label[made[2].errors[:, 0]].mean() > label[~made[2].errors[:, 0]].mean() + 0.1
+
+
+def test_the_ceiling_knows_more_than_chance(outcome):
+    errors = outcome.injection.train.errors
+    said, rows = ceiling(outcome.run, errors.to_numpy(), rows=300)
+    assert len(rows) == len(said.flag) == 300
+    truth = errors["feature"].to_numpy()[rows]
+    probability = said.probability["feature"].to_numpy()
+    assert probability[truth].mean() > probability[~truth].mean()
+
+
+def fake_row(seed: int, value: float) -> dict:
+    row = dict.fromkeys(COLUMNS, value)
+    return row | {"task": "adult", "method": 'odd, "name"', "seed": seed, "rule": "a\nb"}
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(st.floats(allow_nan=True, allow_infinity=False), min_size=1, max_size=6))
+def test_the_ledger_gives_back_what_was_written(tmp_path_factory, values):
+    path = tmp_path_factory.mktemp("ledger") / "ledger.csv"
+    for seed, value in enumerate(values):
+        append_row(path, fake_row(seed, value))
+    ledger = read_ledger(path)
+    assert list(ledger.columns) == list(COLUMNS)
+    assert ledger["seed"].tolist() == list(range(len(values)))
+    np.testing.assert_array_equal(ledger["f1_label"].to_numpy(float), np.array(values))
+    assert (ledger["method"] == 'odd, "name"').all()
+
+
+def test_a_row_without_a_column_is_refused_and_nothing_is_written(tmp_path):
+    row = fake_row(0, 1.0)
+    del row["f1_macro"]
+    with pytest.raises(DemixError, match="f1_macro"):
+        append_row(tmp_path / "ledger.csv", row)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_ledger_with_other_columns_is_left_alone(tmp_path):
+    path = tmp_path / "ledger.csv"
+    path.write_text("a,b\n1,2\n")
+    with pytest.raises(DemixError, match="other columns"):
+        append_row(path, fake_row(0, 1.0))
+    assert path.read_text() == "a,b\n1,2\n"
+
+
+def test_error_types_head_the_ledger():
+    assert [f"f1_{kind}" for kind in ERROR_TYPES] == [
+        column for column in COLUMNS if column.startswith("f1_") and "macro" not in column
+    ]
