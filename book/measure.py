@@ -205,9 +205,7 @@ def write_ledger(path: Path, injections: int) -> pd.DataFrame:
             print(f"ledger: {method}, seed {seed}", flush=True)
             detector: Detector = ErrorDetector.shipped(task.name)
             if method == "summary_gbm":
-                plain = plain or SummaryGBM().fit(
-                    training_environments(task, task.load("real"), injections, progress=True)
-                )
+                plain = plain or _fit_plain_baseline(injections)
                 detector = plain
             outcome = run_pipeline(task.name, source="real", seed=seed, detector=detector)
             row = dict(outcome.row)
@@ -219,6 +217,15 @@ def write_ledger(path: Path, injections: int) -> pd.DataFrame:
                 row |= dict.fromkeys(unknown, np.nan)
             append_row(path, row)
     return read_ledger(path)
+
+
+def _fit_plain_baseline(injections: int) -> SummaryGBM:
+    """Fit on the detector's own training injections, seen through the judged architecture."""
+    task = get_task("adult")
+    environments = training_environments(
+        task, task.load("real"), injections, architectures=("mlp1",), progress=True
+    )
+    return SummaryGBM().fit(environments)
 
 
 def figures(parts: dict[str, dict[str, float]], ledger: pd.DataFrame) -> list[dict[str, Any]]:

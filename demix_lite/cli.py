@@ -181,9 +181,10 @@ def check_writable(path: Path | None) -> None:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write one JSON object, whole or not at all."""
+    """Write one JSON object, whole or not at all; what is not a number becomes null."""
+    known = {key: None if value != value else value for key, value in content.items()}
     partial = path.with_name(path.name + ".part")
-    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    partial.write_text(json.dumps(known, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     os.replace(partial, path)
 
 

@@ -82,7 +82,7 @@ def _normal_scores(grid: Tensor) -> Tensor:
     left = torch.searchsorted(grid, grid, right=False)
     right = torch.searchsorted(grid, grid, right=True)
     rank = torch.cat([(left + right) / 2, torch.tensor([float(QUANTILES)])])
-    # A value between two grid points is found at the upper one: half a step lower is its rank.
+    # Beyond the last grid point there is one more place, with the largest score.
     return torch.from_numpy(ndtri((rank.clamp(0.5, QUANTILES - 0.5) / QUANTILES).numpy())).float()
 
 

@@ -1,0 +1,201 @@
+"""The command line: what it says, what it refuses, what it writes."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from demix_lite import cli
+from demix_lite.benchmark.ledger import COLUMNS
+
+TINY = ["run", "adult", "--rows", "900", "--architecture", "mlp2", "--validation", "32"]
+
+
+def refusal(arguments, capsys) -> str:
+    """Run a command that is refused; return its one sentence."""
+    assert cli.main(arguments) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    lines = said.err.splitlines()
+    assert len(lines) == 1, said.err
+    assert lines[0].startswith("demix-lite: ")
+    return lines[0]
+
+
+# ------------------------------------------------------------------ refusals
+
+
+def test_unknown_task_gets_a_suggestion(capsys):
+    said = refusal(["run", "adlut"], capsys)
+    assert "unknown task 'adlut'; did you mean 'adult'?" in said
+
+
+def test_unknown_architecture_gets_a_suggestion(capsys):
+    said = refusal(["run", "adult", "--architecture", "mlp"], capsys)
+    assert "did you mean 'mlp" in said
+
+
+def test_unknown_rule_names_the_known_ones(capsys):
+    assert "Known: " in refusal([*TINY, "--rule", "nobody"], capsys)
+
+
+def test_unknown_source_names_the_known_ones(capsys):
+    assert "Known: twin, real" in refusal([*TINY, "--source", "fake"], capsys)
+
+
+@pytest.mark.parametrize("ratio", ["0", "-0.5", "1.01", "nan"])
+def test_ratio_outside_the_unit_interval(ratio, capsys):
+    assert "the clean ratio must lie in (0, 1]" in refusal([*TINY, f"--clean-ratio={ratio}"], capsys)
+
+
+def test_missing_real_data_names_the_command(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("DEMIX_DATA", str(tmp_path))
+    said = refusal(["run", "adult", "--source", "real"], capsys)
+    assert "python -m data_scripts adult" in said
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_cuda_device_that_is_not_there(capsys):
+    assert "CUDA" in refusal([*TINY, "--device", "cuda"], capsys)
+
+
+def test_too_few_rows(capsys):
+    assert "too few" in refusal(["run", "adult", "--rows", "3"], capsys)
+
+
+def test_no_validation_sample(capsys):
+    refusal([*TINY[:-1], "0"], capsys)
+
+
+def test_a_detector_that_is_not_there(capsys, tmp_path):
+    assert "there is no detector" in refusal([*TINY, "--detector", str(tmp_path / "x")], capsys)
+
+
+@pytest.mark.parametrize("place", ["", "absent/result.json"])
+def test_unwritable_json_is_refused_before_the_work(place, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("demix_lite.benchmark.run_pipeline", lambda *a, **k: pytest.fail("worked"))
+    assert "cannot write" in refusal([*TINY, "--json", str(tmp_path / place)], capsys)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", [[], ["walk"], ["run"], ["run", "adult", "--seed", "one"]])
+def test_argparse_refuses_with_the_same_code(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    assert stop.value.code == 2
+    assert "usage: demix-lite" in capsys.readouterr().err
+
+
+def test_an_interruption_is_one_sentence(capsys, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("demix_lite.benchmark.run_pipeline", interrupted)
+    assert cli.main(TINY) == 130
+    assert capsys.readouterr().err == (
+        "demix-lite: stopped; nothing half-written was left behind.\n"
+    )
+
+
+# ------------------------------------------------------------------ help
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"]])
+def test_help_teaches(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    assert stop.value.code == 0
+    said = capsys.readouterr().out
+    assert "demix-lite run adult" in said
+    assert "python -m data_scripts adult" in said
+
+
+def test_help_says_what_every_option_of_run_is_for(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["run", "--help"])
+    said = capsys.readouterr().out
+    for word in ("twin", "(0, 1]", "mlp1", "ft_transformer", "cuda", "default", "JSON"):
+        assert word in said
+
+
+def test_every_example_in_the_help_is_understood():
+    lines = [line.split("   ")[0].split() for line in cli.EXAMPLES.splitlines()]
+    examples = [words[1:] for words in lines if words[:1] == ["demix-lite"]]
+    assert len(examples) >= 3
+    for arguments in examples:
+        assert cli._parser().parse_args(arguments).task == "adult"
+
+
+def test_the_command_starts_as_a_module(root):
+    command = [sys.executable, "-m", "demix_lite.cli", "--version"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert done.stdout.startswith("demix-lite ")
+
+
+# ------------------------------------------------------------------ a run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A tiny run: what it printed and what it wrote."""
+    path = tmp_path_factory.mktemp("cli") / "result.json"
+    command = [sys.executable, "-m", "demix_lite.cli", *TINY, "--json", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done, path
+
+
+def test_json_holds_every_column_of_the_ledger(run):
+    row = json.loads(run[1].read_text())
+    assert set(row) == set(COLUMNS)
+    assert row["task"] == "adult"
+    assert row["source"] == "twin"
+    assert row["validation"] == 32
+    assert all(0 <= row[f"metric_{name}"] <= 1 for name in ("dirty", "repaired", "oracle", "clean"))
+
+
+def test_nothing_half_written_is_left(run):
+    assert [path.name for path in run[1].parent.iterdir()] == ["result.json"]
+
+
+def test_the_table_is_readable(run):
+    said = run[0].stdout
+    for word in ("label", "feature", "spurious", "worst group", "spurious rule", "seconds", "twin"):
+        assert word in said
+    assert max(map(len, said.splitlines())) <= 120
+    assert "Warning" not in run[0].stderr
+    assert "Traceback" not in run[0].stderr
+
+
+def test_same_seed_same_bits_another_seed_another_result(run, tmp_path):
+    def again(*more):
+        path = tmp_path / "again.json"
+        command = [sys.executable, "-m", "demix_lite.cli", *TINY, *more, "--json", str(path)]
+        subprocess.run(command, check=True, capture_output=True)
+        return json.loads(path.read_text())
+
+    measured = [c for c in COLUMNS if not c.startswith("seconds_") and c not in ("peak_mb", "commit")]
+    first = json.loads(run[1].read_text())
+    same, other = again(), again("--seed", "1")
+    assert [same[c] for c in measured] == [first[c] for c in measured]
+    assert [other[c] for c in measured] != [first[c] for c in measured]
+
+
+# ------------------------------------------------------------------ writing
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "result.json"
+    path.write_text("old")
+    with pytest.raises(TypeError):
+        cli.write_json(path, {"x": object()})
+    assert path.read_text() == "old"
+
+
+def test_strict_json_has_no_nan(tmp_path):
+    path = tmp_path / "result.json"
+    cli.write_json(path, {"x": 1.0})
+    assert json.loads(path.read_text(), parse_constant=pytest.fail) == {"x": 1.0}
