@@ -65,6 +65,9 @@ def run_report(row: Mapping[str, Any]) -> str:
     """Return the printed report of one run."""
     seconds = {k.removeprefix("seconds_"): v for k, v in row.items() if k.startswith("seconds_")}
     spent = ", ".join(f"{stage} {value:.1f}" for stage, value in seconds.items())
+    share = f"{100 * recovered(row):.0f} %"
+    if row["metric_oracle"] <= row["metric_dirty"]:
+        share = "nothing (the oracle is no better than the dirty model)"
     detected = detection_table(row).map("{:.3f}".format)
     performed = performance_table(row).map("{:.4f}".format)
     return "\n".join(
@@ -79,9 +82,10 @@ def run_report(row: Mapping[str, Any]) -> str:
             "",
             "The task model on clean test rows",
             performed.to_string(),
-            f"recovered from dirty to oracle: {100 * recovered(row):.0f} %",
+            f"recovered from dirty to oracle: {share}",
             "",
-            f"seconds: {spent}; total {sum(seconds.values()):.1f}; peak {row['peak_mb']:.0f} MB",
+            f"seconds: {spent}",
+            f"total {sum(seconds.values()):.1f} s; peak memory {row['peak_mb']:.0f} MB",
             f"device: {row['device']}, {row['cores']} core(s); {row['versions']}",
         ]
     )

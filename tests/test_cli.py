@@ -47,7 +47,9 @@ def test_unknown_source_names_the_known_ones(capsys):
 
 @pytest.mark.parametrize("ratio", ["0", "-0.5", "1.01", "nan"])
 def test_ratio_outside_the_unit_interval(ratio, capsys):
-    assert "the clean ratio must lie in (0, 1]" in refusal([*TINY, f"--clean-ratio={ratio}"], capsys)
+    assert "the clean ratio must lie in (0, 1]" in refusal(
+        [*TINY, f"--clean-ratio={ratio}"], capsys
+    )
 
 
 def test_missing_real_data_names_the_command(capsys, monkeypatch, tmp_path):
@@ -115,13 +117,13 @@ def test_help_teaches(arguments, capsys):
 def test_help_says_what_every_option_of_run_is_for(capsys):
     with pytest.raises(SystemExit):
         cli.main(["run", "--help"])
-    said = capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())  # lines are broken anywhere
     for word in ("twin", "(0, 1]", "mlp1", "ft_transformer", "cuda", "default", "JSON"):
-        assert word in said
+        assert word in said, word
 
 
 def test_every_example_in_the_help_is_understood():
-    lines = [line.split("   ")[0].split() for line in cli.EXAMPLES.splitlines()]
+    lines = [line.strip().split("  ")[0].split() for line in cli.EXAMPLES.splitlines()]
     examples = [words[1:] for words in lines if words[:1] == ["demix-lite"]]
     assert len(examples) >= 3
     for arguments in examples:
@@ -165,23 +167,18 @@ def test_the_table_is_readable(run):
     said = run[0].stdout
     for word in ("label", "feature", "spurious", "worst group", "spurious rule", "seconds", "twin"):
         assert word in said
-    assert max(map(len, said.splitlines())) <= 120
+    *table, _ = said.splitlines()  # the last line is a path
+    assert max(map(len, table)) <= 120
     assert "Warning" not in run[0].stderr
     assert "Traceback" not in run[0].stderr
 
 
-def test_same_seed_same_bits_another_seed_another_result(run, tmp_path):
-    def again(*more):
-        path = tmp_path / "again.json"
-        command = [sys.executable, "-m", "demix_lite.cli", *TINY, *more, "--json", str(path)]
-        subprocess.run(command, check=True, capture_output=True)
-        return json.loads(path.read_text())
-
-    measured = [c for c in COLUMNS if not c.startswith("seconds_") and c not in ("peak_mb", "commit")]
-    first = json.loads(run[1].read_text())
-    same, other = again(), again("--seed", "1")
-    assert [same[c] for c in measured] == [first[c] for c in measured]
-    assert [other[c] for c in measured] != [first[c] for c in measured]
+def test_same_seed_same_bits_in_another_process(run, tmp_path, capsys):
+    path = tmp_path / "again.json"
+    assert cli.main([*TINY, "--json", str(path)]) == 0
+    first, same = (json.loads(p.read_text()) for p in (run[1], path))
+    measured = {c for c in COLUMNS if not c.startswith("seconds_")} - {"peak_mb", "commit"}
+    assert {c: same[c] for c in measured} == {c: first[c] for c in measured}
 
 
 # ------------------------------------------------------------------ writing
@@ -197,5 +194,5 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
 
 def test_strict_json_has_no_nan(tmp_path):
     path = tmp_path / "result.json"
-    cli.write_json(path, {"x": 1.0})
-    assert json.loads(path.read_text(), parse_constant=pytest.fail) == {"x": 1.0}
+    cli.write_json(path, {"x": 1.0, "y": float("nan")})
+    assert json.loads(path.read_text(), parse_constant=pytest.fail) == {"x": 1.0, "y": None}

@@ -1,0 +1,143 @@
+"""Words and tables: what a person reads about a run."""
+
+import math
+
+import pandas as pd
+import pytest
+
+from demix_lite import report
+from demix_lite.benchmark.ledger import COLUMNS
+from demix_lite.benchmark.ledger import VARIANTS as LEDGER_VARIANTS
+from demix_lite.diagnosis import ERROR_TYPES
+from demix_lite.errors import DemixError
+from demix_lite.tasks import TASKS
+from demix_lite.tasks.base import Rule
+
+ROW = dict.fromkeys(COLUMNS, 0.25) | {
+    "task": "adult",
+    "source": "twin",
+    "architecture": "mlp1",
+    "rule": "executives",
+    "train_rows": 12345,
+    "metric_name": "accuracy",
+    "metric_dirty": 0.80,
+    "metric_repaired": 0.84,
+    "metric_oracle": 0.85,
+    "device": "CPU",
+    "versions": "python 3",
+}
+
+
+def flags(*rows) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=list(ERROR_TYPES), dtype=bool)
+
+
+# ------------------------------------------------------------------ tables
+
+
+def test_the_mean_is_that_of_the_three_types():
+    row = ROW | {"f1_label": 0.9, "f1_feature": 0.6, "f1_spurious": 0.3}
+    assert report.detection_table(row).loc["mean", "F1"] == pytest.approx(0.6)
+
+
+def test_performance_has_a_line_per_model():
+    table = report.performance_table(ROW)
+    assert tuple(report.VARIANTS) == LEDGER_VARIANTS
+    assert table.columns.tolist() == ["accuracy", "worst group"]
+    assert table["accuracy"].tolist() == [0.80, 0.84, 0.85, 0.25]
+
+
+@pytest.mark.parametrize(
+    ("repaired", "oracle", "share"), [(0.84, 0.85, 0.8), (0.86, 0.85, 1.2), (0.78, 0.85, -0.4)]
+)
+def test_recovered_is_a_share_of_the_distance(repaired, oracle, share):
+    row = {"metric_dirty": 0.80, "metric_repaired": repaired, "metric_oracle": oracle}
+    assert report.recovered(row) == pytest.approx(share)
+
+
+def test_nothing_to_recover_is_not_a_number():
+    row = {"metric_dirty": 0.8, "metric_repaired": 0.8, "metric_oracle": 0.8}
+    assert math.isnan(report.recovered(row))
+
+
+def test_the_report_says_task_source_rule_and_times():
+    said = report.run_report(ROW)
+    for part in ("adult (twin)", "executives", "12,345", "80 %", "influence 0.2", "CPU"):
+        assert part in said, part
+
+
+def test_the_report_survives_what_does_not_exist():
+    nothing = {column: math.nan for column in COLUMNS if column.startswith(("f1_", "ap_"))}
+    nothing["metric_oracle"] = ROW["metric_dirty"]
+    said = report.run_report(ROW | nothing)
+    assert "nan %" not in said
+    assert "the oracle is no better" in said
+
+
+# ------------------------------------------------------------------ errors in words
+
+
+def test_one_word_per_row():
+    errors = flags([0, 0, 0], [1, 0, 0], [0, 0, 1], [0, 1, 1], [1, 1, 1])
+    said = ["none", "label", "spurious", "several", "several"]
+    assert report.error_kind(errors).tolist() == said
+
+
+def test_confusion_counts_every_row_once():
+    truth = flags([0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 1, 1])
+    said = flags([0, 0, 0], [1, 0, 0], [1, 0, 0], [0, 0, 1])
+    table = report.confusion_table(said, truth)
+    assert table.to_numpy().sum() == 4
+    assert table.loc["feature", "label"] == 1
+    assert table.loc["several", "spurious"] == 1
+    assert table.index.tolist() == table.columns.tolist()
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
+def test_every_rule_can_be_said(task):
+    for rule in task.rules:
+        said = report.rule_in_words(rule, task.target)
+        assert said.endswith(f"→ {task.target} = {rule.target}") or "from" in said
+        assert all(column in said for column in rule.condition)
+
+
+def test_conditions_are_joined():
+    condition = {"sex": frozenset(["f"]), "race": frozenset(["b", "a"])}
+    said = report.rule_in_words(Rule("x", condition, (600, 1000)), "rides")
+    assert said == "sex = f and race = a or b → rides from 600 to 1000"
+
+
+# ------------------------------------------------------------------ parameters of notebooks
+
+KNOWN = {"task": str, "clean_ratio": float, "seed": int, "quick": bool}
+GIVEN = {"task": "adult", "clean_ratio": 0.5, "seed": 0, "quick": False}
+
+
+def test_good_parameters_pass_and_the_rest_of_the_namespace_is_ignored():
+    others = {"_": "x", "In": [], "Out": {}, "pd": pd, "print": print}
+    report.check_parameters(GIVEN | others, KNOWN)
+    report.check_parameters(GIVEN | {"clean_ratio": 1}, KNOWN)
+
+
+def test_an_unknown_parameter_gets_a_suggestion():
+    with pytest.raises(DemixError, match="unknown parameter 'sede'; did you mean 'seed'"):
+        report.check_parameters(GIVEN | {"sede": 1}, KNOWN)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("seed", "zero"),
+        ("seed", 1.5),
+        ("seed", True),
+        ("seed", None),
+        ("quick", 1),
+        ("quick", "yes"),
+        ("task", 3),
+        ("clean_ratio", "half"),
+        ("clean_ratio", True),
+    ],
+)
+def test_an_ill_typed_parameter_is_named(name, value):
+    with pytest.raises(DemixError, match=f"parameter '{name}' must be of type"):
+        report.check_parameters(GIVEN | {name: value}, KNOWN)
