@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 import torch
 
-from demix_lite.diagnosis import ERROR_TYPES
-from demix_lite.repair import SPURIOUS_WEIGHT, repair
+from demix_lite.diagnosis import ERROR_TYPES, Diagnosis, certain
+from demix_lite.repair import SPURIOUS_WEIGHT, _breaks_as_recorded, repair
 from demix_lite.tasks import get_task
 
 
@@ -25,11 +25,11 @@ def flags(rows: pd.DataFrame, **flagged: list[int]) -> pd.DataFrame:
 def mend(rows, flag, **options):
     task = get_task("adult")
     encoder = task.encoder(rows)
-    return repair(task, rows, flag, torch.zeros(len(rows), 2), encoder, **options)
+    return repair(task, rows, certain(flag), torch.zeros(len(rows), 2), encoder, **options)
 
 
 def test_label_errors_are_flipped_and_nothing_else_changes(rows):
-    done = mend(rows, flags(rows, label=[0, 5]))
+    done = mend(rows, flags(rows, label=[0, 5]), labels="flip")
     changed = done.frame["income"] != rows["income"]
     assert np.flatnonzero(changed).tolist() == [0, 5]
     pd.testing.assert_frame_equal(done.frame.drop(columns="income"), rows.drop(columns="income"))
@@ -64,6 +64,7 @@ def test_dropping_drops_exactly_the_flagged_rows(rows):
 
 def test_the_minority_is_weighted_up_and_the_mean_weight_is_one(rows):
     done = mend(rows, flags(rows, spurious=[7]))
+    pd.testing.assert_frame_equal(done.samples, rows)
     others = torch.ones(len(rows), dtype=torch.bool)
     others[7] = False
     assert float(done.weights.mean()) == pytest.approx(1.0, abs=1e-5)
@@ -82,3 +83,37 @@ def test_the_input_is_not_changed(rows):
     before = rows.copy()
     mend(rows, flags(rows, label=[0], feature=[1], spurious=[2]))
     pd.testing.assert_frame_equal(rows, before)
+
+
+def test_someone_certain_trains_on_every_row_once_with_its_right_label(rows):
+    flag = flags(rows, label=[0, 5], spurious=[5, 9])
+    hedged, flipped = mend(rows, flag), mend(rows, flag, labels="flip")
+    order = hedged.samples.index.argsort()
+    pd.testing.assert_frame_equal(hedged.samples.iloc[order], flipped.samples)
+    torch.testing.assert_close(hedged.weights[torch.tensor(order)], flipped.weights)
+
+
+def test_a_doubtful_label_is_trained_both_ways_by_its_probability(rows):
+    said = np.zeros((len(rows), 3))
+    said[4, 0] = 0.3
+    diagnosis = Diagnosis.from_probability(said, np.full(3, 0.5), index=rows.index)
+    task = get_task("adult")
+    done = repair(
+        task, rows, diagnosis, torch.zeros(len(rows), 2), task.encoder(rows), spurious_weight=1.0
+    )
+    pd.testing.assert_frame_equal(done.frame, rows)
+    both = done.samples.index == 4
+    assert set(done.samples.loc[both, "income"]) == {"<=50K", ">50K"}
+    kept, flipped = done.weights[torch.tensor(both)]
+    assert float(flipped / kept) == pytest.approx(0.3 / 0.7, rel=1e-4)
+    assert len(done.samples) == len(rows) + 1
+
+
+def test_a_row_breaks_the_shortcut_with_one_of_its_labels_only():
+    """P(spurious) = t (1 - p) + (1 - t) p is solved for t wherever p is not one half."""
+    wrong, breaks = np.array([0.1, 0.2, 0.9, 0.35]), np.array([1.0, 0.0, 1.0, 0.0])
+    spurious = breaks * (1 - wrong) + (1 - breaks) * wrong
+    said = np.column_stack([wrong, np.zeros(4), spurious])
+    diagnosis = Diagnosis.from_probability(said, np.full(3, 0.5))
+    found = _breaks_as_recorded(pd.Series(["a", "b", "a", "b"]), diagnosis)
+    np.testing.assert_allclose(found, breaks, atol=1e-9)

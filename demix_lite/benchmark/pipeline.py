@@ -168,14 +168,14 @@ def run_pipeline(
     with clock.stage("repair"):
         outputs = predict(trained.model, run.samples[0])
         mended = {
-            name: repair(task, dirty, said.flag, outputs, encoder)
+            name: repair(task, dirty, said, outputs, encoder)
             for name, said in (
                 ("repaired", diagnosis),
                 ("oracle", certain(injection.train.errors)),
             )
         }
     frames: dict[str, tuple[pd.DataFrame, Tensor | None]] = {
-        name: (fixed.frame, fixed.weights) for name, fixed in mended.items()
+        name: (fixed.samples, fixed.weights) for name, fixed in mended.items()
     }
     frames["clean"] = (splits.train, None)
     models = {"dirty": (trained, encoder)}

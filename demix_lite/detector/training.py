@@ -153,7 +153,7 @@ class TrainingSettings:
     rows: int = 1024
     batch: int = 256
     elements: int = 160
-    epochs: int = 10
+    epochs: int = 8
     learning_rate: float = 2e-3
     weight_decay: float = 1e-2
     contrastive: float = 0.1
