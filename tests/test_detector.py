@@ -81,8 +81,10 @@ def test_embeddings_are_relative_to_their_run():
 
 def test_the_verdict_does_not_depend_on_block_size_or_row_order(environments, detector):
     run = environments[3].run
-    blocks = [torch.cat(list(run.blocks(size=size))) for size in (17, 512)]
-    torch.testing.assert_close(*blocks, rtol=1e-3, atol=1e-3)
+    small, large = (torch.cat(list(run.blocks(size=size))) for size in (17, 512))
+    # A value on the border of two ranks may fall to either side by its last bit.
+    assert float((small == large).double().mean()) > 0.999
+    torch.testing.assert_close(small, large, rtol=0, atol=0.3)
     _, logits = detector._first_pass(run, progress=False)
     again = detector._first_pass(run, progress=False)[1]
     assert torch.equal(logits, again)

@@ -43,7 +43,7 @@ def consensus(features: np.ndarray, verdicts: np.ndarray, *, seed: int = 0) -> n
     >>> truth = (x[:, 0] > 1).astype(float)[:, None]
     >>> noisy = np.clip(truth + rng.normal(scale=0.4, size=(600, 1)), 0, 1)
     >>> better = consensus(x, noisy)
-    >>> bool(np.abs(better - truth).mean() < np.abs(noisy - truth).mean())
+    >>> bool(np.square(better - truth).mean() < np.square(noisy - truth).mean())
     True
     """
     splits = list(KFold(FOLDS, shuffle=True, random_state=seed % 2**32).split(features))

@@ -206,7 +206,7 @@ def _other_category(
     values: pd.Series, categories: Sequence[str], rng: np.random.Generator
 ) -> pd.Series:
     """Draw a category other than the present one; a missing value gets any."""
-    code = pd.Categorical(values, categories=list(categories)).codes
+    code = pd.Index(categories, dtype=object).get_indexer(values.astype(object))
     present = code >= 0
     draw = rng.integers(0, len(categories), size=len(values))
     shift = rng.integers(1, max(len(categories), 2), size=len(values))
