@@ -78,14 +78,17 @@ def peak_megabytes(device: str | None) -> float:
     """Return the largest memory use so far, in MB (on CUDA: of the device)."""
     if resolve_device(device).type == "cuda":
         return torch.cuda.max_memory_allocated() / 1e6
-    memory = psutil.Process().memory_info()
-    try:
+    status = Path("/proc/self/status")
+    if status.exists():
+        # Not getrusage: there a child process starts with the peak of its parent.
+        peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(peak.split()[1]) * 1024 / 1e6
+    if platform.system() == "Darwin":
         import resource
 
-        scale = 1 if platform.system() == "Darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / 1e6
-    except ImportError:  # pragma: no cover - Windows keeps the peak itself
-        return getattr(memory, "peak_wset", memory.rss) / 1e6
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    memory = psutil.Process().memory_info()
+    return getattr(memory, "peak_wset", memory.rss) / 1e6
 
 
 def provenance(device: str | None) -> dict[str, Any]:
