@@ -51,7 +51,7 @@ def inner_products(one: Factor, other: Factor) -> Tensor:
     """
     if isinstance(one, LinearFactor) and isinstance(other, LinearFactor):
         if one.g.shape[1] == other.g.shape[1] == 1:
-            return (one.a[:, 0] @ other.a[:, 0].T) * (one.g[:, 0] @ other.g[:, 0].T)
+            return (one.a[:, 0] @ other.a[:, 0].T).mul_(one.g[:, 0] @ other.g[:, 0].T)
         return _over_positions(
             one.g, other.g, lambda rows: torch.einsum("nsd,mtd->nsmt", one.a[rows], other.a)
         )

@@ -47,8 +47,8 @@ CHANNELS = (
 
 LAYER_CHANNEL = re.compile(r"(input_side|output_side|influence)\[(-?\d+)\]")
 
-BLOCK_BYTES = 2**28
-"""Working memory that the automatic block size aims at."""
+BLOCK_BYTES = 2**25
+"""Working memory that the automatic block size aims at: what a processor's cache can hold."""
 
 Samples = tuple[Any, Tensor]
 Features = Callable[[Any], Tensor]
@@ -425,5 +425,5 @@ def label_agreement(train: Tensor, valid: Tensor) -> Tensor:
 
 def _cosine(products: Tensor, train_norms: Tensor, valid_norms: Tensor) -> Tensor:
     # A sample without any gradient influences nothing: its cosine is 0, not NaN.
-    scale = torch.outer(train_norms, valid_norms)
-    return torch.where(scale > 0, products / scale, torch.zeros_like(products)).clamp(-1, 1)
+    rows, columns = (torch.where(n > 0, 1 / n, 0.0) for n in (train_norms, valid_norms))
+    return (products * rows[:, None]).mul_(columns).clamp_(-1, 1)
