@@ -2,9 +2,10 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from data_scripts.download import fetch_raw, read_raw
+from data_scripts.download import edition_notes, fetch_raw, read_raw
 from data_scripts.source import Source, all_sources
 from demix_lite.data.store import Card, data_home, make_card, save_table
 from demix_lite.errors import DemixError
@@ -14,12 +15,14 @@ def prepare(source: Source, raw: Path | None = None, home: Path | None = None) -
     """Get the raw files (from ``raw`` if given), parse them, save the table, return its folder."""
     home = home or data_home()
     content = read_raw(source, raw) if raw else fetch_raw(source, home / "raw" / source.name)
-    return save_table(source.parse(content), real_card(source), home)
+    editions = edition_notes(source, raw) if raw else []
+    return save_table(source.parse(content), real_card(source, editions), home)
 
 
-def real_card(source: Source) -> Card:
-    """Return the card of a source, its rows and hash still open."""
-    return make_card(source.facts, name=source.name, source="real", rows=0, sha256="")
+def real_card(source: Source, editions: Sequence[str] = ()) -> Card:
+    """Return the card of a source, its rows and hash still open; its notes open with editions."""
+    notes = " ".join([*editions, source.facts.get("notes", "")]).strip()
+    return make_card(source.facts, name=source.name, source="real", rows=0, sha256="", notes=notes)
 
 
 def main(arguments: list[str] | None = None) -> int:

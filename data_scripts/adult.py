@@ -5,8 +5,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from data_scripts.source import RawFile, Source
-from demix_lite.errors import DemixError
+from data_scripts.source import UCI, RawFile, Source, known, reading
 
 COLUMNS = [
     "age", "workclass", "fnlwgt", "education", "education_num", "marital_status", "occupation",
@@ -29,7 +28,7 @@ def parse(raw: Mapping[str, bytes]) -> pd.DataFrame:
 
 
 def _read(content: bytes, name: str) -> pd.DataFrame:
-    try:
+    with reading(name, "UCI Adult"):
         frame = pd.read_csv(
             io.BytesIO(content),
             names=COLUMNS,
@@ -39,19 +38,14 @@ def _read(content: bytes, name: str) -> pd.DataFrame:
             skipinitialspace=True,
         )
         frame = frame.astype(dict.fromkeys(NUMERIC, "int64"))
-    except (ValueError, TypeError) as error:
-        raise DemixError(f"{name} is not in the format of UCI Adult: {error}.") from error
-    frame["income"] = frame["income"].str.rstrip(".")
-    if not frame["income"].isin(INCOME).all():
-        raise DemixError(f"{name} has labels other than {INCOME} in its last column.")
+        frame["income"] = known(frame["income"].str.rstrip("."), INCOME)
     return frame
 
 
 def _file(name: str, sha256: str) -> RawFile:
-    host = "https://archive.ics.uci.edu"
     urls = (
-        f"{host}/ml/machine-learning-databases/adult/{name}",
-        f"{host}/static/public/2/adult.zip#{name}",
+        f"{UCI}/ml/machine-learning-databases/adult/{name}",
+        f"{UCI}/static/public/2/adult.zip#{name}",
     )
     return RawFile(name, sha256, urls)
 

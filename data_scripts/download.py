@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from data_scripts.source import RawFile, Source
+from data_scripts.source import Edition, RawFile, Source
 from demix_lite.errors import DemixError
 
 TEMPORARY_HTTP = {408, 416, 425, 429, 500, 502, 503, 504}
@@ -33,26 +33,51 @@ class Patience:
 
 
 def read_raw(source: Source, folder: Path) -> dict[str, bytes]:
-    """Read the files of ``source``, plain or ``.gz``, from a folder a person filled."""
+    """Read the files of ``source``, plain or ``.gz``, from a folder a person filled.
+
+    Where an official file is absent, an accepted edition of it is read; :func:`edition_notes` says
+    so.
+    """
     raw = {}
     for file in source.files:
-        paths = [folder / file.name, folder / f"{file.name}.gz"]
-        path = next((p for p in paths if p.is_file()), None)
-        if path is None:
-            raise DemixError(
-                f"{folder} has neither {file.name} nor {file.name}.gz; put the official file there "
-                f"or download it with: python -m data_scripts {source.name}"
-            )
+        path, wanted = _find(file, folder, source.name)
         try:
-            raw[file.name] = _unpack(path.read_bytes(), path.name)
+            content = _unpack(path.read_bytes(), path.name, wanted.name)
+            if not _is_exact(content, wanted):
+                raise DemixError(
+                    f"{path} is not the official {wanted.name} (its {_kind(wanted)} sha256 should "
+                    f"be {wanted.sha256}); download it again."
+                )
+            raw[file.key] = _opened(content, wanted)
         except UNPACK_ERRORS as error:
             raise DemixError(f"{path} is damaged ({error}); download it again.") from error
-        if not _is_exact(raw[file.name], file):
-            raise DemixError(
-                f"{path} is not the official {file.name} (its uncompressed sha256 should be "
-                f"{file.sha256}); download it again."
-            )
     return raw
+
+
+def edition_notes(source: Source, folder: Path) -> list[str]:
+    """Say which files of ``folder`` are another edition than the official one."""
+    found = [_find(file, folder, source.name)[1] for file in source.files]
+    return [edition.note for edition in found if isinstance(edition, Edition)]
+
+
+def _find(file: RawFile, folder: Path, name: str) -> tuple[Path, RawFile | Edition]:
+    """Look for the official file, then for its editions."""
+    accepted: list[RawFile | Edition] = [file, *file.editions]
+    for wanted in accepted:
+        for path in _places(wanted, folder):
+            if path.is_file():
+                return path, wanted
+    names = [path.name for path in _places(file, folder)]
+    lacks = f"neither {' nor '.join(names)}" if len(names) > 1 else f"no {names[0]}"
+    raise DemixError(
+        f"{folder} has {lacks}; put the official file there "
+        f"or download it with: python -m data_scripts {name}"
+    )
+
+
+def _places(file: RawFile | Edition, folder: Path) -> list[Path]:
+    endings = [""] if file.name.endswith(".gz") else ["", ".gz"]
+    return [folder / f"{file.name}{ending}" for ending in endings]
 
 
 def fetch_raw(source: Source, folder: Path, patience: Patience = Patience()) -> dict[str, bytes]:
@@ -73,7 +98,7 @@ def fetch_raw(source: Source, folder: Path, patience: Patience = Patience()) -> 
             os.replace(whole, done)
             for left_over in folder.glob(f"{file.name}.*.part"):
                 left_over.unlink()
-        raw[file.name] = content
+        raw[file.key] = _opened(content, file)
     return raw
 
 
@@ -105,7 +130,7 @@ def _fetch_from(url: str, file: RawFile, folder: Path, patience: Patience) -> by
         packed = part.read_bytes()
         part.unlink()
         try:
-            content = _unpack(packed, url)
+            content = _unpack(packed, url, file.name)
             if _is_exact(content, file):
                 return content
             failure = OSError("wrong checksum")
@@ -147,15 +172,24 @@ def _transfer(url: str, part: Path, timeout: float) -> bool:
     return resumed
 
 
-def _unpack(content: bytes, name: str) -> bytes:
-    """Follow ``name``: gunzip a ``.gz``, and take the member after each ``#`` from an archive."""
-    archive, *members = name.split("#")
-    if archive.endswith(".gz"):
+def _unpack(content: bytes, place: str, name: str) -> bytes:
+    """Follow ``place``: gunzip a ``.gz`` unless ``name`` is one, open the archive at each ``#``."""
+    archive, *members = place.split("#")
+    if archive.endswith(".gz") and not name.endswith(".gz"):
         content = gzip.decompress(content)
     for member in members:
         content = zipfile.ZipFile(io.BytesIO(content)).read(member)
     return content
 
 
-def _is_exact(content: bytes, file: RawFile) -> bool:
+def _opened(content: bytes, file: RawFile | Edition) -> bytes:
+    """Return the uncompressed content of a file that was checked packed or plain."""
+    return gzip.decompress(content) if file.name.endswith(".gz") else content
+
+
+def _kind(file: RawFile | Edition) -> str:
+    return "packed" if file.name.endswith(".gz") else "uncompressed"
+
+
+def _is_exact(content: bytes, file: RawFile | Edition) -> bool:
     return hashlib.sha256(content).hexdigest() == file.sha256

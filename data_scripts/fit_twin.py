@@ -1,8 +1,9 @@
 """``python -m data_scripts.fit_twin adult``: fit the twin of a prepared table.
 
 With ``--check`` it measures instead how near a twin is: a model is trained on one table and tested
-on another, twin or real, and the scores go to ``book/results/twin_fidelity.csv``. In each repeat
-the twin is fitted anew to the training rows only, so that it has never seen the real test rows.
+on another, twin or real, and the scores go to ``book/results/twin_fidelity.csv``: accuracy and area
+under the curve for classes, R² (``r2``) for numbers. In each repeat the twin is fitted anew to the
+training rows only, so that it has never seen the real test rows.
 """
 
 import argparse
@@ -24,13 +25,16 @@ from demix_lite.seeds import derive_seed, generator
 ROOT = Path(__file__).resolve().parent.parent
 TWINS = ROOT / "demix_lite" / "data" / "twins"
 FIDELITY = ROOT / "book" / "results" / "twin_fidelity.csv"
+SCORES = ["accuracy", "auc", "r2"]
 LARGEST_FILE = 200_000
 DEFAULT_ROWS = 12_000
 MAX_BINS = 16
 MAX_LISTED = 200  # a column with more distinct numbers is described by quantiles
 KNOTS = 33
-LEAVES, ROWS_PER_LEAF = 128, 10  # of the tree that draws a column
+LEAVES, ROWS_PER_LEAF = (128, 64, 32), 10  # of the tree that draws a column; fewer to save bytes
 LABEL_TREES, LABEL_LEAVES = 100, 31
+NUMBER_TREES = 150  # for a numeric target
+LEVELS = 30  # of the predicted mean, each with its own spread of a numeric target
 
 
 def fit_twin(frame: pd.DataFrame, card: Card, rows: int = DEFAULT_ROWS) -> dict[str, Any]:
@@ -39,34 +43,49 @@ def fit_twin(frame: pd.DataFrame, card: Card, rows: int = DEFAULT_ROWS) -> dict[
     Parameters
     ----------
     frame, card : DataFrame, Card
-        A prepared table whose target is a class.
+        A prepared table whose target is a class or a number.
     rows : int
-        How many rows the twin has unless asked for another number.
+        How many rows the twin has unless asked for another number; at most as many as the table.
     """
     target = frame[card.target]
     coded = {name: code_number(frame[name]) for name in card.numeric}
     coded |= {name: code_category(frame[name], target) for name in card.categorical}
     order = draw_order({name: codes for name, (_, codes) in coded.items()})
     seen = np.column_stack([tree_input(coded[n][0], frame[n], coded[n][1]) for n in order])
-    columns = [
-        {"name": name, **coded[name][0], **fit_column(seen[:, :position], coded[name][1])}
-        for position, name in enumerate(order)
-    ]
     facts = ("name", "title", "url", "licence", "numeric", "categorical", "target")
     notes = f"Synthetic rows, drawn from a description fitted to {len(frame)} real rows."
-    return {
-        "rows": rows,
+    twin: dict[str, Any] = {
+        "rows": min(rows, len(frame)),
         "order": list(frame.columns),
-        "card": {fact: getattr(card, fact) for fact in facts} | {"notes": notes},
-        "columns": columns,
-        "label": fit_label(seen, target),
+        "card": {fact: getattr(card, fact) for fact in facts}
+        | {"notes": f"{notes} {card.notes}".strip()},
+        "columns": [],
+        "label": fit_number(seen, target) if is_number(target) else fit_label(seen, target),
     }
+    for leaves in LEAVES:
+        twin["columns"] = [
+            {"name": name, **coded[name][0], **fit_column(seen[:, :place], coded[name][1], leaves)}
+            for place, name in enumerate(order)
+        ]
+        if len(write_twin(twin)) <= LARGEST_FILE:
+            break
+    return twin
+
+
+def write_twin(twin: dict[str, Any]) -> str:
+    """Return the content of the file of a twin."""
+    return json.dumps(twin, separators=(",", ":")) + "\n"
+
+
+def is_number(target: pd.Series) -> bool:
+    """Say whether a target is a number to predict, not a class."""
+    return pd.api.types.is_numeric_dtype(target)
 
 
 def code_category(values: pd.Series, target: pd.Series) -> tuple[dict[str, Any], np.ndarray]:
-    """Number the categories in the order of the rarest class, so that trees can cut between."""
-    rare = target.eq(target.value_counts().index[-1])
-    rates = rare.groupby(values, dropna=False).mean().sort_values(kind="stable").index
+    """Number the categories by their mean target or share of the rarest class, for trees to cut."""
+    height = target if is_number(target) else target.eq(target.value_counts().index[-1])
+    rates = height.groupby(values, dropna=False).mean().sort_values(kind="stable").index
     levels = [None if pd.isna(level) else level for level in rates.tolist()]
     number = {level: code for code, level in enumerate(levels)}
     codes = [number[None if pd.isna(value) else value] for value in values.tolist()]
@@ -89,8 +108,13 @@ def code_number(values: pd.Series) -> tuple[dict[str, Any], np.ndarray]:
     codes = np.unique(codes, return_inverse=True)[1]
     listed = len(counts) <= MAX_LISTED
     bins = [_shape(values[codes == code].dropna(), listed) for code in range(codes.max() + 1)]
+    return {**number_format(known), "bins": bins}, codes
+
+
+def number_format(known: pd.Series) -> dict[str, Any]:
+    """Return the type of numbers and how many decimals they have, nine at most."""
     decimals = next(d for d in range(10) if d == 9 or np.allclose(known.round(d), known, 0, 1e-10))
-    return {"dtype": str(values.dtype), "decimals": decimals, "bins": bins}, codes
+    return {"dtype": str(known.dtype), "decimals": decimals}
 
 
 def _shape(known: pd.Series, listed: bool) -> dict[str, Any] | None:
@@ -125,23 +149,23 @@ def draw_order(codes: dict[str, np.ndarray]) -> list[str]:
     return order
 
 
-def fit_column(seen: np.ndarray, codes: np.ndarray) -> dict[str, Any]:
+def fit_column(seen: np.ndarray, codes: np.ndarray, leaves: int) -> dict[str, Any]:
     """Fit the tree that draws a column, and the weights of its codes in each leaf."""
     from sklearn.tree import DecisionTreeClassifier
 
     model = DecisionTreeClassifier(
         criterion="entropy",
-        max_leaf_nodes=LEAVES,
+        max_leaf_nodes=leaves,
         min_samples_leaf=min(ROWS_PER_LEAF, len(codes)),
         random_state=0,
     )
     if not seen.shape[1]:
         seen = np.zeros((len(codes), 1))
     nodes = model.fit(seen, codes).tree_
-    leaves = np.flatnonzero(nodes.children_left < 0)
+    ends = np.flatnonzero(nodes.children_left < 0)
     line = np.zeros(nodes.node_count, dtype=int)
-    line[leaves] = np.arange(len(leaves))
-    counts = nodes.value[leaves, 0] * nodes.n_node_samples[leaves, None]
+    line[ends] = np.arange(len(ends))
+    counts = nodes.value[ends, 0] * nodes.n_node_samples[ends, None]
     return {
         "tree": write_tree(
             nodes.children_left, nodes.children_right, nodes.feature, nodes.threshold, line
@@ -150,36 +174,73 @@ def fit_column(seen: np.ndarray, codes: np.ndarray) -> dict[str, Any]:
     }
 
 
+def boosting(classes: int) -> dict[str, Any]:
+    """Settings of the boosted trees: the more classes, the fewer and bolder their rounds.
+
+    A numeric target counts as one class.
+    """
+    rounds: dict[str, Any] = {"max_iter": NUMBER_TREES if classes == 1 else LABEL_TREES}
+    if classes > 2:
+        rounds = {"max_iter": LABEL_TREES // classes, "learning_rate": 0.5, "l2_regularization": 10}
+    return rounds | {"max_leaf_nodes": LABEL_LEAVES, "early_stopping": False, "random_state": 0}
+
+
 def fit_label(seen: np.ndarray, target: pd.Series) -> dict[str, Any]:
-    """Fit boosted trees to the target and write them down."""
+    """Fit boosted trees to the classes of the target and write them down."""
     from sklearn.ensemble import HistGradientBoostingClassifier
 
-    model = HistGradientBoostingClassifier(
-        max_iter=LABEL_TREES, max_leaf_nodes=LABEL_LEAVES, early_stopping=False, random_state=0
-    ).fit(seen, target)
+    model = HistGradientBoostingClassifier(**boosting(target.nunique())).fit(seen, target)
     classes = model.classes_.tolist()
-    # scikit-learn has no public way to its boosted trees; a test compares what is written with it
-    base = np.ravel(model._baseline_prediction)
+    base, stages = _boosted(model)
     first = len(classes) - len(base)  # of two classes only the second is scored
-    trees = []
-    for stage in model._predictors:
-        for number, predictor in enumerate(stage, first):
-            nodes = predictor.nodes
-            left = np.where(nodes["is_leaf"], -1, nodes["left"].astype(int))
-            tree = write_tree(
-                left,
-                nodes["right"],
-                nodes["feature_idx"],
-                nodes["num_threshold"],
-                nodes["value"].round(4),
-            )
-            trees.append({"class": number, **tree})
+    trees = [
+        {"class": number, **tree} for stage in stages for number, tree in enumerate(stage, first)
+    ]
     return {
         "kind": "trees",
         "classes": classes,
         "base": [0.0] * first + base.round(4).tolist(),
         "trees": trees,
     }
+
+
+def fit_number(seen: np.ndarray, target: pd.Series) -> dict[str, Any]:
+    """Fit boosted trees to a numeric target, and the spread around them by level of the mean."""
+    from sklearn.ensemble import HistGradientBoostingRegressor
+    from sklearn.model_selection import KFold, cross_val_predict
+
+    model = HistGradientBoostingRegressor(**boosting(classes=1))
+    # rows a model has seen lie too near to it
+    means = cross_val_predict(model, seen, target, cv=KFold(5, shuffle=True, random_state=0))
+    cuts = np.unique(np.quantile(means, np.linspace(0, 1, LEVELS + 1)[1:-1]))
+    level, rest = np.searchsorted(cuts, means), target.to_numpy() - means
+    points = np.linspace(0, 1, KNOTS)
+    base, stages = _boosted(model.fit(seen, target))
+    return {
+        "kind": "number",
+        **number_format(target),
+        "range": [target.min().item(), target.max().item()],
+        "cuts": cuts.tolist(),
+        "knots": [
+            [_short(knot) for knot in np.quantile(rest[level == number], points)]
+            for number in range(len(cuts) + 1)
+        ],
+        "base": base.item(),
+        "trees": [tree for stage in stages for tree in stage],
+    }
+
+
+def _boosted(model: Any) -> tuple[np.ndarray, list[list[dict[str, Any]]]]:
+    """Return what boosted trees start from, and the trees of each round."""
+    # scikit-learn has no public way to its boosted trees; a test compares what is written with it
+    stages = [[_boosted_tree(part.nodes) for part in stage] for stage in model._predictors]
+    return np.ravel(model._baseline_prediction), stages
+
+
+def _boosted_tree(nodes: np.ndarray) -> dict[str, Any]:
+    left = np.where(nodes["is_leaf"], -1, nodes["left"].astype(int))
+    cut, score = nodes["num_threshold"], nodes["value"].round(4)
+    return write_tree(left, nodes["right"], nodes["feature_idx"], cut, score)
 
 
 def write_tree(
@@ -217,9 +278,6 @@ def check_fidelity(
     Of the real rows 30 % are kept for testing; the twin is fitted to the other 70 %. Both train on
     as many rows: the twin's default number, and all there are.
     """
-    from sklearn.ensemble import HistGradientBoostingClassifier
-    from sklearn.metrics import roc_auc_score
-
     kinds = {c: pd.CategoricalDtype(frame[c].dropna().unique()) for c in card.categorical}
     results = []
     for seed in seeds:
@@ -232,18 +290,38 @@ def check_fidelity(
             "real": frame.iloc[shuffled[:held_out]],
             "twin": sample_twin(twin, held_out, derive_seed("test", seed)),
         }
-        for rows, learned in itertools.product((DEFAULT_ROWS, len(real)), train):
+        for rows, learned in itertools.product(sorted({twin["rows"], len(real)}), train):
             part = train[learned][:rows].astype(kinds)
-            model = HistGradientBoostingClassifier(random_state=seed)
+            model = judge(frame[card.target], seed)
             model.fit(part.drop(columns=card.target), part[card.target])
             for judged, other in test.items():
-                shares = model.predict_proba(other.drop(columns=card.target).astype(kinds))
-                right = model.classes_[shares.argmax(axis=1)] == other[card.target].to_numpy()
-                score = shares[:, 1] if shares.shape[1] == 2 else shares
-                auc = roc_auc_score(other[card.target], score, multi_class="ovr")
-                results.append((card.name, learned, judged, seed, rows, right.mean(), auc))
-    names = ["task", "train_on", "test_on", "seed", "rows", "accuracy", "auc"]
-    return pd.DataFrame(results, columns=names)
+                features = other.drop(columns=card.target).astype(kinds)
+                found = (card.name, learned, judged, seed, rows)
+                results.append(found + scores(model, features, other[card.target]))
+    return pd.DataFrame(results, columns=["task", "train_on", "test_on", "seed", "rows", *SCORES])
+
+
+def judge(target: pd.Series, seed: int) -> Any:
+    """Return the untrained model that compares tables with this target."""
+    from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+
+    if is_number(target):
+        return HistGradientBoostingRegressor(random_state=seed)
+    # without a penalty rare ones among many classes make the boosting diverge
+    penalty = 0.0 if target.nunique() == 2 else 1.0
+    return HistGradientBoostingClassifier(random_state=seed, l2_regularization=penalty)
+
+
+def scores(model: Any, features: pd.DataFrame, target: pd.Series) -> tuple[float, float, float]:
+    """Return the accuracy and area under the curve of a classifier, or the R² of a regressor."""
+    from sklearn.metrics import roc_auc_score
+
+    if is_number(target):
+        return np.nan, np.nan, model.score(features, target)
+    shares = model.predict_proba(features)
+    right = model.classes_[shares.argmax(axis=1)] == target.to_numpy()
+    score = shares[:, 1] if shares.shape[1] == 2 else shares
+    return right.mean(), roc_auc_score(target, score, multi_class="ovr"), np.nan
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -252,6 +330,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("name", help="a prepared table, such as adult")
     parser.add_argument("--home", type=Path, help="where prepared tables live")
     parser.add_argument("--check", action="store_true", help="measure how near the twin is")
+    parser.add_argument("--seeds", type=int, default=5, help="how often to measure (default: 5)")
     chosen = parser.parse_args(arguments)
     try:
         frame, card = load_table(chosen.name, "real", home=chosen.home)
@@ -259,14 +338,14 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if chosen.check:
-        write_fidelity(check_fidelity(frame, card))
+        write_fidelity(check_fidelity(frame, card, range(chosen.seeds)))
         return 0
-    text = json.dumps(fit_twin(frame, card), separators=(",", ":"))
+    text = write_twin(fit_twin(frame, card))
     if len(text) > LARGEST_FILE:
         print(f"error: the twin takes {len(text)} bytes, over {LARGEST_FILE}.", file=sys.stderr)
         return 2
     path = TWINS / f"{card.name}.json"
-    path.write_text(text + "\n", encoding="utf-8")
+    path.write_text(text, encoding="utf-8")
     print(f"wrote {path.relative_to(ROOT)}: {len(text)} bytes")
     return 0
 
@@ -278,7 +357,7 @@ def write_fidelity(results: pd.DataFrame, path: Path = FIDELITY) -> None:
         earlier = pd.read_csv(path)
         results = pd.concat([earlier[~earlier["task"].isin(results["task"])], results])
     results.to_csv(path, index=False, float_format="%.4f", lineterminator="\n")
-    print(results.groupby(["task", "rows", "train_on", "test_on"])[["accuracy", "auc"]].mean())
+    print(results.groupby(["task", "rows", "train_on", "test_on"])[SCORES].mean())
 
 
 if __name__ == "__main__":

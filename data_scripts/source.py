@@ -2,13 +2,34 @@
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 import data_scripts
+from demix_lite.errors import DemixError
+
+UCI = "https://archive.ics.uci.edu"
+
+
+@dataclass(frozen=True)
+class Edition:
+    """A file accepted from a folder in place of an official one, such as a part of its rows.
+
+    Attributes
+    ----------
+    name, sha256 : str
+        As in :class:`RawFile`.
+    note : str
+        What it is; the card says so.
+    """
+
+    name: str
+    sha256: str
+    note: str
 
 
 @dataclass(frozen=True)
@@ -18,17 +39,26 @@ class RawFile:
     Attributes
     ----------
     name : str
-        File name as upstream gives it, uncompressed.
+        File name as upstream gives it, uncompressed. A name that ends in ``.gz`` is a file that
+        stays packed, because only the digest of the packed file is published.
     sha256 : str
-        Digest of the uncompressed content.
+        Digest of the content under this name.
     urls : tuple of str
         Tried in order. A ``.gz`` is unpacked; ``archive.zip#member`` takes one member of an
         archive, and ``outer.zip#inner.zip#member`` a member of an archive inside it.
+    editions : tuple of Edition
+        What may stand in for this file where a person has it; never downloaded.
     """
 
     name: str
     sha256: str
     urls: tuple[str, ...]
+    editions: tuple[Edition, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """The name under which the parser gets the uncompressed content, whatever the edition."""
+        return self.name.removesuffix(".gz")
 
 
 @dataclass(frozen=True)
@@ -44,7 +74,7 @@ class Source:
     files : tuple of RawFile
         What has to be fetched.
     parse : callable
-        Turns ``{file name: uncompressed bytes}`` into the prepared table.
+        Turns ``{key of a file: uncompressed bytes}`` into the prepared table.
     facts : dict
         The card's ``title``, ``url``, ``licence``, ``numeric``, ``categorical``, ``target``,
         ``notes``.
@@ -62,3 +92,28 @@ def all_sources() -> dict[str, Source]:
     modules = [importlib.import_module(f"data_scripts.{name}") for name in names]
     found = [vars(module)["SOURCE"] for module in modules if "SOURCE" in vars(module)]
     return {source.name: source for source in found}
+
+
+def uci_urls(static: str, old: str) -> tuple[str, str]:
+    """Return the addresses of a file in the UCI archive: static files first, then the old tree."""
+    return f"{UCI}/static/public/{static}", f"{UCI}/ml/machine-learning-databases/{old}"
+
+
+@contextmanager
+def reading(name: str, title: str, *errors: type[Exception]) -> Iterator[None]:
+    """Say in one sentence which file is not in the format of ``title``, and why."""
+    caught: tuple[type[Exception], ...] = (ValueError, TypeError, *errors)
+    try:
+        yield
+    except caught as error:
+        why = str(error).strip().partition("\n")[0].rstrip(".")
+        raise DemixError(f"{name} is not in the format of {title}: {why}.") from error
+
+
+def known(values: pd.Series, allowed: Collection[Any]) -> pd.Series:
+    """Return ``values`` if each of them is allowed; a ValueError names the first that is not."""
+    odd = values[~values.isin(list(allowed))]
+    if len(odd):
+        listing = ", ".join(map(str, allowed))
+        raise ValueError(f"{values.name} holds {odd.tolist()[0]!r}, which is none of {listing}")
+    return values

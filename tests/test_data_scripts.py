@@ -1,8 +1,11 @@
-"""Raw files: parsing UCI Adult, reading a folder, downloading with retries and checksums."""
+"""Raw files: parsing the tables, reading a folder, downloading with retries and checksums."""
 
 import gzip
 import hashlib
 import io
+import re
+import struct
+import sys
 import zipfile
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,14 +15,16 @@ from threading import Thread
 import pandas as pd
 import pytest
 
+from data_scripts import covertype
 from data_scripts.__main__ import main, prepare
 from data_scripts.adult import SOURCE, parse
-from data_scripts.download import Patience, fetch_raw, read_raw
-from data_scripts.source import RawFile, all_sources
+from data_scripts.download import Patience, edition_notes, fetch_raw, read_raw
+from data_scripts.source import Edition, RawFile, Source, all_sources
 from demix_lite.data import load_table
 from demix_lite.errors import DemixError
 
-REAL = Path(__file__).resolve().parents[2] / "shared" / "data" / "adult"
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+REAL = SHARED / "adult"
 
 TRAIN = b"""39, State-gov, 77516, Bachelors, 13, Never-married, Adm-clerical, Not-in-family, \
 White, Male, 2174, 0, 40, United-States, <=50K
@@ -85,10 +90,188 @@ def test_parse_names_the_file_it_cannot_read(broken):
         parse({**MINI, "adult.data": broken})
 
 
-def test_card_names_every_column_once():
+def workbook(rows: list[list]) -> bytes:
+    """Write the oldest and simplest kind of .xls (BIFF2): text and numbers, one sheet."""
+    parts = [struct.pack("<4H", 9, 4, 7, 16)]
+    for number, row in enumerate(rows):
+        for column, value in enumerate(row):
+            place = struct.pack("<2H3x", number, column)
+            if isinstance(value, str):
+                text = value.encode()
+                parts.append(struct.pack("<2H", 4, 8 + len(text)) + place + bytes([len(text)]))
+                parts.append(text)
+            else:
+                parts.append(struct.pack("<2H", 3, 15) + place + struct.pack("<d", value))
+    return b"".join(parts) + struct.pack("<2H", 10, 0)
+
+
+def flags(length: int, *places: int) -> list[int]:
+    return [int(place in places) for place in range(length)]
+
+
+def lines(*rows: list[int]) -> bytes:
+    return "".join(",".join(map(str, row)) + "\n" for row in rows).encode()
+
+
+CREDIT_HEADER = [
+    "ID", "LIMIT_BAL", "SEX", "EDUCATION", "MARRIAGE", "AGE", "PAY_0", "PAY_2", "PAY_3", "PAY_4",
+    "PAY_5", "PAY_6", *(f"BILL_AMT{n}" for n in range(1, 7)), *(f"PAY_AMT{n}" for n in range(1, 7)),
+    "default payment next month",
+]  # fmt: skip
+CREDIT_ROWS = [
+    [1, 20000, 2, 2, 1, 24, 2, 2, -1, -1, -2, -2, *range(100, 112), 1],
+    [2, 90000, 1, 0, 0, 34, *[0] * 6, *range(200, 212), 0],
+]
+TREES = [
+    [2596, 51, 3, 258, 0, 510, 221, 232, 148, 6279, *flags(4, 0), *flags(40, 28), 5],
+    [2804, 139, 9, 268, -65, 3180, 234, 238, 135, 6121, *flags(4, 3), *flags(40, 0), 7],
+]
+TINY = {
+    "bank": {
+        "bank-full.csv": b"""\
+"age";"job";"marital";"education";"default";"balance";"housing";"loan";"contact";"day";"month";\
+"duration";"campaign";"pdays";"previous";"poutcome";"y"
+58;"management";"married";"tertiary";"no";2143;"yes";"no";"unknown";5;"may";261;1;-1;0;"unknown";\
+"no"
+33;"admin.";"single";"unknown";"no";-2;"no";"no";"cellular";6;"nov";76;1;151;4;"failure";"yes"
+"""
+    },
+    "credit": {
+        "default of credit card clients.xls": workbook(
+            [["", *(f"X{n}" for n in range(1, 24)), "Y"], CREDIT_HEADER, *CREDIT_ROWS]
+        )
+    },
+    "covertype": {"covtype.data": lines(*TREES)},
+    "bike": {
+        "hour.csv": b"""\
+instant,dteday,season,yr,mnth,hr,holiday,weekday,workingday,weathersit,temp,atemp,hum,windspeed,\
+casual,registered,cnt
+1,2011-01-01,1,0,1,0,0,6,0,1,0.24,0.2879,0.81,0,3,13,16
+2,2011-01-01,1,0,1,13,0,6,0,2,0.22,0.2727,0.8,0.0896,8,32,40
+""".replace(b"\n", b"\r\n")
+    },
+    "air": {
+        "AirQualityUCI.csv": b"""\
+Date;Time;CO(GT);PT08.S1(CO);NMHC(GT);C6H6(GT);PT08.S2(NMHC);NOx(GT);PT08.S3(NOx);NO2(GT);\
+PT08.S4(NO2);PT08.S5(O3);T;RH;AH;;
+10/03/2004;18.00.00;2,6;1360;150;11,9;1046;166;1056;113;1692;1268;13,6;48,9;0,7578;;
+10/03/2004;19.00.00;2;1292;112;9,4;955;103;1174;92;1559;972;13,3;47,7;0,7255;;
+11/03/2004;04.00.00;-200;1011;21;2,9;718;-200;1463;-200;1226;597;11,3;53,5;0,7137;;
+05/12/2004;09.00.00;1,2;1185;-200;3,6;690;62;1462;77;1333;733;11,3;56,8;0,7603;;
+;;;;;;;;;;;;;;;;
+""".replace(b"\n", b"\r\n")
+    },
+}
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_card_names_every_column_once(name):
+    source = all_sources()[name]
+    facts, frame = source.facts, source.parse(TINY[name])
+    assert sorted(frame.columns) == sorted(
+        [*facts["numeric"], *facts["categorical"], facts["target"]]
+    )
+    assert all(pd.api.types.is_numeric_dtype(frame[column]) for column in facts["numeric"])
+    assert all(isinstance(v, str) for column in facts["categorical"] for v in frame[column])
+    assert [file.key for file in source.files] == list(TINY[name])
+
+
+def test_card_of_adult_names_every_column_once():
     facts = SOURCE.facts
     named = [*facts["numeric"], *facts["categorical"], facts["target"]]
     assert sorted(named) == sorted(parse(MINI).columns)
+
+
+def tiny(name: str) -> pd.DataFrame:
+    return all_sources()[name].parse(TINY[name])
+
+
+def test_bank_keeps_unknown_as_a_category():
+    frame = tiny("bank")
+    assert list(frame.columns[[0, 5, -1]]) == ["age", "balance", "y"]
+    assert frame["balance"].tolist() == [2143, -2]
+    assert frame["contact"].tolist() == ["unknown", "cellular"]
+    assert frame["y"].tolist() == ["no", "yes"]
+
+
+def test_credit_names_its_codes_and_drops_the_id():
+    frame = tiny("credit")
+    assert frame.shape == (2, 24)
+    assert frame["limit_bal"].tolist() == [20000, 90000]
+    assert frame["sex"].tolist() == ["female", "male"]
+    assert frame["education"].tolist() == ["university", "code 0"]
+    assert frame["marriage"].tolist() == ["married", "code 0"]
+    assert frame["pay_6"].tolist() == [-2, 0]
+    assert frame["pay_amt6"].tolist() == [111, 211]
+    assert frame["default"].tolist() == ["yes", "no"]
+
+
+def test_credit_asks_for_xlrd(monkeypatch):
+    monkeypatch.setitem(sys.modules, "xlrd", None)  # importing it fails
+    with pytest.raises(DemixError, match="pip install xlrd"):
+        tiny("credit")
+
+
+def test_covertype_turns_columns_of_0_and_1_into_categories():
+    frame = tiny("covertype")
+    assert frame["elevation"].tolist() == [2596, 2804]
+    assert frame["vertical_distance_to_hydrology"].tolist() == [0, -65]
+    assert frame["wilderness_area"].tolist() == ["Rawah", "Cache la Poudre"]
+    assert frame["soil_type"].tolist() == ["29", "1"]
+    assert frame["cover_type"].tolist() == ["aspen", "krummholz"]
+
+
+def test_bike_leaves_out_what_adds_up_to_the_target():
+    frame = tiny("bike")
+    assert not {"instant", "dteday", "casual", "registered"} & set(frame)
+    assert frame["hr"].tolist() == ["0", "13"]
+    assert frame["windspeed"].tolist() == [0, 0.0896]
+    assert frame["cnt"].tolist() == [16, 40]
+
+
+def test_air_drops_rows_with_missing_values_but_for_the_dropped_column():
+    frame = tiny("air")
+    assert frame["c6h6_gt"].tolist() == [11.9, 9.4, 3.6]
+    assert frame["co_gt"].tolist() == [2.6, 2, 1.2]
+    assert frame["month"].tolist() == ["3", "3", "12"]
+    assert frame["weekday"].tolist() == ["2", "2", "6"]  # a Wednesday and a Sunday
+    assert frame["hour"].tolist() == ["18", "19", "9"]
+    assert not frame.isna().to_numpy().any()
+
+
+BROKEN = {
+    "bank, unknown label": ("bank", b'"yes"\n', b'"maybe"\n', "'maybe', which is none of no, yes"),
+    "bank, text as number": ("bank", b"58;", b"old;", "'old'"),
+    "bank, no such column": ("bank", b'"age"', b'"years"', "'age'"),
+    "covertype, two soils": ("covertype", b"148,6279,1,0", b"148,6279,1,1", "Rawah to Cache"),
+    "covertype, column short": ("covertype", b"2596,", b"", "54"),
+    "covertype, unknown cover": ("covertype", b",7\n", b",8\n", "holds 8"),
+    "covertype, text": ("covertype", b"2804", b"high", "high"),
+    "bike, number missing": ("bike", b"0.0896", b"", "''"),
+    "bike, half a bicycle": ("bike", b",40\r", b",40.5\r", "40.5|safely|int"),
+    "air, decimal points": ("air", b"13,6", b"13.6", "could not convert"),
+    "air, month first": ("air", b"10/03/2004;18", b"03/30/2004;18", "03/30/2004"),
+    "credit, no workbook": ("credit", b"", b"text ", "format"),
+}
+
+
+@pytest.mark.parametrize(("name", "old", "new", "says"), BROKEN.values(), ids=BROKEN)
+def test_parsers_name_the_file_and_what_is_wrong_with_it(name, old, new, says):
+    [(file, content)] = TINY[name].items()
+    assert content.replace(old, new, 1) != content
+    with pytest.raises(DemixError, match=says) as caught:
+        all_sources()[name].parse({file: content.replace(old, new, 1)})
+    assert str(caught.value).startswith(f"{file} is not in the format of ")
+    assert "\n" not in str(caught.value)
+
+
+def test_credit_refuses_codes_and_columns_it_does_not_know():
+    parse_credit, file = all_sources()["credit"].parse, "default of credit card clients.xls"
+    odd = [*CREDIT_ROWS[0][:3], 9, *CREDIT_ROWS[0][4:]]
+    with pytest.raises(DemixError, match="education holds 9, which is none of 1, 2"):
+        parse_credit({file: workbook([[""], CREDIT_HEADER, odd])})
+    with pytest.raises(DemixError, match=r"not found: \['default'\]"):
+        parse_credit({file: workbook([[""], CREDIT_HEADER[:-1], CREDIT_ROWS[0][:-1]])})
 
 
 # ---- a folder of raw files -----------------------------------------------------------------------
@@ -119,6 +302,45 @@ def test_missing_wrong_and_damaged_raw_files_are_named(tmp_path):
         read_raw(source, tmp_path)
 
 
+def covertype_of(whole: bytes, part: bytes) -> Source:
+    """Return the Covertype source with these bytes as the official file and as its sample."""
+    packed, sample = (hashlib.sha256(content).hexdigest() for content in (whole, part))
+    edition = Edition("part.data", sample, "1 of 2 rows: a sample.")
+    return replace(
+        covertype.SOURCE, files=(RawFile("covtype.data.gz", packed, (), editions=(edition,)),)
+    )
+
+
+def test_a_packed_official_file_is_checked_as_it_is(tmp_path):
+    packed = gzip.compress(lines(*TREES))
+    source = covertype_of(packed, b"")
+    with pytest.raises(DemixError, match="has no covtype.data.gz; put the official file there"):
+        read_raw(source, tmp_path)
+    (tmp_path / "covtype.data.gz").write_bytes(packed)
+    assert read_raw(source, tmp_path) == {"covtype.data": lines(*TREES)}
+    assert edition_notes(source, tmp_path) == []
+    (tmp_path / "covtype.data.gz").write_bytes(packed + b"more")
+    with pytest.raises(DemixError, match="its packed sha256 should be"):
+        read_raw(source, tmp_path)
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "gz"])
+def test_another_edition_is_accepted_and_the_card_says_so(tmp_path, packed):
+    whole, part = gzip.compress(lines(*TREES)), lines(TREES[1])
+    source, home = covertype_of(whole, part), tmp_path / "home"
+    path = tmp_path / ("part.data.gz" if packed else "part.data")
+    path.write_bytes(gzip.compress(part) if packed else part)
+    prepare(source, tmp_path, home)
+    frame, card = load_table("covertype", "real", home=home)
+    assert frame["cover_type"].tolist() == ["krummholz"]
+    assert card.notes == f"1 of 2 rows: a sample. {covertype.SOURCE.facts['notes']}"
+    (tmp_path / "covtype.data.gz").write_bytes(whole)  # where both are, the official file is read
+    prepare(source, tmp_path, home)
+    frame, card = load_table("covertype", "real", home=home)
+    assert len(frame) == 2
+    assert card.notes == covertype.SOURCE.facts["notes"]
+
+
 def test_command_line(tmp_path, capsys):
     assert main(["adult", "--raw", str(tmp_path / "none"), "--home", str(tmp_path / "home")]) == 2
     message = capsys.readouterr().err
@@ -135,8 +357,10 @@ def test_every_source_keeps_the_contract():
         assert name == source.name
         assert source.files
         for file in source.files:
-            assert len(file.sha256) == 64
             assert file.urls
+            for accepted in (file, *file.editions):
+                assert re.fullmatch("[0-9a-f]{64}", accepted.sha256)
+            assert all(edition.note.endswith(".") for edition in file.editions)
         assert {"title", "url", "licence", "numeric", "categorical", "target"} <= set(source.facts)
 
 
@@ -152,6 +376,33 @@ def test_official_files(tmp_path):
         "native_country": 857,
     }
     assert card.sha256.startswith("9479f8b76861")
+
+
+OFFICIAL = {
+    "bank": ("bank_marketing", 45_211, "b44507c26634", {"no": 39_922, "yes": 5_289}),
+    "credit": ("credit_default", 30_000, "aa109cd844aa", {"no": 23_364, "yes": 6_636}),
+    "covertype": ("covertype", 92_962, "231dba780b73", {"krummholz": 3_282, "aspen": 1_519}),
+    "bike": ("bike_sharing", 17_379, "af445f746f52", 189.463),
+    "air": ("air_quality", 6_941, "ef6f304f86b9", 10.554),
+}
+
+
+@pytest.mark.parametrize("name", OFFICIAL)
+def test_official_files_of(name, tmp_path):
+    folder, rows, digest, target = OFFICIAL[name]
+    if not (SHARED / folder).exists():
+        pytest.skip(f"the official files are not in ../shared/data/{folder}")
+    prepare(all_sources()[name], SHARED / folder, tmp_path)
+    frame, card = load_table(name, "real", home=tmp_path)
+    assert len(frame) == card.rows == rows
+    assert card.sha256.startswith(digest)
+    assert not frame.isna().to_numpy().any()
+    values = frame[card.target]
+    if isinstance(target, dict):
+        assert target.items() <= values.value_counts().to_dict().items()
+    else:
+        assert values.mean() == pytest.approx(target, abs=1e-3)
+    assert ("a sample" in card.notes) == (name == "covertype")
 
 
 # ---- downloading ---------------------------------------------------------------------------------
@@ -301,6 +552,20 @@ def test_archives_are_unpacked(server, tmp_path):
         with pytest.raises(DemixError, match="cannot be unpacked"):
             fetch_raw(replace(SOURCE, files=(file,)), tmp_path / "bad", FAST)
         assert names(tmp_path / "bad") == []
+
+
+def test_a_file_whose_packed_digest_is_known_stays_packed(server, tmp_path):
+    packed = gzip.compress(TRAIN)
+    digest = hashlib.sha256(packed).hexdigest()
+    server.files = {"/adult.data.gz": packed, "/a.zip": zipped(adult__data__gz=packed)}
+    for place in ("adult.data.gz", "a.zip#adult.data.gz"):
+        file = RawFile("adult.data.gz", digest, (f"{server.url}/{place}",))
+        folder = tmp_path / place.replace("#", "-")
+        for _ in range(2):  # the second time from the disk
+            got = fetch_raw(replace(SOURCE, files=(file,)), folder, FAST)
+            assert got == {"adult.data": TRAIN}
+        assert names(folder) == ["adult.data.gz"]
+    assert len(server.asked) == 2
 
 
 def test_the_last_word_names_every_source_and_the_way_out(server, tmp_path):

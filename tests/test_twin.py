@@ -7,24 +7,42 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from data_scripts import fit_twin as fitting
 from data_scripts.adult import COLUMNS, SOURCE
 from data_scripts.download import read_raw
 from data_scripts.fit_twin import (
     LARGEST_FILE,
+    boosting,
     check_fidelity,
     code_category,
     code_number,
     fit_label,
+    fit_number,
     fit_twin,
+    main,
     write_fidelity,
+    write_twin,
 )
-from demix_lite.data import Card, load_table
+from data_scripts.source import all_sources
+from demix_lite.data import Card, load_table, save_table
 from demix_lite.data.store import content_sha256
-from demix_lite.data.twin import label_probabilities, load_twin, sample_twin, twin_names
+from demix_lite.data.twin import (
+    label_mean,
+    label_probabilities,
+    load_twin,
+    sample_twin,
+    twin_names,
+)
 from demix_lite.errors import DemixError
 
 ROOT = Path(__file__).resolve().parents[1]
-REAL = ROOT.parent / "shared" / "data" / "adult"
+SHARED = ROOT.parent / "shared" / "data"
+REAL = SHARED / "adult"
+FOLDERS = {
+    "bank": "bank_marketing", "credit": "credit_default", "covertype": "covertype",
+    "bike": "bike_sharing", "air": "air_quality",
+}  # fmt: skip
+NUMBERS = {"bike", "air"}
 RULES = {
     "black women": lambda f: f["sex"].eq("Female") & f["race"].eq("Black"),
     "two races": lambda f: f["race"].isin(["Asian-Pac-Islander", "Amer-Indian-Eskimo"]),
@@ -50,6 +68,14 @@ def toy(rows: int = 4000, classes: int = 2) -> pd.DataFrame:
             "label": pd.Series(["no", "yes", "maybe"])[label].reset_index(drop=True),
         }
     )
+
+
+def counted(rows: int = 4000) -> pd.DataFrame:
+    """Make the table with a number to predict: whole, at least 0, wider where it is higher."""
+    frame = toy(rows)
+    rng = np.random.default_rng(1)
+    level = 10.0 * frame["code"] ** 2
+    return frame.assign(label=rng.normal(level, level / 5).round().clip(0).astype(int))
 
 
 def shares(values: pd.Series) -> pd.Series:
@@ -114,6 +140,32 @@ def test_files_are_small_and_whole(name):
     assert set(twin["order"]) == drawn | {twin["card"]["target"]}
 
 
+@pytest.mark.parametrize("name", twin_names())
+def test_every_twin_has_the_schema_of_its_source(name):
+    facts = all_sources()[name].facts
+    frame, card = load_table(name)
+    assert card.source == "twin"
+    assert card.rows == len(frame) == (6_941 if name == "air" else 12_000)
+    assert (card.numeric, card.categorical) == (
+        tuple(facts["numeric"]),
+        tuple(facts["categorical"]),
+    )
+    assert card.target == facts["target"]
+    assert card.notes.startswith("Synthetic rows")
+    assert ("a sample" in card.notes) == (name == "covertype")
+    assert all(pd.api.types.is_numeric_dtype(frame[column]) for column in card.numeric)
+    assert not any(pd.api.types.is_numeric_dtype(frame[column]) for column in card.categorical)
+    assert pd.api.types.is_numeric_dtype(frame[card.target]) == (name in NUMBERS)
+    assert not frame[card.target].isna().any()
+
+
+@pytest.mark.parametrize("name", twin_names())
+def test_the_same_seed_gives_the_same_rows_of_every_twin(name):
+    first, again, other = (content_sha256(load_table(name, rows=500, seed=s)[0]) for s in (1, 1, 2))
+    assert first == again
+    assert first != other
+
+
 # ---- fitting -------------------------------------------------------------------------------------
 
 
@@ -154,6 +206,36 @@ def test_every_number_keeps_its_code():
     assert back.fillna("?").equals(frame["group"].fillna("?"))
 
 
+def test_fit_and_sample_imitate_a_number():
+    frame = counted()
+    twin = json.loads(write_twin(fit_twin(frame, CARD)))
+    drawn = sample_twin(twin, 4000)
+    assert twin["rows"] == 4000  # no more than the table has
+    assert (drawn.dtypes == frame.dtypes).all()
+    assert drawn["label"].between(frame["label"].min(), frame["label"].max()).all()
+    real, made = (f.groupby("code")["label"].agg(["mean", "std"]) for f in (frame, drawn))
+    assert made["mean"].tolist() == pytest.approx(real["mean"].tolist(), rel=0.05)
+    assert made["std"].tolist() == pytest.approx(real["std"].tolist(), rel=0.25)
+
+
+def test_numbers_stay_in_the_real_range_and_keep_their_decimals():
+    frame = counted(500).assign(label=lambda f: f["label"] / 4)
+    drawn = sample_twin(fit_twin(frame, CARD), 5000)["label"]
+    assert drawn.dtype == "float64"
+    assert drawn.between(frame["label"].min(), frame["label"].max()).all()
+    assert np.allclose(drawn, drawn.round(2))
+    assert not np.allclose(drawn, drawn.round(1))
+
+
+def test_a_description_that_is_too_long_gets_smaller_trees(monkeypatch):
+    frame = toy(1500)
+    long = len(write_twin(fit_twin(frame, CARD)))
+    monkeypatch.setattr(fitting, "LARGEST_FILE", long - 1)
+    twin = fit_twin(frame, CARD)
+    assert len(write_twin(twin)) < long
+    sample_twin(twin, 10)
+
+
 @pytest.mark.parametrize("classes", [2, 3])
 def test_written_trees_say_what_scikit_learn_says(classes):
     from sklearn.ensemble import HistGradientBoostingClassifier
@@ -161,12 +243,20 @@ def test_written_trees_say_what_scikit_learn_says(classes):
     frame = toy(1500, classes)
     seen = frame[["x", "gain", "code"]].fillna(-1e9).round(2).to_numpy(float)
     label = fit_label(seen, frame["label"])
-    model = HistGradientBoostingClassifier(
-        max_iter=100, max_leaf_nodes=31, early_stopping=False, random_state=0
-    ).fit(seen, frame["label"])
+    model = HistGradientBoostingClassifier(**boosting(classes)).fit(seen, frame["label"])
     assert label["classes"] == model.classes_.tolist()
     ours, theirs = label_probabilities(label, seen), model.predict_proba(seen)
     assert np.abs(ours - theirs).max() < 2e-3
+
+
+def test_written_means_are_those_of_scikit_learn():
+    from sklearn.ensemble import HistGradientBoostingRegressor
+
+    frame = counted(1500)
+    seen = frame[["x", "gain", "code"]].fillna(-1e9).round(2).to_numpy(float)
+    label = fit_number(seen, frame["label"])
+    model = HistGradientBoostingRegressor(**boosting(1)).fit(seen, frame["label"])
+    assert np.abs(label_mean(label, seen) - model.predict(seen)).max() < 0.01
 
 
 def test_unknown_label_model_is_refused():
@@ -177,15 +267,49 @@ def test_unknown_label_model_is_refused():
 
 def test_fidelity_table_is_replaced_task_by_task(tmp_path):
     results = check_fidelity(toy(600), CARD, seeds=[0])
-    assert len(results) == 8
+    assert len(results) == 4
     assert results["accuracy"].between(0.5, 1).all()
+    assert results["r2"].isna().all()
     path = tmp_path / "new" / "fidelity.csv"
     write_fidelity(results.assign(task="other"), path)
     write_fidelity(results, path)
     write_fidelity(results, path)
     written = pd.read_csv(path)
-    assert written["task"].value_counts().to_dict() == {"other": 8, "toy": 8}
-    assert list(written) == ["task", "train_on", "test_on", "seed", "rows", "accuracy", "auc"]
+    assert written["task"].value_counts().to_dict() == {"other": 4, "toy": 4}
+    names = ["task", "train_on", "test_on", "seed", "rows", "accuracy", "auc", "r2"]
+    assert list(written) == names
+
+
+def test_fidelity_of_many_classes_and_of_numbers():
+    classes = check_fidelity(toy(600, classes=3), CARD, seeds=[0])
+    assert classes["accuracy"].between(0.5, 1).all()
+    assert classes["auc"].between(0.5, 1).all()
+    numbers = check_fidelity(counted(600), CARD, seeds=[0])
+    assert numbers["r2"].between(0.5, 1).all()
+    assert numbers[["accuracy", "auc"]].isna().to_numpy().all()
+
+
+def test_results_from_before_there_was_r2_are_kept(tmp_path):
+    path = tmp_path / "fidelity.csv"
+    path.write_text("task,train_on,test_on,seed,rows,accuracy,auc\nold,real,twin,0,7,0.5,0.25\n")
+    write_fidelity(check_fidelity(counted(400), CARD, seeds=[0]), path)
+    assert path.read_text().splitlines()[:2] == [
+        "task,train_on,test_on,seed,rows,accuracy,auc,r2",
+        "old,real,twin,0,7,0.5000,0.2500,",
+    ]
+
+
+def test_the_command_line_writes_a_twin_and_names_a_table_that_is_not_there(
+    tmp_path, monkeypatch, capsys
+):
+    save_table(counted(300), CARD, tmp_path)
+    monkeypatch.setattr(fitting, "ROOT", tmp_path)
+    monkeypatch.setattr(fitting, "TWINS", tmp_path)
+    assert main(["toy", "--home", str(tmp_path)]) == 0
+    twin = json.loads((tmp_path / "toy.json").read_text())
+    assert len(sample_twin(twin, twin["rows"])) == 300
+    assert main(["nothing", "--home", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith("error: unknown table 'nothing'")
 
 
 # ---- against the real table ----------------------------------------------------------------------
@@ -224,3 +348,48 @@ def test_what_is_learned_on_the_twin_holds_on_the_real_table(adult_real):
     mean = scores[scores["test_on"].eq("real")].groupby("train_on")["accuracy"].mean()
     assert mean["real"] > 0.865
     assert mean["real"] - mean["twin"] < 0.01
+
+
+@pytest.fixture(scope="module", params=FOLDERS)
+def real_table(request) -> tuple[str, pd.DataFrame]:
+    folder = SHARED / FOLDERS[request.param]
+    if not folder.exists():
+        pytest.skip(f"the official files are not in ../shared/data/{folder.name}")
+    source = all_sources()[request.param]
+    return source.name, source.parse(read_raw(source, folder))
+
+
+def test_the_other_twins_have_the_columns_and_ranges_of_their_tables(real_table):
+    name, real = real_table
+    twin, card = load_table(name, rows=len(real))
+    assert list(twin.columns) == list(real.columns)
+    assert (twin.dtypes == real.dtypes).all()
+    for column in twin.columns:
+        if pd.api.types.is_numeric_dtype(real[column]):
+            # knots keep six digits
+            near = 1e-5 * max(1, real[column].abs().max())
+            assert twin[column].between(real[column].min() - near, real[column].max() + near).all()
+            assert np.allclose(twin[column], twin[column].round(4))
+        else:
+            seen, made = shares(real[column]), shares(twin[column])
+            assert set(made.index) <= set(seen.index)
+            assert seen.sub(made, fill_value=0).abs().sum() / 2 < 0.04, column
+    if name in NUMBERS:
+        points = np.linspace(0.05, 0.95, 10)
+        far = twin[card.target].quantile(points) - real[card.target].quantile(points)
+        assert far.abs().max() < 0.1 * real[card.target].std()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "score", "gap"), [("bank", "auc", 0.02), ("credit", "auc", 0.02), ("air", "r2", 0.01)]
+)
+def test_what_is_learned_on_the_other_twins_holds_on_the_real_tables(name, score, gap):
+    folder = SHARED / FOLDERS[name]
+    if not folder.exists():
+        pytest.skip(f"the official files are not in ../shared/data/{folder.name}")
+    source = all_sources()[name]
+    frame, card = source.parse(read_raw(source, folder)), load_table(name, rows=1)[1]
+    scores = check_fidelity(frame, card, seeds=[0])
+    mean = scores[scores["test_on"].eq("real")].groupby("train_on")[score].mean()
+    assert mean["real"] - mean["twin"] < gap

@@ -7,8 +7,11 @@ A twin is a JSON file fitted by ``data_scripts/fit_twin.py``. It describes
   column. A code of a categorical column is one of its ``levels``; a code of a numeric column is one
   of its ``bins``, described by ``values`` with ``weights`` or by evenly spaced quantiles
   (``knots``). A level or bin that is ``null`` stands for a missing value.
-- ``label``, which turns the drawn features into a probability of each class; the target is drawn
-  from it. ``kind`` says how: ``trees`` is a sum of decision trees under a softmax.
+- ``label``, which turns the drawn features into the target. ``kind`` says how: ``trees`` is a sum
+  of decision trees under a softmax, the probability of each class, from which the class is drawn.
+  ``number`` is a sum of decision trees, the mean of a numeric target; the distance from it is drawn
+  from evenly spaced quantiles (``knots``), one list for each level of the mean (between ``cuts``).
+
 
 A tree sees a numeric column by its values and a categorical one by its codes.
 """
@@ -69,8 +72,7 @@ def sample_twin(twin: dict[str, Any], rows: int, seed: int = 0) -> pd.DataFrame:
         codes = _draw_codes(np.array(column["table"], dtype=float)[line], rng)
         drawn[column["name"]] = _decode(column, codes, rng)
         seen[:, position] = tree_input(column, drawn[column["name"]], codes)
-    classes = _draw_codes(label_probabilities(twin["label"], seen), rng)
-    drawn[twin["card"]["target"]] = _take(twin["label"]["classes"], classes)
+    drawn[twin["card"]["target"]] = draw_label(twin["label"], seen, rng)
     return pd.DataFrame(drawn)[twin["order"]]
 
 
@@ -102,10 +104,33 @@ def tree_scores(tree: dict[str, Any], seen: np.ndarray) -> np.ndarray:
     return value[node]
 
 
+def draw_label(label: dict[str, Any], seen: np.ndarray, rng: np.random.Generator) -> pd.Series:
+    """Draw the target of each row of ``seen``."""
+    if label["kind"] == "trees":
+        return _take(label["classes"], _draw_codes(label_probabilities(label, seen), rng))
+    if label["kind"] == "number":
+        return _draw_number(label, label_mean(label, seen), rng)
+    raise DemixError(f"this twin has a label model of unknown kind {label['kind']!r}.")
+
+
+def label_mean(label: dict[str, Any], seen: np.ndarray) -> np.ndarray:
+    """Return the mean of a numeric target for each row of ``seen``."""
+    return label["base"] + sum(tree_scores(tree, seen) for tree in label["trees"])
+
+
+def _draw_number(label: dict[str, Any], mean: np.ndarray, rng: np.random.Generator) -> pd.Series:
+    """Draw numbers around their mean, never outside the range of the real ones."""
+    level = np.searchsorted(label["cuts"], mean)
+    values = mean.copy()
+    for number, knots in enumerate(label["knots"]):
+        here = np.flatnonzero(level == number)
+        values[here] += _draw_within({"knots": knots}, len(here), rng)
+    values = values.clip(*label["range"]).round(label["decimals"])
+    return pd.Series(values).astype(label["dtype"])
+
+
 def label_probabilities(label: dict[str, Any], seen: np.ndarray) -> np.ndarray:
     """Return the probability of each class (columns) for each row of ``seen``."""
-    if label["kind"] != "trees":
-        raise DemixError(f"this twin has a label model of unknown kind {label['kind']!r}.")
     scores = np.tile(np.array(label["base"], dtype=float), (len(seen), 1))
     for tree in label["trees"]:
         scores[:, tree["class"]] += tree_scores(tree, seen)

@@ -7,7 +7,7 @@ changes.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from demix_lite.data.store import Card
 from demix_lite.errors import DemixError, unknown_name
+from demix_lite.seeds import generator
+from demix_lite.tasks.labels import Label
 
 Interval = tuple[float, float]
 
@@ -66,6 +68,22 @@ class Splits:
     test: pd.DataFrame
     card: Card
 
+    def sample(self, rows: int, *, seed: object = 0) -> "Splits":
+        """Keep at most ``rows`` training rows and a quarter as many for validation; all test rows.
+
+        The same name ``seed`` keeps the same rows.
+        """
+
+        def some(frame: pd.DataFrame, count: int, part: str) -> pd.DataFrame:
+            kept = generator(self.card.name, "sample", part, seed).permutation(len(frame))[:count]
+            return frame.iloc[np.sort(kept)].reset_index(drop=True)
+
+        return replace(
+            self,
+            train=some(self.train, rows, "train"),
+            valid=some(self.valid, -(-rows // 4), "valid"),
+        )
+
 
 @dataclass(frozen=True)
 class FeatureErrorPlan:
@@ -95,8 +113,8 @@ class Task(ABC):
         Registry name and family (``"tabular"``, ...).
     target : str
         The label column.
-    metric_name : str
-        Name of the metric returned by :meth:`metric`; larger is better.
+    label : Label
+        What the label is, and with it the loss and the metric.
     rules : tuple of Rule
         Known spurious rules.
     architectures : tuple of str
@@ -108,7 +126,7 @@ class Task(ABC):
     name: str
     family: str
     target: str
-    metric_name: str
+    label: Label
     rules: tuple[Rule, ...]
     architectures: tuple[str, ...]
     minority_share: float
@@ -142,21 +160,6 @@ class Task(ABC):
         """Return an untrained model for the encoded inputs."""
 
     @abstractmethod
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the loss of every sample, shape ``(n,)``."""
-
-    @abstractmethod
-    def metric(self, outputs: Tensor, targets: Tensor) -> float:
-        """Return the task metric; larger is better."""
-
-    @abstractmethod
-    def relabel(self, labels: pd.Series, outputs: Tensor, encoder: "Encoder") -> pd.Series:
-        """Return a better label for every row that is believed to be mislabelled.
-
-        ``outputs`` are the model's outputs for the same rows.
-        """
-
-    @abstractmethod
     def impute(
         self, suspects: pd.DataFrame, trusted: pd.DataFrame
     ) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -164,6 +167,23 @@ class Task(ABC):
 
         Returns the repaired rows and a boolean frame of the cells that were replaced.
         """
+
+    @property
+    def metric_name(self) -> str:
+        """Name of the metric."""
+        return self.label.metric_name
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the loss of every sample, shape ``(n,)``."""
+        return self.label.loss(outputs, targets)
+
+    def metric(self, outputs: Tensor, targets: Tensor) -> float:
+        """Return the task metric; ``label.larger_is_better`` says which way is up."""
+        return self.label.metric(outputs, targets)
+
+    def relabel(self, labels: pd.Series, outputs: Tensor) -> pd.Series:
+        """Return a better label for rows believed mislabelled, from a model's outputs for them."""
+        return self.label.better(labels, outputs)
 
     def rule(self, name: str) -> Rule:
         """Return the spurious rule with this name."""
@@ -197,6 +217,14 @@ class Encoder(ABC):
     @abstractmethod
     def targets(self, labels: pd.Series) -> Tensor:
         """Return the targets, shape ``(n,)``."""
+
+    @abstractmethod
+    def columns(self, frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+        """Return what models of trees read: a column per feature, categories as codes.
+
+        The values have shape ``(n, d)``, NaN is missing; a boolean array of shape ``(d,)`` tells
+        the categories.
+        """
 
     def transform(self, frame: pd.DataFrame, target: str) -> tuple[Any, Tensor]:
         """Return ``(inputs, targets)`` of a frame."""

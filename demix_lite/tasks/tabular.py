@@ -10,24 +10,25 @@ import torch
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from demix_lite.data.store import load_table
 from demix_lite.errors import DemixError
 from demix_lite.models.mlp import MLP
 from demix_lite.seeds import derive_seed
 from demix_lite.tasks.base import Encoder, FeatureErrorPlan, Rule, Splits, Task, check_columns
+from demix_lite.tasks.labels import Label
 
 HIDDEN = {"mlp1": (256, 128, 64), "mlp2": (64, 32)}
 OUTLIER_SDS = 5.0
 SCALE_RANGE = (0.2, 5.0)
 MAX_COLUMNS = 5
 MISSING = "(missing)"
+MOST_CATEGORIES = 250
 
 
 @dataclass(frozen=True)
 class TabularTask(Task):
-    """A classification table.
+    """A table of numbers and categories with one label column.
 
     Parameters
     ----------
@@ -37,8 +38,9 @@ class TabularTask(Task):
         Feature columns by role.
     target : str
         Label column.
-    classes : tuple of str
-        Labels, in the order of the model's outputs.
+    label : Label
+        What the label is: :class:`~demix_lite.tasks.labels.Classes` or
+        :class:`~demix_lite.tasks.labels.Number`.
     rules : tuple of Rule
         Spurious rules.
     """
@@ -47,10 +49,9 @@ class TabularTask(Task):
     numeric: tuple[str, ...]
     categorical: tuple[str, ...]
     target: str
-    classes: tuple[str, ...]
+    label: Label
     rules: tuple[Rule, ...]
     family: str = "tabular"
-    metric_name: str = "accuracy"
     architectures: tuple[str, ...] = ("mlp1", "mlp2", "ft_transformer")
     minority_share: float = 0.15
 
@@ -62,7 +63,7 @@ class TabularTask(Task):
     def load(
         self, source: str = "twin", *, rows: int | None = None, home: Path | None = None
     ) -> Splits:
-        """Load the table: 30 % test, then 20 % of the rest validation, stratified by label."""
+        """Load the table: 30 % test, then 20 % of the rest validation, by class."""
         frame, card = load_table(self.name, source, rows=rows, home=home)
         check_columns(frame, [*self.features, self.target], f"the table {self.name} ({source})")
         frame = frame[[*self.features, self.target]].reset_index(drop=True)
@@ -76,7 +77,10 @@ class TabularTask(Task):
         seed = derive_seed(self.name, "split", part) % 2**32
         try:
             kept, held = train_test_split(
-                frame, test_size=share, random_state=seed, stratify=frame[self.target]
+                frame,
+                test_size=share,
+                random_state=seed,
+                stratify=self.label.strata(frame[self.target]),
             )
         except ValueError as error:
             raise DemixError(
@@ -86,11 +90,8 @@ class TabularTask(Task):
         return kept.reset_index(drop=True), held.reset_index(drop=True)
 
     def wrong_labels(self, labels: pd.Series, rng: np.random.Generator) -> pd.Series:
-        """Draw one of the other classes uniformly for every label."""
-        code = self._codes(labels)
-        shift = rng.integers(1, len(self.classes), size=len(labels))
-        wrong = np.asarray(self.classes)[(code + shift) % len(self.classes)]
-        return pd.Series(wrong, index=labels.index, name=labels.name).astype(labels.dtype)
+        """Draw a wrong label for every label, as the kind of label has it."""
+        return self.label.wrong(labels, rng)
 
     def plan_feature_errors(
         self, frame: pd.DataFrame, rng: np.random.Generator
@@ -136,24 +137,9 @@ class TabularTask(Task):
             from demix_lite.models.ft_transformer import OneHotFTTransformer
 
             return OneHotFTTransformer(
-                len(self.numeric), encoder.cardinalities, outputs=len(self.classes)
+                len(self.numeric), encoder.cardinalities, outputs=self.label.outputs
             )
-        return MLP(encoder.width, HIDDEN[architecture], len(self.classes))
-
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the cross-entropy of every sample, in nats."""
-        return F.cross_entropy(outputs, targets, reduction="none")
-
-    def metric(self, outputs: Tensor, targets: Tensor) -> float:
-        """Return the accuracy, between 0 and 1."""
-        return float((outputs.argmax(dim=1) == targets).double().mean())
-
-    def relabel(self, labels: pd.Series, outputs: Tensor, encoder: Encoder) -> pd.Series:
-        """Return the most probable class other than the given one; two classes: the other one."""
-        scores = outputs.detach().cpu().clone()
-        scores[torch.arange(len(labels)), torch.from_numpy(self._codes(labels))] = -torch.inf
-        better = np.asarray(self.classes)[scores.argmax(dim=1).numpy()]
-        return pd.Series(better, index=labels.index, name=labels.name).astype(labels.dtype)
+        return MLP(encoder.width, HIDDEN[architecture], self.label.outputs)
 
     def impute(
         self, suspects: pd.DataFrame, trusted: pd.DataFrame
@@ -166,8 +152,11 @@ class TabularTask(Task):
         """
         repaired = suspects.copy()
         changed = pd.DataFrame(False, index=suspects.index, columns=list(self.features))
-        for label, rows in suspects.groupby(self.target, observed=True):
-            peers = trusted[trusted[self.target] == label]
+        known = self.label.groups(trusted[self.target], trusted[self.target])
+        for group, rows in suspects.groupby(
+            self.label.groups(suspects[self.target], trusted[self.target]), observed=True
+        ):
+            peers = trusted[known == group]
             if peers.empty:
                 continue
             for column in self.features:
@@ -178,9 +167,6 @@ class TabularTask(Task):
                 repaired.loc[index, column] = _typical(peers[column], column in self.numeric)
                 changed.loc[index, column] = True
         return repaired, changed
-
-    def _codes(self, labels: pd.Series) -> np.ndarray:
-        return pd.Categorical(labels, categories=list(self.classes)).codes.astype(np.int64)
 
 
 def _wrong_number(
@@ -275,8 +261,20 @@ class TabularEncoder(Encoder):
         return torch.from_numpy(np.hstack(parts).astype(np.float32))
 
     def targets(self, labels: pd.Series) -> Tensor:
-        """Return class numbers, shape ``(n,)``."""
-        return torch.from_numpy(self.task._codes(labels))
+        """Return class numbers, or numbers scaled to [0, 1], shape ``(n,)``."""
+        return self.task.label.encode(labels)
+
+    def columns(self, frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+        """Return numbers as they are and categories as codes, rare ones (beyond 250) as missing."""
+        values = [self._numbers(frame)]
+        if self.task.categorical:
+            rows = self._categories(frame)
+            for column, known in zip(rows.T, self.one_hot.categories_, strict=True):
+                code = pd.Index(known).get_indexer(column).astype(float)
+                code[(code < 0) | (code >= MOST_CATEGORIES)] = np.nan
+                values.append(code[:, None])
+        names = [*self.task.numeric, *self.task.categorical]
+        return np.hstack(values), np.array([name in self.task.categorical for name in names])
 
     def _numbers(self, frame: pd.DataFrame) -> np.ndarray:
         return frame[list(self.task.numeric)].to_numpy(dtype=float)
@@ -284,42 +282,3 @@ class TabularEncoder(Encoder):
     def _categories(self, frame: pd.DataFrame) -> np.ndarray:
         columns = list(self.task.categorical)
         return frame[columns].astype(object).fillna(MISSING).to_numpy(dtype=object)
-
-
-def _one_of(*categories: str) -> frozenset[str]:
-    return frozenset(categories)
-
-
-ADULT = TabularTask(
-    name="adult",
-    numeric=(
-        "age",
-        "fnlwgt",
-        "education_num",
-        "capital_gain",
-        "capital_loss",
-        "hours_per_week",
-    ),
-    categorical=(
-        "workclass",
-        "education",
-        "marital_status",
-        "occupation",
-        "relationship",
-        "race",
-        "sex",
-        "native_country",
-    ),
-    target="income",
-    classes=("<=50K", ">50K"),
-    rules=(
-        Rule("black women", {"sex": _one_of("Female"), "race": _one_of("Black")}, ">50K"),
-        Rule(
-            "asian or native american",
-            {"race": _one_of("Asian-Pac-Islander", "Amer-Indian-Eskimo")},
-            ">50K",
-        ),
-        Rule("executives", {"occupation": _one_of("Exec-managerial")}, ">50K"),
-        Rule("incorporated self-employed", {"workclass": _one_of("Self-emp-inc")}, ">50K"),
-    ),
-)

@@ -1,0 +1,203 @@
+"""What a label is: a class or a number. How it is encoded, goes wrong, is judged and is mended."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+SMALLEST_SHIFT = 0.25
+"""A wrong number lies at least this share of the label's range away from the right one."""
+
+IMPUTE_GROUPS = 5
+
+
+class Label(ABC):
+    """The label of a task.
+
+    Attributes
+    ----------
+    metric_name : str
+        Name of the metric.
+    larger_is_better : bool
+        Whether a larger metric is a better model.
+    outputs : int
+        Number of outputs of a model of this label.
+    two_sided : bool
+        Whether another label always lies on the other side of a shortcut, as with two classes.
+    """
+
+    metric_name: str
+    larger_is_better: bool
+    outputs: int
+    two_sided: bool
+
+    @abstractmethod
+    def encode(self, labels: pd.Series) -> Tensor:
+        """Return the targets of the loss, shape ``(n,)``."""
+
+    @abstractmethod
+    def wrong(self, labels: pd.Series, rng: np.random.Generator) -> pd.Series:
+        """Draw a wrong label for every label."""
+
+    @abstractmethod
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the loss of every sample, shape ``(n,)``."""
+
+    @abstractmethod
+    def metric(self, outputs: Tensor, targets: Tensor) -> float:
+        """Return the task metric."""
+
+    @abstractmethod
+    def better(self, labels: pd.Series, outputs: Tensor) -> pd.Series:
+        """Return what a model's outputs say if the given labels are wrong."""
+
+    @abstractmethod
+    def groups(self, labels: pd.Series, reference: pd.Series) -> pd.Series:
+        """Put labels into the few groups whose rows are typical of each other."""
+
+    @abstractmethod
+    def strata(self, labels: pd.Series) -> pd.Series | None:
+        """Return what a split has to keep the shares of, or None."""
+
+
+@dataclass(frozen=True)
+class Classes(Label):
+    """A label that is one of a few classes; the metric is accuracy.
+
+    Parameters
+    ----------
+    names : tuple of str
+        The classes, in the order of the model's outputs.
+
+    Examples
+    --------
+    >>> Classes(("no", "yes")).wrong(pd.Series(["no", "yes"]), np.random.default_rng(0)).tolist()
+    ['yes', 'no']
+    """
+
+    names: tuple[str, ...]
+    metric_name = "accuracy"
+    larger_is_better = True
+
+    @property
+    def outputs(self) -> int:  # type: ignore[override]
+        """One output a class."""
+        return len(self.names)
+
+    @property
+    def two_sided(self) -> bool:  # type: ignore[override]
+        """True with two classes."""
+        return len(self.names) == 2
+
+    def codes(self, labels: pd.Series) -> np.ndarray:
+        """Return class numbers; -1 for what is not a class."""
+        return pd.Categorical(labels, categories=list(self.names)).codes.astype(np.int64)
+
+    def encode(self, labels: pd.Series) -> Tensor:
+        """Return class numbers, shape ``(n,)``."""
+        return torch.from_numpy(self.codes(labels))
+
+    def wrong(self, labels: pd.Series, rng: np.random.Generator) -> pd.Series:
+        """Draw one of the other classes uniformly for every label."""
+        shift = rng.integers(1, len(self.names), size=len(labels))
+        wrong = np.asarray(self.names)[(self.codes(labels) + shift) % len(self.names)]
+        return pd.Series(wrong, index=labels.index, name=labels.name).astype(labels.dtype)
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the cross-entropy of every sample, in nats."""
+        return F.cross_entropy(outputs, targets, reduction="none")
+
+    def metric(self, outputs: Tensor, targets: Tensor) -> float:
+        """Return the accuracy, between 0 and 1."""
+        return float((outputs.argmax(dim=1) == targets).double().mean())
+
+    def better(self, labels: pd.Series, outputs: Tensor) -> pd.Series:
+        """Return the most probable class other than the given one; two classes: the other one."""
+        scores = outputs.detach().cpu().clone()
+        scores[torch.arange(len(labels)), self.encode(labels)] = -torch.inf
+        best = np.asarray(self.names)[scores.argmax(dim=1).numpy()]
+        return pd.Series(best, index=labels.index, name=labels.name).astype(labels.dtype)
+
+    def groups(self, labels: pd.Series, reference: pd.Series) -> pd.Series:
+        """Return the classes themselves."""
+        return labels
+
+    def strata(self, labels: pd.Series) -> pd.Series:
+        """Return the classes themselves."""
+        return labels
+
+
+@dataclass(frozen=True)
+class Number(Label):
+    """A label that is a number; the metric is the mean squared error in units of the range.
+
+    Parameters
+    ----------
+    low, high : float
+        Range of the label in the data set; it becomes [0, 1] for the model.
+
+    Examples
+    --------
+    >>> label = Number(0, 100)
+    >>> wrong = label.wrong(pd.Series([0.0, 50.0, 100.0]), np.random.default_rng(0))
+    >>> bool((wrong - [0, 50, 100]).abs().min() >= 25)
+    True
+    """
+
+    low: float
+    high: float
+    metric_name = "MSE"
+    larger_is_better = False
+    outputs = 1
+    two_sided = False
+
+    def encode(self, labels: pd.Series) -> Tensor:
+        """Return the labels with the range scaled to [0, 1], float32, shape ``(n,)``."""
+        scaled = (labels.to_numpy(dtype=float) - self.low) / (self.high - self.low)
+        return torch.from_numpy(scaled.astype(np.float32))
+
+    def wrong(self, labels: pd.Series, rng: np.random.Generator) -> pd.Series:
+        """Draw a number of the range, uniform over what is at least a quarter of it away."""
+        right = labels.to_numpy(dtype=float).clip(self.low, self.high)
+        gap = SMALLEST_SHIFT * (self.high - self.low)
+        below = (right - gap - self.low).clip(min=0)
+        above = (self.high - right - gap).clip(min=0)
+        place = rng.uniform(0, 1, size=len(right)) * (below + above)
+        wrong = np.where(place < below, self.low + place, right + gap + place - below)
+        if pd.api.types.is_integer_dtype(labels.dtype):
+            whole = np.rint(wrong)
+            # Rounding may lead back towards the label; round away from it then.
+            away = np.where(place < below, np.floor(wrong), np.ceil(wrong))
+            wrong = np.where(np.abs(whole - right) < gap, away, whole)
+        return self._like(wrong, labels)
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the squared error of every sample, in units of the squared range."""
+        return (outputs[:, 0] - targets).square()
+
+    def metric(self, outputs: Tensor, targets: Tensor) -> float:
+        """Return the mean squared error, in units of the squared range; smaller is better."""
+        return float((outputs[:, 0] - targets).double().square().mean())
+
+    def better(self, labels: pd.Series, outputs: Tensor) -> pd.Series:
+        """Return the model's prediction, kept within the range."""
+        scaled = outputs[:, 0].detach().cpu().double().numpy().clip(0, 1)
+        return self._like(self.low + scaled * (self.high - self.low), labels)
+
+    def groups(self, labels: pd.Series, reference: pd.Series) -> pd.Series:
+        """Return the fifth of the reference labels that each label falls into."""
+        edges = np.quantile(reference, np.linspace(0, 1, IMPUTE_GROUPS + 1)[1:-1])
+        return pd.Series(np.searchsorted(edges, labels.to_numpy(float)), index=labels.index)
+
+    def strata(self, labels: pd.Series) -> None:
+        """Return None: a random split keeps the shape of a number well enough."""
+        return
+
+    def _like(self, numbers: np.ndarray, labels: pd.Series) -> pd.Series:
+        whole = pd.api.types.is_integer_dtype(labels.dtype)
+        numbers = np.rint(numbers) if whole else numbers
+        return pd.Series(numbers, index=labels.index, name=labels.name).astype(labels.dtype)
