@@ -45,9 +45,46 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 CELL_TIMEOUT = 1200  # seconds
 
-# page: (notebook, parameters, heading of the page)
-TASK_PAGES: dict[str, tuple[str, dict[str, Any], str]] = {
-    "tasks/adult": ("tasks/tabular.ipynb", {"task": "adult"}, "Adult"),
+# page: (notebook, parameters, heading of the page, what stands below it)
+TASK_PAGES: dict[str, tuple[str, dict[str, Any], str, str]] = {
+    "tasks/adult": (
+        "tasks/tabular.ipynb",
+        {"task": "adult"},
+        "Adult",
+        "People in the census of the United States of 1994: who earns more than 50,000 dollars a"
+        " year?",
+    ),
+    "tasks/bank": (
+        "tasks/tabular.ipynb",
+        {"task": "bank"},
+        "Bank Marketing",
+        "Phone calls of a Portuguese bank: who takes out a term deposit?",
+    ),
+    "tasks/credit": (
+        "tasks/tabular.ipynb",
+        {"task": "credit"},
+        "Credit Default",
+        "Credit card clients in Taiwan: who will not make next month's payment?",
+    ),
+    "tasks/covertype": (
+        "tasks/tabular.ipynb",
+        {"task": "covertype"},
+        "Covertype",
+        "Patches of forest in Colorado: which of seven types of trees grows there?",
+    ),
+    "tasks/bike": (
+        "tasks/tabular.ipynb",
+        {"task": "bike"},
+        "Bike Sharing",
+        "Hours of two years in Washington, D.C.: how many bikes are rented in an hour?",
+    ),
+    "tasks/air": (
+        "tasks/tabular.ipynb",
+        {"task": "air"},
+        "Air Quality",
+        "Hours at road level in an Italian city: how much benzene is in the air, judged by other"
+        " sensors?",
+    ),
 }
 
 # pages: the files, besides the package, that they are drawn from
@@ -57,6 +94,9 @@ READS = {
 
 # What Jupyter Book and its theme repeat on other pages: headings, labels, names.
 OUTLINE = re.compile(r"^(?:#+ .*|\([^)]+\)=|\s*:(?:name|label): .*)$", re.MULTILINE)
+
+# The label of an exercise or a figure.
+LABEL = re.compile(r"^:(?:label|name): *(\S+)$", re.MULTILINE)
 
 # Of MathJax one file serves every page; the other builds and the source maps stay behind.
 UNUSED = re.compile(r"^_static/mathjax/(?!tex-chtml\.js)[^/]+\.js$|\.map$")
@@ -83,6 +123,7 @@ class Page:
     source: Path
     parameters: dict[str, Any] = field(default_factory=dict)
     heading: str | None = None
+    intro: str = ""
 
     @property
     def is_notebook(self) -> bool:
@@ -123,10 +164,10 @@ def toc_names(node: Any) -> Iterator[str]:
 
 def load_page(name: str, quick: bool) -> Page:
     """Find the source of a page and the parameters it is run with."""
-    notebook, parameters, heading = TASK_PAGES.get(name, (f"{name}.ipynb", {}, None))
+    notebook, parameters, heading, intro = TASK_PAGES.get(name, (f"{name}.ipynb", {}, None, ""))
     source = ROOT / "notebooks" / notebook
     if source.is_file():
-        return Page(name, source, parameters | ({"quick": True} if quick else {}), heading)
+        return Page(name, source, parameters | ({"quick": True} if quick else {}), heading, intro)
     if (ROOT / "book" / f"{name}.md").is_file():
         return Page(name, ROOT / "book" / f"{name}.md")
     raise BookError(
@@ -351,6 +392,19 @@ def with_outputs(fresh: Any, executed: Path) -> Any:
     return fresh
 
 
+def name_as_own(notebook: Any, page: Page) -> None:
+    """Give a page of a notebook with several pages its own heading and its own labels."""
+    prose = [cell for cell in notebook.cells if cell.cell_type == "markdown"]
+    top = f"# {page.heading}" + (f"\n\n{page.intro}" if page.intro else "")
+    prose[0]["source"] = re.sub(r"^# .*", lambda _: top, prose[0]["source"], count=1)
+    # A label may stand in the book once only.
+    labels = {name for cell in prose for name in LABEL.findall(cell["source"])}
+    for cell in prose:
+        for name in labels:
+            own = f"{name}-{page.name.rpartition('/')[2]}"
+            cell["source"] = re.sub(rf"(?<![\w-]){re.escape(name)}(?![\w-])", own, cell["source"])
+
+
 def staged_notebook(book: Book, page: Page, outputs: bool) -> bytes:
     """Return a notebook page as Jupyter Book gets it."""
     notebook = prepare(page)
@@ -360,8 +414,7 @@ def staged_notebook(book: Book, page: Page, outputs: bool) -> bytes:
         part.metadata.pop("papermill", None)
         part.metadata.pop("execution", None)
     if page.heading:
-        first = next(cell for cell in notebook.cells if cell.cell_type == "markdown")
-        first["source"] = re.sub(r"^# .*", f"# {page.heading}", first["source"], count=1)
+        name_as_own(notebook, page)
     return (json.dumps(notebook, indent=1, ensure_ascii=False) + "\n").encode()
 
 

@@ -1,8 +1,9 @@
 """Measure the figures of the page "Measured": ``python book/measure.py``.
 
-Writes ``book/results/measured.csv`` and the rows of ``book/results/ledger.csv`` on real data that
-are not there yet. Speed and memory are ratios measured in one run on one machine. Every part is a
-process of its own, so that its peak memory is its own.
+Writes ``book/results/measured.csv`` and the rows of ``book/results/adult.csv`` that are not there
+yet: Adult at full size, five seeds. (The benchmark on all tasks is another file and another
+command: ``demix-lite bench``.) Speed and memory are ratios measured in one run on one machine.
+Every part is a process of its own, so that its peak memory is its own.
 """
 
 import argparse
@@ -15,28 +16,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 
-from demix_lite.baselines import SummaryGBM
-from demix_lite.baselines.ceiling import ROWS, ceiling
-from demix_lite.benchmark.ledger import (
-    KEY,
-    append_row,
-    peak_megabytes,
-    provenance,
-    read_ledger,
-)
-from demix_lite.benchmark.pipeline import Outcome, run_pipeline
+from demix_lite.benchmark.ledger import peak_megabytes, provenance, read_ledger
+from demix_lite.benchmark.suite import Cell, run_suite
 from demix_lite.detector import ErrorDetector, make_environment
 from demix_lite.detector.classifier import BLOCK
 from demix_lite.detector.runs import EARLY_CHANNELS, FINAL_CHANNELS
-from demix_lite.detector.training import training_environments
-from demix_lite.diagnosis import score
 from demix_lite.influence import influence_vectors
 from demix_lite.models import MLP
 from demix_lite.tasks import get_task
@@ -44,7 +34,13 @@ from demix_lite.tasks import get_task
 RESULTS = Path(__file__).resolve().parent / "results"
 SIZES = (8000, 2048)
 SEEDS = range(5)
-CEILINGS = {"ceiling": ROWS, "ceiling_all_rows": None}
+METHODS = (
+    ("demix_lite", "unified"),
+    ("summary_gbm", "in-task"),
+    ("ceiling", "in-task"),
+    ("ceiling_all_rows", "in-task"),
+)
+ALL_ROWS = sys.maxsize
 
 
 def _mlp_problem() -> tuple[nn.Module, Callable, tuple, tuple]:
@@ -126,7 +122,7 @@ def measure_stream() -> dict[str, float]:
 def measure_judging() -> dict[str, float]:
     """Samples a second that the shipped detector judges at M = 256, vectors given and included."""
     run = _real_run(get_task("adult"), validation=256)
-    detector = ErrorDetector.shipped("adult")
+    detector = ErrorDetector.shipped("tabular")
     start = time.perf_counter()
     blocks = list(run.blocks(size=BLOCK))
     vectors = time.perf_counter() - start
@@ -193,57 +189,24 @@ def _apart(part: str) -> dict[str, float]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def write_ledger(path: Path, injections: int) -> pd.DataFrame:
-    """Run five seeds of every method on the real table; finished rows are kept."""
-    task = get_task("adult")
-    done = {tuple(map(str, key)) for key in read_ledger(path)[list(KEY)].to_numpy()}
-
-    def missing(seed: int, *methods: str) -> bool:
-        keys = ((task.name, m, "mlp1", 0.5, seed, "in-task", "real") for m in methods)
-        return any(tuple(map(str, key)) not in done for key in keys)
-
-    for seed in SEEDS:
-        if not missing(seed, "demix_lite", *CEILINGS):
-            continue
-        print(f"ledger: demix_lite and the ceilings, seed {seed}", flush=True)
-        outcome = run_pipeline(task.name, source="real", seed=seed)
-        ceilings = [_ceiling_row(outcome, method) for method in CEILINGS]
-        for row in [outcome.row, *ceilings]:
-            if missing(seed, row["method"]):
-                append_row(path, row)
-    left = [seed for seed in SEEDS if missing(seed, "summary_gbm")]
-    plain = _fit_plain_baseline(injections) if left else None
-    for seed in left:
-        print(f"ledger: summary_gbm, seed {seed}", flush=True)
-        append_row(path, run_pipeline(task.name, source="real", seed=seed, detector=plain).row)
+def write_adult(path: Path) -> pd.DataFrame:
+    """Run five seeds of the methods on the whole real Adult; finished rows are kept."""
+    cells = [Cell("adult", "mlp1", 0.5, seed, METHODS) for seed in SEEDS]
+    run_suite(cells, path, source="real", train_rows=ALL_ROWS, announce=_say, progress=True)
     return read_ledger(path)
 
 
-def _ceiling_row(outcome: Outcome, method: str) -> dict[str, Any]:
-    """Ledger row of a method that knows the true errors; it is judged on detection alone."""
-    errors = outcome.injection.train.errors
-    said, sample = ceiling(outcome.run, errors.to_numpy(), rows=CEILINGS[method])
-    unknown = ("metric_repaired", "worst_group_repaired", "seconds_detect")
-    scores = score(said, errors.iloc[sample])
-    return outcome.row | {"method": method} | scores | dict.fromkeys(unknown, np.nan)
+def _say(line: str) -> None:
+    print(f"adult: {line}", flush=True)
 
 
-def _fit_plain_baseline(injections: int) -> SummaryGBM:
-    """Fit on the detector's own training injections, seen through the judged architecture."""
-    task = get_task("adult")
-    environments = training_environments(
-        task, task.load("real"), injections, architectures=("mlp1",), progress=True
-    )
-    return SummaryGBM().fit(environments)
-
-
-def figures(parts: dict[str, dict[str, float]], ledger: pd.DataFrame) -> list[dict[str, Any]]:
+def figures(parts: dict[str, dict[str, float]], adult: pd.DataFrame) -> list[dict[str, Any]]:
     """Lay the measurements beside the bars they are held to."""
     fast, slow, stream = parts["engine"], parts["brute"], parts["stream"]
     judging = parts["judging"]
     speedup, memory = slow["seconds"] / fast["seconds"], fast["mb"] / slow["mb"]
-    ours = ledger[ledger["method"] == "demix_lite"].mean(numeric_only=True)
-    plain = ledger[ledger["method"] == "summary_gbm"].mean(numeric_only=True)
+    ours = adult[adult["method"] == "demix_lite"].mean(numeric_only=True)
+    plain = adult[adult["method"] == "summary_gbm"].mean(numeric_only=True)
     share = (ours["metric_repaired"] - ours["metric_dirty"]) / (
         ours["metric_oracle"] - ours["metric_dirty"]
     )
@@ -304,17 +267,16 @@ def main() -> None:
     """Measure everything and write the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--part", choices=PARTS, help="measure one part and print it as JSON")
-    parser.add_argument("--injections", type=int, default=72, help="for the plain baseline")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     options = parser.parse_args()
     if options.part:
         print(json.dumps(PARTS[options.part]()))
         return
-    ledger = write_ledger(options.out / "ledger.csv", options.injections)
+    adult = write_adult(options.out / "adult.csv")
     parts = {part: _apart(part) for part in PARTS}
     path = options.out / "measured.csv"
     partial = path.with_suffix(".part")
-    pd.DataFrame(figures(parts, ledger)).to_csv(partial, index=False)
+    pd.DataFrame(figures(parts, adult)).to_csv(partial, index=False)
     os.replace(partial, path)
     print(f"written: {path}")
 

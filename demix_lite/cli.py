@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from demix_lite import __version__
-from demix_lite.errors import DemixError
+from demix_lite.errors import DemixError, unknown_name
 
 EXAMPLES = """
 examples:
   demix-lite run adult                              the built-in twin, no download
   demix-lite run adult --clean-ratio 0.8 --seed 3   fewer errors, another draw
   demix-lite run adult --source real --json a.json  after: python -m data_scripts adult
-  demix-lite train-detector adult --source real     the shipped weights, trained again
+  demix-lite bench --suite tabular --quick          a small slice of the benchmark
+  demix-lite train-detector tabular                 the shipped weights, trained again
 """
 
 
@@ -44,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"demix-lite {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_run(commands)
+    _add_bench(commands)
     _add_train(commands)
     return parser
 
@@ -60,7 +62,7 @@ def _add_run(commands: Any) -> None:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    run.add_argument("task", help="which data set (adult)")
+    run.add_argument("task", help="which data set (adult, bank, credit, covertype, bike, air)")
     run.add_argument(
         "--source",
         default="twin",
@@ -99,35 +101,66 @@ def _add_run(commands: Any) -> None:
     run.set_defaults(command=_run)
 
 
+def _add_bench(commands: Any) -> None:
+    bench = commands.add_parser(
+        "bench",
+        help="run or resume the benchmark: every method on every task (hours)",
+        description=(
+            "Run the rows of the benchmark that the ledger lacks, and append each as it is "
+            "finished. Stop it at any time: the same command goes on where it stopped. Detectors "
+            "and baselines that are missing are trained first."
+        ),
+    )
+    bench.add_argument("--suite", default="tabular", help="family of tasks (default: tabular)")
+    bench.add_argument("--quick", action="store_true", help="a small slice, on the built-in twin")
+    bench.add_argument(
+        "--ledger", type=Path, help="the CSV file to fill (default: book/results/ledger.csv)"
+    )
+    bench.add_argument("--source", help="twin or real (default: real; twin with --quick)")
+    bench.add_argument("--tasks", nargs="+", metavar="TASK", help="only these tasks")
+    bench.add_argument("--methods", nargs="+", metavar="NAME", help="only these methods")
+    bench.add_argument("--protocols", nargs="+", metavar="NAME", help="only these protocols")
+    bench.add_argument(
+        "--studies",
+        action="store_true",
+        help="instead of the grid: what each repair is worth, and F1 by validation samples",
+    )
+    bench.add_argument("--jobs", type=int, help="runs side by side (default: one a core)")
+    bench.set_defaults(command=_bench)
+
+
 def _add_train(commands: Any) -> None:
     train = commands.add_parser(
         "train-detector",
-        help="train a task's detector on many injections (tens of minutes)",
-        description="Train the detector on many injections of one task and save its weights.",
+        help="train the detectors of a family on many injections (an hour)",
+        description=(
+            "Train the detectors that ship with the package: the unified one and those that never "
+            "saw one of the tasks. A detector that is there is not trained again."
+        ),
     )
-    train.add_argument("task", help="which data set (adult)")
+    train.add_argument("family", help="family of tasks (tabular)")
     train.add_argument("--source", default="real", help="twin or real (default: real)")
+    train.add_argument("--only", nargs="+", metavar="NAME", help="names of single detectors")
     train.add_argument(
-        "--injections", type=int, default=72, help="training injections (default: 72)"
+        "--all", action="store_true", help="also those that the benchmark alone needs"
     )
-    train.add_argument("--out", type=Path, help="where to save (default: the shipped weights)")
+    train.add_argument("--again", action="store_true", help="also those that are there already")
     train.set_defaults(command=_train)
 
 
 def _run(options: argparse.Namespace) -> None:
     from tqdm import tqdm
 
-    from demix_lite.benchmark import run_pipeline
-    from demix_lite.benchmark.ledger import STAGES
+    from demix_lite.benchmark.pipeline import STEPS, run_pipeline
     from demix_lite.detector import ErrorDetector
     from demix_lite.report import run_report
 
     check_writable(options.json)
-    with tqdm(total=len(STAGES), unit="stage", leave=False, disable=None) as bar:
+    with tqdm(total=len(STEPS), unit="stage", leave=False, disable=None) as bar:
 
         def announce(stage: str) -> None:
             bar.set_description(stage)
-            bar.update(1 if bar.n or stage != STAGES[0] else 0)
+            bar.update(1 if bar.n or stage != STEPS[0] else 0)
 
         outcome = run_pipeline(
             options.task,
@@ -149,26 +182,60 @@ def _run(options: argparse.Namespace) -> None:
         print(f"written: {options.json}")
 
 
-def _train(options: argparse.Namespace) -> None:
-    from demix_lite.benchmark.ledger import provenance
-    from demix_lite.detector import ErrorDetector
-    from demix_lite.detector.classifier import SHIPPED
-    from demix_lite.detector.training import training_environments
+def _bench(options: argparse.Namespace) -> None:
+    from demix_lite.benchmark.protocols import family_tasks
+    from demix_lite.benchmark.suite import run_suite, some, suite
     from demix_lite.tasks import get_task
 
-    task = get_task(options.task)
-    splits = task.load(options.source)
-    environments = training_environments(task, splits, options.injections, progress=True)
-    facts = {
-        "task": task.name,
-        "source": options.source,
-        "injections": options.injections,
-        "data_sha256": splits.card.sha256,
-        **provenance(None),
-    }
-    out = options.out or SHIPPED / task.name
-    ErrorDetector().fit(environments, facts=facts, progress=True).save(out)
-    print(f"saved: {out}.safetensors and {out}.json")
+    ledger = options.ledger or Path("book/results/ledger.csv")
+    check_writable(ledger)
+    wanted = [get_task(name).name for name in options.tasks or ()]
+    source = options.source or ("twin" if options.quick else "real")
+    if options.studies:
+        from demix_lite.benchmark.studies import run_studies
+
+        names = wanted or family_tasks(options.suite)
+        run_studies(names, ledger.parent, source=source, jobs=options.jobs, progress=True)
+        _say(f"written: {ledger.parent}/repair.csv and samples.csv")
+        return
+    run_suite(
+        some(
+            suite(options.suite, quick=options.quick),
+            tasks=wanted,
+            methods=options.methods or (),
+            protocols=options.protocols or (),
+        ),
+        ledger,
+        source=source,
+        jobs=options.jobs,
+        progress=True,
+        announce=_say,
+    )
+    _say(f"written: {ledger}")
+
+
+def _train(options: argparse.Namespace) -> None:
+    from demix_lite.benchmark.protocols import curricula, train_detectors
+
+    known = curricula(options.family)
+    for name in options.only or ():
+        if name not in known:
+            raise unknown_name("detector", name, known)
+    names = options.only or [n for n, plan in known.items() if plan.shipped or options.all]
+    train_detectors(
+        [known[name] for name in names],
+        source=options.source,
+        again=options.again,
+        progress=True,
+        announce=_say,
+    )
+
+
+def _say(line: str) -> None:
+    """Print a line above the progress bars."""
+    from tqdm import tqdm
+
+    tqdm.write(line)
 
 
 def check_writable(path: Path | None) -> None:

@@ -82,21 +82,19 @@ def score(diagnosis: Diagnosis, errors: pd.DataFrame) -> dict[str, float]:
     Returns
     -------
     dict
-        ``f1_*`` and ``ap_*`` (average precision) per error type, and ``f1_macro``, all in [0, 1];
-        NaN for an error type that does not occur.
+        ``f1_*`` and ``ap_*`` (average precision) per error type and for ``any`` error at all, and
+        ``f1_macro``, the mean over the types; all in [0, 1]; NaN for what does not occur.
     """
+    flags = diagnosis.flag.assign(any=diagnosis.flag.any(axis=1))
+    chances = diagnosis.probability.assign(any=1 - (1 - diagnosis.probability).prod(axis=1))
+    truths = errors[list(ERROR_TYPES)].assign(any=errors[list(ERROR_TYPES)].any(axis=1))
     result: dict[str, float] = {}
-    for kind in ERROR_TYPES:
-        truth, flag = errors[kind].to_numpy(), diagnosis.flag[kind].to_numpy()
+    for kind, truth in truths.items():
         known = truth.any()
-        result[f"f1_{kind}"] = float(f1_score(truth, flag, zero_division=0)) if known else np.nan
+        f1 = f1_score(truth, flags[kind], zero_division=0) if known else np.nan
+        precision = average_precision_score(truth, chances[kind]) if known else np.nan
+        result |= {f"f1_{kind}": float(f1), f"ap_{kind}": float(precision)}
     result["f1_macro"] = float(np.mean([result[f"f1_{kind}"] for kind in ERROR_TYPES]))
-    for kind in ERROR_TYPES:
-        truth = errors[kind].to_numpy()
-        probability = diagnosis.probability[kind].to_numpy()
-        result[f"ap_{kind}"] = (
-            float(average_precision_score(truth, probability)) if truth.any() else np.nan
-        )
     return result
 
 

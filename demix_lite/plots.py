@@ -26,7 +26,14 @@ COLOURS = {
 }
 MARKERS = {"none": ".", "label": "o", "feature": "s", "spurious": "^", "several": "D"}
 LINES = {"label": "-", "feature": "--", "spurious": "-."}
-SERIES = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"))
+SERIES = (
+    ("#0072B2", "o"),
+    ("#D55E00", "s"),
+    ("#009E73", "^"),
+    ("#CC79A7", "D"),
+    ("#E69F00", "v"),
+    ("#56B4E9", "P"),
+)
 
 
 def new_axes(width: float = 7.0, height: float = 4.0) -> "Axes":
@@ -37,15 +44,19 @@ def new_axes(width: float = 7.0, height: float = 4.0) -> "Axes":
     DemixError
         If matplotlib is not installed.
     """
+    axes = _pyplot().subplots(figsize=(width, height), layout="constrained")[1]
+    axes.spines[["top", "right"]].set_visible(False)
+    return axes
+
+
+def _pyplot() -> Any:
     try:
-        from matplotlib import pyplot as plt
+        from matplotlib import pyplot
     except ImportError as error:
         raise DemixError(
             "pictures need matplotlib; install it with: pip install 'demix_lite[book]'."
         ) from error
-    axes = plt.subplots(figsize=(width, height), layout="constrained")[1]
-    axes.spines[["top", "right"]].set_visible(False)
-    return axes
+    return pyplot
 
 
 def influence_heatmap(
@@ -130,6 +141,7 @@ def dots(
     unit: str,
     low: pd.DataFrame | None = None,
     high: pd.DataFrame | None = None,
+    looks: Mapping[str, tuple[str, str]] | None = None,
     ax: "Axes | None" = None,
 ) -> "Axes":
     """Draw a table of numbers as labelled dots: its rows down the page, one marker per column.
@@ -142,11 +154,13 @@ def dots(
         Label of the horizontal axis.
     low, high : DataFrame, optional
         Ends of the intervals, same shape.
+    looks : mapping, optional
+        Column to its colour and marker.
     """
     count = len(table.columns)
     axes = ax or new_axes(7.0, 0.9 + max(0.55, 0.3 * count) * len(table))
     for number, column in enumerate(table.columns):
-        colour, marker = SERIES[number % len(SERIES)]
+        colour, marker = (looks or {}).get(column, SERIES[number % len(SERIES)])
         y = np.arange(len(table)) + (number - (count - 1) / 2) * min(0.28, 0.8 / count)
         x = table[column].to_numpy(dtype=float)
         if low is not None and high is not None:
@@ -163,6 +177,93 @@ def dots(
     axes.margins(x=0.12)
     if count > 1:
         axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    return axes
+
+
+def dot_panels(
+    mean: pd.DataFrame,
+    half: pd.DataFrame | None = None,
+    *,
+    unit: str | Mapping[str, str],
+    looks: Mapping[str, tuple[str, str]],
+    columns: int = 3,
+    share: bool = True,
+    digits: int = 2,
+) -> "list[Axes]":
+    """Draw a table as panels side by side: one panel a column, one dot and interval a row.
+
+    Parameters
+    ----------
+    mean, half : DataFrame
+        Numbers and half-widths of their intervals, same shape; NaN is left out.
+    unit : str or mapping
+        Label of the horizontal axis, for all panels or by panel.
+    looks : mapping
+        Row to its colour and marker; the rows without one are grey circles.
+    columns : int
+        Panels beside each other.
+    share : bool
+        Whether all panels have the same scale.
+    digits : int
+        Decimals of the numbers beside the dots.
+    """
+    columns = max(1, min(columns, len(mean.columns)))
+    lines = -(-len(mean.columns) // columns)
+    size = (2.2 + 2.4 * columns, lines * (1.0 + 0.24 * len(mean)))
+    how: Any = {"sharex": share, "sharey": True, "squeeze": False, "layout": "constrained"}
+    grid = _pyplot().subplots(lines, columns, figsize=size, **how)[1]
+    drawn = []
+    for axes, name in zip(grid.flat, mean.columns, strict=False):
+        widths = np.zeros(len(mean)) if half is None else half[name].fillna(0).to_numpy(float)
+        for y, (row, x, width) in enumerate(zip(mean.index, mean[name], widths, strict=True)):
+            colour, marker = looks.get(row, ("#595959", "o"))
+            axes.hlines(y, x - width, x + width, color=colour, linewidth=1.5)
+            axes.plot(x, y, marker, color=colour, markersize=6)
+            if np.isfinite(x):
+                where: Any = {"xytext": (6, 0), "textcoords": "offset points", "va": "center"}
+                axes.annotate(f"{x:.{digits}f}", (x + width, y), fontsize=8, color=colour, **where)
+        axes.set_yticks(range(len(mean)), list(mean.index))
+        axes.set(title=name, ylim=(len(mean) - 0.4, -0.6))
+        axes.set_xlabel(unit if isinstance(unit, str) else unit[str(name)])
+        axes.grid(axis="x", alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.margins(x=0.2)
+        axes.locator_params(axis="x", nbins=4)
+        drawn.append(axes)
+    for axes in grid.flat[len(drawn) :]:
+        axes.set_visible(False)
+    return drawn
+
+
+def curves(
+    mean: pd.DataFrame,
+    half: pd.DataFrame | None = None,
+    *,
+    unit: str,
+    xlabel: str,
+    ax: "Axes | None" = None,
+) -> "Axes":
+    """Draw a table of numbers as lines: its index along the page, one line a column.
+
+    Parameters
+    ----------
+    mean, half : DataFrame
+        Numbers and half-widths of their intervals, same shape; NaN is left out.
+    unit, xlabel : str
+        Labels of the vertical and of the horizontal axis.
+    """
+    axes = ax or new_axes(7.0, 3.8)
+    for number, column in enumerate(mean.columns):
+        colour, marker = SERIES[number % len(SERIES)]
+        known = mean[column].dropna()
+        axes.plot(known.index, known, marker=marker, color=colour, label=column)
+        if half is not None:
+            width = half[column].reindex(known.index).fillna(0)
+            ends: Any = {"color": colour, "linewidth": 1.2}
+            axes.vlines(known.index, known - width, known + width, **ends)
+    axes.set(xlabel=xlabel, ylabel=unit)
+    axes.grid(axis="y", alpha=0.3)
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     return axes
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from demix_lite.diagnosis import Diagnosis
-from demix_lite.tasks.base import Encoder, Task
+from demix_lite.tasks.base import Task
 
 SPURIOUS_WEIGHT = 2.0
 """Weight of a row that breaks the shortcut, against 1 for the others (the paper: 1 against 0.5)."""
@@ -49,7 +49,6 @@ def repair(
     frame: pd.DataFrame,
     diagnosis: Diagnosis,
     outputs: Tensor,
-    encoder: Encoder,
     *,
     labels: Literal["hedge", "flip"] = "hedge",
     features: Literal["impute", "drop"] = "impute",
@@ -71,8 +70,6 @@ def repair(
         Aligned with ``frame``.
     outputs : Tensor
         Outputs of the dirty model for all rows, in the order of ``frame``.
-    encoder : Encoder
-        Fitted on the dirty rows.
     labels : {"hedge", "flip"}
         ``"hedge"`` trains on both labels, each weighted by its probability: a row that the model
         finds hard is not turned into what the model believes. ``"flip"`` believes the flags.
@@ -87,7 +84,7 @@ def repair(
     """
     flag = diagnosis.flag
     wrong, broken = flag["label"].to_numpy(), flag["feature"].to_numpy()
-    other = task.relabel(frame[task.target], outputs, encoder)
+    other = task.relabel(frame[task.target], outputs)
     repaired = frame.copy()
     repaired[task.target] = frame[task.target].where(~wrong, other)
     cells = pd.DataFrame(False, index=frame.index, columns=frame.columns)
@@ -118,16 +115,20 @@ def _hedge(
 ) -> tuple[pd.DataFrame, np.ndarray]:
     """Stand every row there with both labels, each with the weight it has in expectation.
 
-    Whether a row breaks the shortcut depends on its true label, so the two labels of a row belong
-    to opposite sides of the shortcut.
+    Whether a row breaks the shortcut depends on its true label. With two classes the two labels of
+    a row belong to opposite sides of the shortcut; otherwise nothing is known of the other side.
     """
     wrong = diagnosis.probability["label"].to_numpy()
-    breaks = _breaks_as_recorded(frame[task.target], diagnosis)
+    breaks = diagnosis.probability["spurious"].to_numpy()
+    breaks_relabelled = breaks
+    if task.label.two_sided:
+        breaks = _breaks_as_recorded(frame[task.target], diagnosis)
+        breaks_relabelled = 1 - breaks
     extra = spurious_weight - 1
     as_recorded = repaired.assign(**{task.target: frame[task.target]})
     relabelled = repaired.assign(**{task.target: other})
     weights = np.concatenate(
-        [(1 - wrong) * (1 + extra * breaks), wrong * (1 + extra * (1 - breaks))]
+        [(1 - wrong) * (1 + extra * breaks), wrong * (1 + extra * breaks_relabelled)]
     )
     used = np.concatenate([kept, kept]) & (weights >= SMALLEST_WEIGHT)
     return pd.concat([as_recorded, relabelled])[used], weights[used]

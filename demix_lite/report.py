@@ -51,13 +51,17 @@ def performance_table(row: Mapping[str, Any]) -> pd.DataFrame:
 def recovered(row: Mapping[str, Any]) -> float:
     """Return the share of the distance from dirty to oracle that the repair recovers.
 
+    Works for metrics in either direction; NaN when the oracle is no better than the dirty model.
+
     Examples
     --------
-    >>> recovered({"metric_dirty": 0.8, "metric_repaired": 0.84, "metric_oracle": 0.85})
+    >>> errors = {"metric_dirty": 0.3, "metric_repaired": 0.14, "metric_oracle": 0.1}
+    >>> recovered(errors | {"metric_better": "lower"})
     0.8
     """
-    distance = row["metric_oracle"] - row["metric_dirty"]
-    gain = row["metric_repaired"] - row["metric_dirty"]
+    up = 1 if row["metric_better"] == "higher" else -1
+    distance = up * (row["metric_oracle"] - row["metric_dirty"])
+    gain = up * (row["metric_repaired"] - row["metric_dirty"])
     return round(gain / distance, 4) if distance > 0 else float("nan")
 
 
@@ -66,7 +70,7 @@ def run_report(row: Mapping[str, Any]) -> str:
     seconds = {k.removeprefix("seconds_"): v for k, v in row.items() if k.startswith("seconds_")}
     spent = ", ".join(f"{stage} {value:.1f}" for stage, value in seconds.items())
     share = f"{100 * recovered(row):.0f} %"
-    if row["metric_oracle"] <= row["metric_dirty"]:
+    if recovered(row) != recovered(row):
         share = "nothing (the oracle is no better than the dirty model)"
     detected = detection_table(row).map("{:.3f}".format)
     performed = performance_table(row).map("{:.4f}".format)

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from demix_lite import cli
+from demix_lite.benchmark import protocols, suite
 from demix_lite.benchmark.ledger import COLUMNS
+from demix_lite.tasks import TASKS
 
 TINY = ["run", "adult", "--rows", "900", "--architecture", "mlp2", "--validation", "32"]
 
@@ -101,7 +103,77 @@ def test_an_interruption_is_one_sentence(capsys, monkeypatch):
     )
 
 
+# ------------------------------------------------------------------ the benchmark
+
+
+@pytest.fixture
+def no_work(monkeypatch):
+    """Nothing may be run or trained; returns what was asked for."""
+    asked = []
+    monkeypatch.setattr(suite, "run_suite", lambda *a, **k: asked.append((a, k)))
+    monkeypatch.setattr(protocols, "train_detectors", lambda *a, **k: asked.append((a, k)))
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["bench", "--suite", "tabula"], "unknown family 'tabula'; did you mean 'tabular'"),
+        (["bench", "--tasks", "adult", "bnak"], "unknown task 'bnak'; did you mean 'bank'"),
+        (["bench", "--ledger", "absent/ledger.csv"], "cannot write absent/ledger.csv"),
+        (["train-detector", "tabula"], "unknown family 'tabula'; did you mean 'tabular'"),
+        (["train-detector", "tabular", "--only", "tabular-only-bnak"], "unknown detector"),
+    ],
+)
+def test_the_benchmark_refuses_unknown_names_before_the_work(
+    arguments, sentence, no_work, capsys, tmp_path, monkeypatch
+):
+    (tmp_path / "book" / "results").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert sentence in refusal(arguments, capsys)
+    assert no_work == []
+
+
+@pytest.mark.parametrize("arguments", [["bench", "--jobs", "few"], ["train-detector"]])
+def test_argparse_refuses_the_benchmark_with_the_same_code(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    assert stop.value.code == 2
+    assert "usage: demix-lite" in capsys.readouterr().err
+
+
+def test_the_benchmark_asks_for_what_was_named(no_work, tmp_path, capsys):
+    ledger = tmp_path / "some.csv"
+    assert cli.main(["bench", "--tasks", "bank", "air", "--ledger", str(ledger)]) == 0
+    (cells, path), options = no_work[0]
+    assert {cell.task for cell in cells} == {"bank", "air"}
+    assert path == ledger
+    assert options["source"] == "real"
+    assert cli.main(["bench", "--quick", "--ledger", str(ledger)]) == 0
+    (cells, _), options = no_work[1]
+    assert (len(cells), options["source"]) == (1, "twin")
+    assert str(ledger) in capsys.readouterr().out
+
+
+def test_training_asks_for_the_shipped_detectors_unless_told(no_work):
+    for more in ([], ["--only", "tabular-only-bank"], ["--all"]):
+        assert cli.main(["train-detector", "tabular", *more]) == 0
+    shipped, only, everything = ([plan.name for plan in a[0]] for a, _ in no_work)
+    assert shipped == ["tabular", *(f"tabular-without-{task}" for task in TASKS)]
+    assert only == ["tabular-only-bank"]
+    assert everything == list(protocols.curricula("tabular"))
+
+
 # ------------------------------------------------------------------ help
+
+
+def test_help_of_the_benchmark_says_that_it_resumes(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["bench", "--help"])
+    assert stop.value.code == 0
+    said = " ".join(capsys.readouterr().out.split())
+    for word in ("goes on where it stopped", "--suite", "--quick", "--ledger", "--tasks", "--jobs"):
+        assert word in said, word
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"]])
@@ -127,7 +199,10 @@ def test_every_example_in_the_help_is_understood():
     examples = [words[1:] for words in lines if words[:1] == ["demix-lite"]]
     assert len(examples) >= 3
     for arguments in examples:
-        assert cli._parser().parse_args(arguments).task == "adult"
+        options = cli._parser().parse_args(arguments)
+        assert getattr(options, "task", "adult") in TASKS
+        assert getattr(options, "suite", "tabular") == getattr(options, "family", "tabular")
+    assert {words[0] for words in examples} == {"run", "bench", "train-detector"}
 
 
 def test_the_command_starts_as_a_module(root):

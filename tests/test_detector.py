@@ -1,6 +1,9 @@
 """The detector: order-free, any M, relative to its run, same seed same bits, saved and loaded."""
 
 import json
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -10,22 +13,24 @@ import torch
 from demix_lite.detector import (
     CHANNELS,
     DetectorSettings,
+    Environment,
     ErrorDetector,
     TrainingSettings,
     make_environment,
     open_run,
 )
+from demix_lite.detector.classifier import _split, _thinned
 from demix_lite.detector.interventions import alignment_loss, contrastive_loss, validation_view
 from demix_lite.detector.runs import RelativeScale
 from demix_lite.detector.second_pass import consensus, normal_ranks
-from demix_lite.detector.set_transformer import SetTransformer
+from demix_lite.detector.set_transformer import Pooling, SetTransformer
 from demix_lite.detector.training import relative
 from demix_lite.diagnosis import ERROR_TYPES, Diagnosis, certain, expected_f1_threshold, score
 from demix_lite.errors import DemixError
 from demix_lite.tasks import get_task
 
 TINY = DetectorSettings(
-    width=16, rounds=1, training=TrainingSettings(rows=128, batch=64, elements=32, epochs=1)
+    width=16, rounds=1, training=TrainingSettings(rows=128, batch=64, elements=32, steps=10)
 )
 
 
@@ -52,13 +57,16 @@ def detector(environments):
     return ErrorDetector(TINY).fit(environments, facts={"note": "tiny"})
 
 
-def test_the_network_ignores_the_order_of_the_validation_samples():
+@pytest.mark.parametrize("pooling", get_args(Pooling))
+def test_the_network_ignores_the_order_of_the_validation_samples(pooling):
     torch.manual_seed(0)
-    network = SetTransformer(len(CHANNELS), CHANNELS.index("label_agreement"), width=16).eval()
+    agreement = CHANNELS.index("label_agreement")
+    network = SetTransformer(len(CHANNELS), agreement, width=16, pooling=pooling).eval()
     vectors = torch.randn(6, len(CHANNELS), 40)
     shuffled = vectors[..., torch.randperm(40)]
     torch.testing.assert_close(network(vectors), network(shuffled), rtol=1e-4, atol=1e-5)
     assert network(vectors[..., :7]).shape == (6, network.embedding)
+    assert not torch.allclose(network(vectors), network(vectors * 2), atol=1e-3)
 
 
 def test_relative_scale_is_a_rank_and_ignores_monotone_changes():
@@ -105,6 +113,52 @@ def test_save_and_load_give_the_same_verdicts(tmp_path, environments, detector):
     assert loaded.facts == {"note": "tiny"}
 
 
+def test_a_detector_of_absolute_values_keeps_the_scale_of_all_runs(tmp_path, environments):
+    settings = replace(TINY, name="absolute", relative=False, pooling="mean")
+    absolute = ErrorDetector(settings).fit(environments)
+    absolute.save(tmp_path / "absolute")
+    loaded = ErrorDetector.load(tmp_path / "absolute")
+    one, other = (loaded._seen(environments[n].run).scale for n in (2, 7))
+    assert one is other
+    assert torch.equal(one.grid, absolute.pooled_scale.grid)
+    assert not torch.equal(one.grid, environments[2].run.scale.grid)
+    run = environments[7].run
+    np.testing.assert_array_equal(loaded.predict_proba(run), absolute.predict_proba(run))
+    assert loaded.settings == settings
+    assert loaded.name == "absolute"
+
+
+def test_a_detector_of_relative_values_keeps_no_scale(tmp_path, environments, detector):
+    detector.save(tmp_path / "tiny")
+    loaded = ErrorDetector.load(tmp_path / "tiny")
+    assert loaded.pooled_scale is None
+    assert loaded._seen(environments[0].run) is environments[0].run
+
+
+class Shifted:
+    """The scale of a run, with something added to one channel."""
+
+    def __init__(self, scale, channel):
+        self.scale, self.channel = scale, CHANNELS.index(channel)
+
+    def __call__(self, vectors):
+        scores = self.scale(vectors).clone()
+        scores[:, self.channel] = scores[:, self.channel].flip(0) + 1
+        return scores
+
+
+@pytest.mark.parametrize("pooling", get_args(Pooling))
+def test_a_channel_that_is_left_out_has_no_effect_on_the_verdict(pooling, environments):
+    left_out, kept = "label_agreement", "influence"
+    channels = tuple(name for name in CHANNELS if name != left_out)
+    blind = ErrorDetector(replace(TINY, channels=channels, pooling=pooling, rounds=0))
+    run = environments[2].run
+    other, seen = (replace(run, scale=Shifted(run.scale, name)) for name in (left_out, kept))
+    verdict = blind.predict_proba(run)
+    np.testing.assert_array_equal(blind.predict_proba(other), verdict)
+    assert not np.allclose(blind.predict_proba(seen), verdict)
+
+
 def test_weights_for_other_channels_are_refused(tmp_path, detector):
     detector.save(tmp_path / "tiny")
     path = tmp_path / "tiny.json"
@@ -112,6 +166,20 @@ def test_weights_for_other_channels_are_refused(tmp_path, detector):
     about["channels"] = about["channels"][:-1]
     path.write_text(json.dumps(about))
     with pytest.raises(DemixError, match="other channels"):
+        ErrorDetector.load(tmp_path / "tiny")
+
+
+@pytest.mark.parametrize("change", ["an old setting", "no channels"])
+def test_weights_of_another_version_are_refused(change, tmp_path, detector):
+    detector.save(tmp_path / "tiny")
+    path = tmp_path / "tiny.json"
+    about = json.loads(path.read_text())
+    if change == "an old setting":
+        about["settings"]["training"]["epochs"] = 8
+    else:
+        del about["settings"]["channels"]
+    path.write_text(json.dumps(about))
+    with pytest.raises(DemixError, match="other settings than this version"):
         ErrorDetector.load(tmp_path / "tiny")
 
 
@@ -123,6 +191,35 @@ def test_a_missing_detector_is_told(tmp_path):
 def test_too_few_injections_are_refused(environments):
     with pytest.raises(DemixError, match="at least 8"):
         ErrorDetector(TINY).fit(environments[:3])
+
+
+def fake(task: str, injection: int, architecture: str) -> Environment:
+    run = SimpleNamespace(task=SimpleNamespace(name=task))
+    return Environment(f"{task} {injection}", architecture, run, np.zeros((0, 3)))
+
+
+def test_every_task_has_injections_in_every_part_and_no_injection_is_in_two():
+    made = [
+        fake(task, n, architecture)
+        for task, count in (("a", 8), ("b", 25))
+        for n in range(count)
+        for architecture in ("mlp1", "mlp2")
+    ]
+    parts = _split(made)
+    names = [{e.injection for e in part} for part in parts]
+    assert [len(part) for part in names] == [5 + 15, 2 + 7, 1 + 3]
+    assert len(names[0] | names[1] | names[2]) == 8 + 25
+    assert len(parts[0]) == 2 * len(names[0]), "the first pass sees every architecture"
+    for part, injections in zip(parts[1:], names[1:], strict=True):
+        assert len(part) == len(injections)
+        assert {e.architecture for e in part} == {"mlp1", "mlp2"}
+    with pytest.raises(DemixError, match="at least 8 injections a task, not 7"):
+        _split([*made, *(fake("c", n, "mlp1") for n in range(7))])
+
+
+def test_a_long_list_is_thinned_evenly():
+    assert _thinned(list(range(5)), 9) == list(range(5))
+    assert _thinned(list(range(101)), 5) == [0, 25, 50, 75, 100]
 
 
 def test_predictions_are_aligned_probabilities(environments, detector):
@@ -159,6 +256,7 @@ def test_the_run_sees_no_true_error(environments):
     trained = fit(seeded_model(task, "mlp2", encoder, seed), task.loss, *samples, seed=seed)
     run = open_run(
         task,
+        "mlp2",
         encoder,
         trained,
         injection.train.frame,
@@ -233,7 +331,7 @@ def test_scores_against_hand_computed_values():
 def test_the_shipped_detector_beats_chance_by_far_on_the_twin():
     fresh = environment("a seed never used in training", "mlp1", validation=128)
     found = score(
-        ErrorDetector.shipped("adult").predict(fresh.run),
+        ErrorDetector.shipped("tabular").predict(fresh.run),
         pd.DataFrame(fresh.errors, columns=list(ERROR_TYPES)),
     )
     share = fresh.errors.mean(0)

@@ -19,8 +19,9 @@ from demix_lite.data.store import content_sha256
 from demix_lite.errors import DemixError
 from demix_lite.injection import inject
 from demix_lite.tasks import get_task
+from demix_lite.tasks.labels import SMALLEST_SHIFT
 from demix_lite.tasks.tabular import OUTLIER_SDS, SCALE_RANGE
-from tests.toy import toy_splits, toy_task
+from tests.toy import toy_number_splits, toy_number_task, toy_splits, toy_task
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL = ROOT.parent / "shared" / "data" / "adult"
@@ -29,17 +30,24 @@ PARTS = ("train", "valid")
 few = settings(max_examples=25)
 ratios = st.floats(0.05, 0.99)
 seeds = st.integers(0, 10_000)
+kinds = st.sampled_from([2, 3, "number"])
 draws = given(
     seed=seeds,
     rows=st.integers(60, 200),
     clean_ratio=ratios,
     co_occurring=st.booleans(),
-    classes=st.sampled_from([2, 3]),
+    classes=kinds,
 )
 
 
+def toy(rows=120, seed=0, classes=2):
+    if classes == "number":
+        return toy_number_task(), toy_number_splits(rows, seed)
+    return toy_task(classes), toy_splits(rows, seed, classes)
+
+
 def injected(seed, rows=120, clean_ratio=0.5, co_occurring=False, classes=2, **more):
-    task, splits = toy_task(classes), toy_splits(rows, seed, classes)
+    task, splits = toy(rows, seed, classes)
     return task, splits, inject(
         task, splits, clean_ratio, seed=seed, co_occurring=co_occurring, **more
     )  # fmt: skip
@@ -76,9 +84,9 @@ def test_shares_hit_their_targets(seed, rows, clean_ratio, co_occurring, classes
 
 
 @few
-@given(seed=seeds, clean_ratio=ratios)
-def test_row_order_is_irrelevant_to_totals(seed, clean_ratio):
-    task, splits, injection = injected(seed, clean_ratio=clean_ratio)
+@given(seed=seeds, clean_ratio=ratios, classes=kinds)
+def test_row_order_is_irrelevant_to_totals(seed, clean_ratio, classes):
+    task, splits, injection = injected(seed, clean_ratio=clean_ratio, classes=classes)
     shuffled = replace(splits, train=splits.train.sample(frac=1, random_state=seed))
     again = inject(task, shuffled, clean_ratio, seed=seed)
     assert again.train.errors.sum().equals(injection.train.errors.sum())
@@ -87,9 +95,11 @@ def test_row_order_is_irrelevant_to_totals(seed, clean_ratio):
 
 
 @few
-@given(seed=seeds, rows=st.integers(60, 200), clean_ratio=ratios)
-def test_label_and_feature_errors_are_disjoint_unless_they_may_co_occur(seed, rows, clean_ratio):
-    _, _, injection = injected(seed, rows, clean_ratio)
+@given(seed=seeds, rows=st.integers(60, 200), clean_ratio=ratios, classes=kinds)
+def test_label_and_feature_errors_are_disjoint_unless_they_may_co_occur(
+    seed, rows, clean_ratio, classes
+):
+    _, _, injection = injected(seed, rows, clean_ratio, classes=classes)
     for part in PARTS:
         errors = getattr(injection, part).errors
         assert not (errors["label"] & errors["feature"]).any()
@@ -131,14 +141,16 @@ def test_the_error_table_is_exact(seed, rows, clean_ratio, co_occurring, classes
         features = [c for c in frame if c != "label"]
         assert errors["label"].equals(cells["label"].rename("label"))
         assert errors["feature"].equals(cells[features].any(axis=1))
-        breaks = injection.rule.holds(original) != (original["label"] == injection.rule.target)
-        assert errors["spurious"].equals(breaks)
+        target = injection.rule.target
+        bounds = target if isinstance(target, tuple) else (target, target)
+        announced = original["label"].between(*bounds)
+        assert errors["spurious"].equals(injection.rule.holds(original) != announced)
 
 
 @few
-@given(seed=seeds, clean_ratio=ratios)
-def test_train_and_validation_go_wrong_in_the_same_columns(seed, clean_ratio):
-    _, _, injection = injected(seed, clean_ratio=clean_ratio)
+@given(seed=seeds, clean_ratio=ratios, classes=kinds)
+def test_train_and_validation_go_wrong_in_the_same_columns(seed, clean_ratio, classes):
+    _, _, injection = injected(seed, clean_ratio=clean_ratio, classes=classes)
     columns = injection.plan.columns
     assert 1 <= len(columns) <= 5
     assert len(set(columns)) == len(columns)
@@ -151,9 +163,9 @@ def test_train_and_validation_go_wrong_in_the_same_columns(seed, clean_ratio):
 
 
 @few
-@given(seed=seeds)
-def test_what_was_given_is_left_alone(seed):
-    task, splits = toy_task(), toy_splits(seed=seed)
+@given(seed=seeds, classes=kinds)
+def test_what_was_given_is_left_alone(seed, classes):
+    task, splits = toy(seed=seed, classes=classes)
     before = [getattr(splits, part).copy() for part in (*PARTS, "test")]
     inject(task, splits, 0.5, seed=seed)
     for part, frame in zip((*PARTS, "test"), before, strict=True):
@@ -161,9 +173,9 @@ def test_what_was_given_is_left_alone(seed):
 
 
 @few
-@given(seed=seeds, co_occurring=st.booleans())
-def test_a_clean_ratio_of_one_changes_nothing(seed, co_occurring):
-    _, splits, injection = injected(seed, clean_ratio=1, co_occurring=co_occurring)
+@given(seed=seeds, co_occurring=st.booleans(), classes=kinds)
+def test_a_clean_ratio_of_one_changes_nothing(seed, co_occurring, classes):
+    _, splits, injection = injected(seed, clean_ratio=1, co_occurring=co_occurring, classes=classes)
     for part in PARTS:
         corrupted = getattr(injection, part)
         assert_frame_equal(corrupted.frame, getattr(splits, part))
@@ -253,6 +265,20 @@ def test_wrong_labels_are_other_classes_drawn_evenly():
     assert ((share > 0.42) & (share < 0.58)).all()
 
 
+@few
+@given(seed=seeds, clean_ratio=ratios)
+def test_wrong_number_labels_are_far_off_and_right_ones_stay(seed, clean_ratio):
+    task, _, injection = injected(seed, clean_ratio=clean_ratio, classes="number")
+    gap = SMALLEST_SHIFT * (task.label.high - task.label.low)
+    for part in PARTS:
+        corrupted = getattr(injection, part)
+        shift = (corrupted.frame["label"] - corrupted.original["label"]).abs()
+        hit = corrupted.errors["label"]
+        assert (shift[hit] >= gap - 1e-9).all()
+        assert (shift[~hit] == 0).all()
+        assert corrupted.frame["label"].between(task.label.low, task.label.high).all()
+
+
 def test_missing_numbers_never_carry_the_feature_error_alone():
     """A missing number stays missing when it is scaled: such a column must not come first."""
     task, splits = toy_task(), toy_splits()
@@ -267,9 +293,9 @@ def test_missing_numbers_never_carry_the_feature_error_alone():
 
 
 @few
-@given(seed=seeds, co_occurring=st.booleans())
-def test_same_seed_same_frames_other_seed_other_frames(seed, co_occurring):
-    task, splits = toy_task(), toy_splits()
+@given(seed=seeds, co_occurring=st.booleans(), classes=kinds)
+def test_same_seed_same_frames_other_seed_other_frames(seed, co_occurring, classes):
+    task, splits = toy(classes=classes)
     one, same, other = (
         inject(task, splits, 0.5, seed=s, co_occurring=co_occurring) for s in (seed, seed, seed + 1)
     )

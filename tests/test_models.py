@@ -134,6 +134,23 @@ def test_training_learns_and_keeps_an_early_copy():
     assert (predict(model, x).argmax(1) == y).double().mean() > 0.9
 
 
+def test_after_every_epoch_the_model_is_shown_in_evaluation_mode_and_trains_on():
+    x, y = torch.randn(40, 4), torch.arange(40) % 2
+    seen = []
+
+    def look(model):
+        seen.append((model.training, [p.detach().clone() for p in model.parameters()]))
+
+    watched, alone = MLP(4, (8,), 2), MLP(4, (8,), 2)
+    alone.load_state_dict(watched.state_dict())
+    done = fit(watched, cross_entropy, x, y, epochs=3, after_epoch=look)
+    plain = fit(alone, cross_entropy, x, y, epochs=3)
+    assert [mode for mode, _ in seen] == [False] * 3
+    for model, (_, weights) in ((done.early, seen[0]), (done.model, seen[-1])):
+        assert all(map(torch.equal, model.parameters(), weights))
+    assert all(map(torch.equal, done.model.parameters(), plain.model.parameters()))
+
+
 def test_inputs_may_be_a_nest_of_tensors():
     class Pair(nn.Module):
         def __init__(self):

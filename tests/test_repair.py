@@ -8,6 +8,7 @@ import torch
 from demix_lite.diagnosis import ERROR_TYPES, Diagnosis, certain
 from demix_lite.repair import SPURIOUS_WEIGHT, _breaks_as_recorded, repair
 from demix_lite.tasks import get_task
+from tests.toy import toy_number_splits, toy_number_task, toy_splits, toy_task
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +25,7 @@ def flags(rows: pd.DataFrame, **flagged: list[int]) -> pd.DataFrame:
 
 def mend(rows, flag, **options):
     task = get_task("adult")
-    encoder = task.encoder(rows)
-    return repair(task, rows, certain(flag), torch.zeros(len(rows), 2), encoder, **options)
+    return repair(task, rows, certain(flag), torch.zeros(len(rows), 2), **options)
 
 
 def test_label_errors_are_flipped_and_nothing_else_changes(rows):
@@ -98,9 +98,7 @@ def test_a_doubtful_label_is_trained_both_ways_by_its_probability(rows):
     said[4, 0] = 0.3
     diagnosis = Diagnosis.from_probability(said, np.full(3, 0.5), index=rows.index)
     task = get_task("adult")
-    done = repair(
-        task, rows, diagnosis, torch.zeros(len(rows), 2), task.encoder(rows), spurious_weight=1.0
-    )
+    done = repair(task, rows, diagnosis, torch.zeros(len(rows), 2), spurious_weight=1.0)
     pd.testing.assert_frame_equal(done.frame, rows)
     both = done.samples.index == 4
     assert set(done.samples.loc[both, "income"]) == {"<=50K", ">50K"}
@@ -117,3 +115,63 @@ def test_a_row_breaks_the_shortcut_with_one_of_its_labels_only():
     diagnosis = Diagnosis.from_probability(said, np.full(3, 0.5))
     found = _breaks_as_recorded(pd.Series(["a", "b", "a", "b"]), diagnosis)
     np.testing.assert_allclose(found, breaks, atol=1e-9)
+
+
+# ------------------------------------------------------------------ more than two classes, numbers
+
+
+def doubtful(frame, label=0.3, spurious=0.0):
+    """Nobody is flagged; row 4 is doubtful."""
+    said = np.zeros((len(frame), 3))
+    said[4] = label, 0, spurious
+    return Diagnosis.from_probability(said, np.full(3, 0.9), index=frame.index)
+
+
+def weights_of(done, row):
+    return done.weights[torch.from_numpy(done.samples.index == row)]
+
+
+def test_a_doubtful_number_is_trained_as_recorded_and_as_predicted():
+    task, frame = toy_number_task(), toy_number_splits().train
+    outputs = torch.full((len(frame), 1), 0.42)
+    done = repair(task, frame, doubtful(frame), outputs)
+    pd.testing.assert_frame_equal(done.frame, frame)
+    assert len(done.samples) == len(frame) + 1
+    recorded, predicted = done.samples.loc[4, "label"]
+    assert recorded == frame.loc[4, "label"]
+    assert predicted == pytest.approx(42)
+    kept, changed = weights_of(done, 4)
+    usual = float(weights_of(done, 5)[0])
+    assert float(kept) / usual == pytest.approx(0.7, rel=1e-5)
+    assert float(changed) / usual == pytest.approx(0.3, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["number", "three classes"])
+def test_a_row_that_may_break_the_shortcut_does_so_with_either_label(kind):
+    """Only with two classes does another label lie on the other side of the shortcut."""
+    number = kind == "number"
+    task = toy_number_task() if number else toy_task(3)
+    frame = (toy_number_splits() if number else toy_splits(classes=3)).train
+    outputs = torch.rand(len(frame), task.label.outputs)
+    done = repair(task, frame, doubtful(frame, 0.3, 0.5), outputs, spurious_weight=3.0)
+    kept, changed = weights_of(done, 4) / weights_of(done, 5)[0]
+    assert float(kept) == pytest.approx(0.7 * 2, rel=1e-5)
+    assert float(changed) == pytest.approx(0.3 * 2, rel=1e-5)
+
+
+def test_with_two_classes_the_other_label_is_on_the_other_side():
+    task, frame = toy_task(), toy_splits().train
+    done = repair(task, frame, doubtful(frame, 0.2, 0.2), torch.zeros(len(frame), 2))
+    kept, changed = weights_of(done, 4) / weights_of(done, 5)[0]
+    # P(spurious) = P(label error): as recorded the row keeps to the shortcut, else it breaks it.
+    assert float(kept) == pytest.approx(0.8, abs=0.05)
+    assert float(changed) == pytest.approx(0.2 * SPURIOUS_WEIGHT, abs=0.05)
+
+
+def test_a_flagged_number_becomes_the_prediction():
+    task, frame = toy_number_task(), toy_number_splits().train
+    flag = flags(frame, label=[0, 5])
+    done = repair(task, frame, certain(flag), torch.full((len(frame), 1), 2.0))
+    assert done.frame.loc[[0, 5], "label"].tolist() == [100, 100]
+    pd.testing.assert_frame_equal(done.frame.drop([0, 5]), frame.drop([0, 5]))
+    assert len(done.samples) == len(frame)

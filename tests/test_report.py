@@ -20,6 +20,7 @@ ROW = dict.fromkeys(COLUMNS, 0.25) | {
     "rule": "executives",
     "train_rows": 12345,
     "metric_name": "accuracy",
+    "metric_better": "higher",
     "metric_dirty": 0.80,
     "metric_repaired": 0.84,
     "metric_oracle": 0.85,
@@ -52,12 +53,24 @@ def test_performance_has_a_line_per_model():
 )
 def test_recovered_is_a_share_of_the_distance(repaired, oracle, share):
     row = {"metric_dirty": 0.80, "metric_repaired": repaired, "metric_oracle": oracle}
-    assert report.recovered(row) == pytest.approx(share)
+    assert report.recovered(row | {"metric_better": "higher"}) == pytest.approx(share)
+    upside_down = {name: 1 - value for name, value in row.items()}
+    assert report.recovered(upside_down | {"metric_better": "lower"}) == pytest.approx(share)
 
 
 def test_nothing_to_recover_is_not_a_number():
     row = {"metric_dirty": 0.8, "metric_repaired": 0.8, "metric_oracle": 0.8}
-    assert math.isnan(report.recovered(row))
+    for better in ("higher", "lower"):
+        assert math.isnan(report.recovered(row | {"metric_better": better}))
+    assert math.isnan(report.recovered(row | {"metric_oracle": 0.9, "metric_better": "lower"}))
+    assert math.isnan(report.recovered(row | {"metric_oracle": 0.7, "metric_better": "higher"}))
+
+
+def test_the_report_of_an_error_counts_what_it_lost():
+    row = {"metric_dirty": 0.3, "metric_repaired": 0.15, "metric_oracle": 0.1}
+    said = report.run_report(ROW | row | {"metric_name": "MSE", "metric_better": "lower"})
+    assert "MSE" in said
+    assert "oracle: 75 %" in said
 
 
 def test_the_report_says_task_source_rule_and_times():
@@ -97,7 +110,10 @@ def test_confusion_counts_every_row_once():
 def test_every_rule_can_be_said(task):
     for rule in task.rules:
         said = report.rule_in_words(rule, task.target)
-        assert said.endswith(f"→ {task.target} = {rule.target}") or "from" in said
+        claim = f"= {rule.target}"
+        if isinstance(rule.target, tuple):
+            claim = "from {:g} to {:g}".format(*rule.target)
+        assert said.endswith(f"→ {task.target} {claim}")
         assert all(column in said for column in rule.condition)
 
 

@@ -9,10 +9,12 @@ import torch
 from pandas.testing import assert_frame_equal, assert_series_equal
 
 from demix_lite.errors import DemixError
+from demix_lite.injection import inject
 from demix_lite.tasks import TASKS, get_task
 from demix_lite.tasks.base import Rule, check_columns, seeded_model
-from demix_lite.tasks.tabular import TabularTask
-from tests.toy import toy_frame, toy_task
+from demix_lite.tasks.labels import Classes
+from demix_lite.tasks.tabular import MISSING, MOST_CATEGORIES, TabularTask
+from tests.toy import toy_frame, toy_number_splits, toy_number_task, toy_task
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -84,19 +86,72 @@ def test_rules_and_tasks_have_names():
         toy_task().check_architecture("mlp")
 
 
-@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
-def test_rules_of_a_task_speak_of_its_columns_and_values(task):
-    splits = task.load(rows=4000)
-    everyone = pd.concat([splits.train, splits.valid, splits.test])
+@pytest.fixture(scope="module", params=TASKS)
+def six(request):
+    """Every task with 4,000 rows of its twin."""
+    task = get_task(request.param)
+    return task, task.load(rows=4000)
+
+
+def test_rules_of_a_task_speak_of_its_columns_and_values(six):
+    task, splits = six
+    everyone = pd.concat(parts(splits))
     assert list(everyone) == [*task.features, task.target]
-    assert set(everyone[task.target]) == set(task.classes)
     for rule in task.rules:
-        assert set(np.unique(task.groups(everyone, rule))) == {0, 1, 2, 3}
+        for column, wanted in rule.condition.items():
+            if isinstance(wanted, frozenset):
+                assert column in task.categorical
+                assert wanted <= set(everyone[column])
+            else:
+                assert column in task.numeric
+                assert everyone[column].between(*wanted).any()
+        met, announced = rule.holds(everyone), rule.matches_target(everyone[task.target])
+        assert 0 < met.sum() < len(everyone)
+        assert 0 < announced.sum() < len(everyone)
+        assert {1, 2} & set(task.groups(everyone, rule)), "nobody breaks the rule"
+
+
+def test_labels_of_a_task_are_those_of_its_twin(six):
+    task, splits = six
+    found = pd.concat(parts(splits))[task.target]
+    if isinstance(task.label, Classes):
+        assert set(found) == set(task.label.names)
+    else:
+        assert found.between(task.label.low, task.label.high).all()
+        assert found.max() - found.min() > 0.5 * (task.label.high - task.label.low)
+
+
+def test_the_minority_of_a_task_is_reduced_to_its_share(six):
+    task, splits = six
+    for rule in task.rules:
+        before = task.minority(splits.train, rule).mean()
+        injection = inject(task, splits, 0.5, rule=rule.name)
+        left = injection.train.errors["spurious"].mean()
+        assert left == pytest.approx(min(before, task.minority_share), abs=1e-3)
+    whole = {"covertype": True}.get(task.name, False)
+    assert (before < task.minority_share) == whole, "rows that break the last rule"
+
+
+def test_columns_for_trees_are_numbers_and_codes(six):
+    task, splits = six
+    values, categorical = task.encoder(splits.train).columns(splits.test)
+    assert values.shape == (len(splits.test), len(task.features))
+    assert categorical.tolist() == [name in task.categorical for name in task.features]
+    numbers = splits.test[list(task.numeric)].to_numpy(float)
+    np.testing.assert_array_equal(values[:, : len(task.numeric)], numbers)
+    for column, codes in zip(task.categorical, values.T[len(task.numeric) :], strict=True):
+        known = ~np.isnan(codes)
+        names = splits.test[column].astype(object).fillna(MISSING)
+        pairs = names[known].groupby(codes[known]).nunique()
+        assert (pairs == 1).all()
+        assert codes[known].min() >= 0
+        assert codes[known].max() < MOST_CATEGORIES
+        assert set(names[~known]).isdisjoint(splits.train[column])
 
 
 def test_adult_has_the_rules_of_the_paper():
     task = get_task("adult")
-    assert task.classes == ("<=50K", ">50K")
+    assert task.label.names == ("<=50K", ">50K")
     assert [(rule.condition, rule.target) for rule in task.rules] == [
         ({"sex": {"Female"}, "race": {"Black"}}, ">50K"),
         ({"race": {"Asian-Pac-Islander", "Amer-Indian-Eskimo"}}, ">50K"),
@@ -132,6 +187,21 @@ def test_splits_are_disjoint_stratified_repeatable_and_56_14_30():
         table[key].sort_values(key, ignore_index=True), whole.sort_values(key, ignore_index=True)
     )
     assert one.card.rows == 2000
+
+
+def test_a_sample_of_the_splits_keeps_all_test_rows_and_is_named_by_its_seed():
+    splits = get_task("adult").load(rows=2000)
+    some, same, other = (splits.sample(301, seed=seed) for seed in ("a", "a", "b"))
+    assert [len(part) for part in parts(some)] == [301, 76, 600]
+    assert_frame_equal(some.test, splits.test)
+    for part, again, whole in zip(parts(some), parts(same), parts(splits), strict=True):
+        assert_frame_equal(part, again)
+        assert part.index.equals(pd.RangeIndex(len(part)))
+        assert set(map(tuple, part.to_numpy())) <= set(map(tuple, whole.to_numpy()))
+    assert not some.train.equals(other.train)
+    everything = splits.sample(10**9)
+    for part, whole in zip(parts(everything), parts(splits), strict=True):
+        assert_frame_equal(part, whole)
 
 
 def test_too_few_rows_to_split_are_refused():
@@ -194,6 +264,25 @@ def test_missing_numbers_in_training_are_ignored_by_the_scaler():
     assert abs(float(inputs[:, 2].mean())) < 1e-5
 
 
+def test_columns_by_hand():
+    task, frame = toy_task(), toy_frame(50)
+    odd = frame.head(3).assign(colour=["purple", None, "red"], weight=[np.nan, 1e6, 70.0])
+    values, categorical = task.encoder(frame).columns(odd)
+    assert categorical.tolist() == [False] * 3 + [True] * 3
+    # Missing is a category of its own, before the others; the unseen is missing for a tree.
+    np.testing.assert_array_equal(values[:, 3], [np.nan, 0, 3])
+    np.testing.assert_array_equal(values[:, 2], [np.nan, 1e6, 70])
+    assert set(values[:, 5]) == {0}
+
+
+def test_rare_categories_beyond_what_trees_hold_are_missing():
+    task = replace(toy_task(), numeric=(), categorical=("colour",))
+    frame = pd.DataFrame({"colour": [f"{n:03d}" for n in range(MOST_CATEGORIES + 9)]})
+    codes = task.encoder(frame).columns(frame)[0][:, 0]
+    assert np.nanmax(codes) == MOST_CATEGORIES - 1
+    assert np.isnan(codes).sum() == 9
+
+
 @pytest.mark.parametrize("absent", ["numeric", "categorical"])
 def test_a_table_may_have_numbers_only_or_categories_only(absent):
     task, frame = replace(toy_task(), **{absent: ()}), toy_frame(50)
@@ -249,7 +338,7 @@ def test_two_classes_are_flipped_whatever_the_model_says():
     task = toy_task()
     labels = pd.Series(["no", "yes", "no"], index=[5, 2, 9], name="label", dtype="str")
     outputs = torch.tensor([[9.0, 0.0], [0.0, 9.0], [0.0, 9.0]])
-    better = task.relabel(labels, outputs, task.encoder(toy_frame(50)))
+    better = task.relabel(labels, outputs)
     assert_series_equal(better, labels.map({"no": "yes", "yes": "no"}).astype("str"))
 
 
@@ -258,7 +347,7 @@ def test_more_classes_get_the_best_other_one():
     labels = pd.Series(["no", "no", "yes", "maybe"], name="label")
     outputs = torch.tensor([[9.0, 1, 2], [0, 5, 4], [3, 1, 2], [-3, -2, -1]], requires_grad=True)
     before = outputs.detach().clone()
-    better = task.relabel(labels, outputs, task.encoder(toy_frame(50, classes=3)))
+    better = task.relabel(labels, outputs)
     assert better.tolist() == ["maybe", "yes", "no", "yes"]
     assert torch.equal(outputs, before)
 
@@ -266,18 +355,36 @@ def test_more_classes_get_the_best_other_one():
 def test_nobody_to_relabel():
     task = toy_task()
     none = pd.Series([], name="label", dtype="str")
-    assert task.relabel(none, torch.zeros(0, 2), task.encoder(toy_frame(50))).empty
+    assert task.relabel(none, torch.zeros(0, 2)).empty
 
 
 def test_categorical_labels_stay_categorical():
     task = toy_task()
     labels = pd.Series(["no", "yes"], dtype=pd.CategoricalDtype(["no", "yes"]))
     for better in (
-        task.relabel(labels, torch.zeros(2, 2), task.encoder(toy_frame(50))),
+        task.relabel(labels, torch.zeros(2, 2)),
         task.wrong_labels(labels, np.random.default_rng(0)),
     ):
         assert better.dtype == labels.dtype
         assert better.tolist() == ["yes", "no"]
+
+
+def test_numbers_are_relabelled_by_the_model():
+    task = toy_number_task()
+    labels = pd.Series([3.0, 90.0], index=[5, 2], name="label")
+    better = task.relabel(labels, torch.tensor([[0.25], [1.5]]))
+    assert_series_equal(better, pd.Series([25.0, 100.0], index=[5, 2], name="label"))
+
+
+def test_impute_compares_numbers_with_their_fifth_of_the_labels():
+    task = toy_number_task()
+    trusted = toy_number_splits(400).train
+    fifth = trusted[trusted["label"] > trusted["label"].quantile(0.8)]
+    suspects = fifth.head(2).assign(weight=[1e4, fifth["weight"].iloc[1]])
+    repaired, changed = task.impute(suspects, trusted.drop(index=suspects.index))
+    assert changed["weight"].tolist() == [True, False]
+    peers = fifth.drop(index=suspects.index)["weight"]
+    assert abs(repaired["weight"].iloc[0] - peers.median()) < 1
 
 
 def imputable():

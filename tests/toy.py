@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 
 from demix_lite.tasks.base import Rule, Splits
+from demix_lite.tasks.labels import Classes, Number
 from demix_lite.tasks.tabular import TabularTask
 
 LABELS = ("no", "yes", "maybe")
@@ -16,7 +17,7 @@ def toy_task(classes: int = 2) -> TabularTask:
         numeric=("age", "gain", "weight"),
         categorical=("colour", "shape", "always"),
         target="label",
-        classes=LABELS[:classes],
+        label=Classes(LABELS[:classes]),
         rules=(
             Rule("red", {"colour": frozenset(["red"])}, "yes"),
             Rule("round or old", {"age": (50, 70), "shape": frozenset(["round", "oval"])}, "no"),
@@ -45,4 +46,36 @@ def toy_frame(rows: int, seed: int = 0, classes: int = 2) -> pd.DataFrame:
 def toy_splits(rows: int = 120, seed: int = 0, classes: int = 2) -> Splits:
     """Return train, validation and test rows of the toy table."""
     parts = [toy_frame(n, seed + i, classes) for i, n in enumerate((rows, rows // 2, 40))]
+    return Splits(*parts, card=None)
+
+
+def toy_number_task() -> TabularTask:
+    """Return the toy task with a number from 0 to 100 for a label."""
+    return TabularTask(
+        name="toy_number",
+        numeric=("age", "gain", "weight"),
+        categorical=("colour", "shape", "always"),
+        target="label",
+        label=Number(0, 100),
+        rules=(Rule("red", {"colour": frozenset(["red"])}, (50, 100)),),
+    )
+
+
+def toy_number_splits(rows: int = 120, seed: int = 0) -> Splits:
+    """Return train, validation and test rows whose label is a number that follows the weight."""
+    splits = toy_splits(rows, seed)
+    parts = [
+        frame.assign(label=(50 + 2.5 * (frame["weight"] - 70)).clip(0, 100))
+        for frame in (splits.train, splits.valid, splits.test)
+    ]
+    return Splits(*parts, card=None)
+
+
+def toy_learnable_splits(rows: int = 120, seed: int = 0, classes: int = 2) -> Splits:
+    """Return train, validation and test rows whose class follows the weight."""
+    splits = toy_number_splits(rows, seed)
+    parts = [
+        frame.assign(label=np.array(LABELS)[(frame["label"] * classes / 100.001).astype(int)])
+        for frame in (splits.train, splits.valid, splits.test)
+    ]
     return Splits(*parts, card=None)

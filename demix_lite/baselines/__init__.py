@@ -1,22 +1,42 @@
 """Methods to compare with, under one contract.
 
-A baseline is a class with ``name``, ``fit(environments)`` and ``predict(run) -> Diagnosis``; it
-learns from the same environments as the detector and sees the same run. A new one is one new file
-and one line here.
+A method is a class with ``name``, ``fit(environments)`` and ``predict(run) -> Diagnosis``; it
+learns from the same environments as the detector and sees the same run. A new baseline is one new
+file and one line here. A method that has to know the true errors of the run it judges is told them
+first (``told(errors)``); it stands in the ledger as a yardstick.
 """
 
-from typing import Protocol, Self
+from pathlib import Path
+from typing import ClassVar, Protocol, Self
 
+from demix_lite.baselines.base import Baseline
+from demix_lite.baselines.ceiling import Ceiling, CeilingAllRows
+from demix_lite.baselines.composite import Composite
+from demix_lite.baselines.datalab import Datalab
+from demix_lite.baselines.dda_repair import DDARepair
+from demix_lite.baselines.ddc import DDC
+from demix_lite.baselines.influence_signals import (
+    AverageAbsoluteInfluence,
+    ClassGradient,
+    MarginalInfluence,
+    SelfInfluence,
+)
+from demix_lite.baselines.isolation_forest import IsolationForest
+from demix_lite.baselines.just_train_twice import JustTrainTwice
+from demix_lite.baselines.knn_shapley import KNNShapley
+from demix_lite.baselines.map_d import MapD
+from demix_lite.baselines.oracle import Oracle, Yardstick
+from demix_lite.baselines.random_guess import RandomGuess
 from demix_lite.baselines.summary_gbm import SummaryGBM
+from demix_lite.detector.environments import Environment
 from demix_lite.detector.runs import Run
-from demix_lite.detector.training import Environment
 from demix_lite.diagnosis import Diagnosis
 
 
-class Baseline(Protocol):
-    """What every baseline answers."""
+class Method(Protocol):
+    """What every method of the ledger answers."""
 
-    name: str
+    name: ClassVar[str]
 
     def fit(self, environments: list[Environment]) -> Self:
         """Learn from runs with known errors."""
@@ -26,7 +46,39 @@ class Baseline(Protocol):
         """Diagnose every row of a run."""
         ...
 
+    def save(self, path: Path) -> None:
+        """Keep what was learned."""
+        ...
 
-BASELINES: dict[str, type[Baseline]] = {method.name: method for method in (SummaryGBM,)}
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read what :meth:`save` kept."""
+        ...
 
-__all__ = ["BASELINES", "Baseline", "SummaryGBM"]
+
+BASELINES: dict[str, type[Baseline]] = {
+    method.name: method
+    for method in (
+        RandomGuess,
+        SelfInfluence,
+        AverageAbsoluteInfluence,
+        MarginalInfluence,
+        ClassGradient,
+        DDARepair,
+        MapD,
+        JustTrainTwice,
+        Composite,
+        DDC,
+        Datalab,
+        IsolationForest,
+        KNNShapley,
+    )
+}
+"""Baselines by name."""
+
+YARDSTICKS: dict[str, type[Yardstick]] = {
+    method.name: method for method in (Oracle, Ceiling, CeilingAllRows)
+}
+"""Methods that are told the true errors, by name."""
+
+__all__ = ["BASELINES", "YARDSTICKS", "Baseline", "Method", "SummaryGBM", "Yardstick"]

@@ -4,52 +4,52 @@ It says how much of the errors can be seen at all in the features and the label 
 far a method that never sees a true error could still go.
 """
 
+from typing import ClassVar
+
 import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
-from sklearn.model_selection import cross_val_predict
 
+from demix_lite.baselines.cross_fit import held_out
+from demix_lite.baselines.oracle import Yardstick
 from demix_lite.detector.runs import Run
-from demix_lite.diagnosis import Diagnosis, best_threshold
-from demix_lite.seeds import derive_seed
-
-ROWS = 2000
+from demix_lite.diagnosis import ERROR_TYPES, Diagnosis, best_threshold
 
 
-def ceiling(
-    run: Run, errors: np.ndarray, *, rows: int | None = ROWS
-) -> tuple[Diagnosis, np.ndarray]:
-    """Judge rows with cross-fitted trees that know their true errors.
+class Ceiling(Yardstick):
+    """Every row is judged by a random forest that knows the true errors of 2,000 other rows."""
 
-    Parameters
-    ----------
-    run : Run
-        The run.
-    errors : array
-        Its true errors, shape ``(N, 3)``.
-    rows : int, optional
-        Size of the sample judged by a random forest. None takes all rows and boosted trees, which
-        learn more from more rows: a higher ceiling.
+    name = "ceiling"
+    folds: ClassVar[int] = 5
+    most: ClassVar[int | None] = 2000
 
-    Returns
-    -------
-    Diagnosis, array
-        The verdicts and the positions of the judged rows.
-    """
-    seed = derive_seed("ceiling", len(run)) % 2**32
-    sample = np.random.default_rng(seed).permutation(len(run))[:rows]
-    features, truth = run.features[sample], errors[sample]
-    model: BaseEstimator = (
-        HistGradientBoostingClassifier(early_stopping=False, random_state=seed)
-        if rows is None
-        else RandomForestClassifier(200, min_samples_leaf=3, n_jobs=-1, random_state=seed)
-    )
-    folds = 3 if rows is None else 5
-    columns = [
-        cross_val_predict(model, features, known, cv=folds, method="predict_proba")[:, -1]
-        for known in truth.T
-    ]
-    probability = np.column_stack(columns)
-    thresholds = np.array([best_threshold(*pair) for pair in zip(truth.T, columns, strict=True)])
-    said = Diagnosis.from_probability(probability, thresholds, index=run.index[sample])
-    return said, sample
+    def predict(self, run: Run) -> Diagnosis:
+        """Flag at the threshold with the largest true F1."""
+        columns, categorical = run.columns()
+        model = self._model(categorical)
+        truth = self.known(run)[list(ERROR_TYPES)].to_numpy().astype(int)
+        probability = np.column_stack(
+            [
+                held_out(model, columns, known, classes=2, folds=self.folds, most=self.most)[:, 1]
+                for known in truth.T
+            ]
+        )
+        pairs = zip(truth.T, probability.T, strict=True)
+        thresholds = np.array([best_threshold(known, said) for known, said in pairs])
+        return Diagnosis.from_probability(probability, thresholds, index=run.index)
+
+    def _model(self, categorical: np.ndarray) -> BaseEstimator:
+        return RandomForestClassifier(100, min_samples_leaf=3, random_state=0)
+
+
+class CeilingAllRows(Ceiling):
+    """Every row is judged by boosted trees that know the true errors of two thirds of the rows."""
+
+    name = "ceiling_all_rows"
+    folds = 3
+    most = None
+
+    def _model(self, categorical: np.ndarray) -> BaseEstimator:
+        return HistGradientBoostingClassifier(
+            early_stopping=False, categorical_features=categorical, random_state=0
+        )

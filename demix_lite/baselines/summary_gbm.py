@@ -6,18 +6,19 @@ within its run. No set transformer, no intervention, no second pass: what a dete
 """
 
 from collections.abc import Sequence
-from typing import Self
+from pathlib import Path
+from typing import ClassVar, Self
 
+import joblib
 import numpy as np
 import torch
 from sklearn.ensemble import HistGradientBoostingClassifier
 from torch import Tensor
 
+from demix_lite.detector.environments import Environment
 from demix_lite.detector.runs import CHANNELS, Run
 from demix_lite.detector.second_pass import normal_ranks
-from demix_lite.detector.training import Environment
 from demix_lite.diagnosis import ERROR_TYPES, Diagnosis, expected_f1_threshold
-from demix_lite.seeds import generator
 
 QUANTILES = torch.linspace(0, 1, 9)
 AGREEMENT = CHANNELS.index("label_agreement")
@@ -53,9 +54,9 @@ class SummaryGBM:
         Rows taken from every training environment.
     """
 
-    name = "summary_gbm"
+    name: ClassVar[str] = "summary_gbm"
 
-    def __init__(self, rows: int = 1024):
+    def __init__(self, rows: int = 768):
         self.rows = rows
         self.models: list[HistGradientBoostingClassifier] = []
 
@@ -63,11 +64,9 @@ class SummaryGBM:
         """Fit on a sample of rows of every environment, ranked within their whole run."""
         inputs, truth = [], []
         for environment in environments:
-            run = environment.run
-            draw = generator("summary_gbm", environment.injection)
-            rows = draw.permutation(len(run))[: self.rows]
-            inputs.append(normal_ranks(summaries(run.vectors(torch.from_numpy(rows))).numpy()))
-            truth.append(environment.errors[rows])
+            vectors, errors = environment.sample(self.rows)
+            inputs.append(normal_ranks(summaries(vectors.float()).numpy()))
+            truth.append(errors.numpy())
         x, y = np.vstack(inputs), np.vstack(truth)
         self.models = [
             HistGradientBoostingClassifier(
@@ -76,6 +75,19 @@ class SummaryGBM:
             for kind in range(len(ERROR_TYPES))
         ]
         return self
+
+    def save(self, path: Path) -> None:
+        """Keep the fitted models in this machine's cache, beside ``path``."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        joblib.dump(self.models, path.with_suffix(".part"))
+        path.with_suffix(".part").replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read what :meth:`save` kept; trust only your own cache."""
+        method = cls()
+        method.models = joblib.load(path)
+        return method
 
     def predict(self, run: Run) -> Diagnosis:
         """Flag at the threshold with the largest expected F1, as the detector does."""

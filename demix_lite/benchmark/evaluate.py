@@ -47,4 +47,5 @@ def evaluate(
         if len(rows := torch.from_numpy(np.flatnonzero(number == code))) >= SMALLEST_GROUP
     }
     overall = task.metric(outputs, targets)
-    return Evaluation(overall, min(groups.values(), default=overall), groups)
+    worst = min if task.label.larger_is_better else max
+    return Evaluation(overall, worst(groups.values(), default=overall), groups)

@@ -1,10 +1,13 @@
 """The ledger: one line per finished run, with everything needed to believe or repeat it."""
 
 import csv
+import hashlib
 import os
 import platform
 import shutil
 import subprocess
+import tempfile
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ from typing import Any
 import pandas as pd
 import psutil
 import torch
+from filelock import FileLock
 
 from demix_lite.diagnosis import ERROR_TYPES
 from demix_lite.errors import DemixError
@@ -25,9 +29,10 @@ COLUMNS = (
     "rule",
     "train_rows",
     "validation",
-    *(f"f1_{kind}" for kind in (*ERROR_TYPES, "macro")),
-    *(f"ap_{kind}" for kind in ERROR_TYPES),
+    *(f"f1_{kind}" for kind in (*ERROR_TYPES, "macro", "any")),
+    *(f"ap_{kind}" for kind in (*ERROR_TYPES, "any")),
     "metric_name",
+    "metric_better",
     *(f"metric_{variant}" for variant in VARIANTS),
     *(f"worst_group_{variant}" for variant in VARIANTS),
     *(f"seconds_{stage}" for stage in STAGES),
@@ -42,25 +47,61 @@ COLUMNS = (
 
 
 def append_row(path: Path, row: dict[str, Any]) -> None:
-    """Append one finished run; a line is written whole or not at all.
+    """Append one finished run to a ledger."""
+    append_rows(path, [row])
+
+
+def append_rows(
+    path: Path, rows: Sequence[dict[str, Any]], columns: Sequence[str] = COLUMNS
+) -> None:
+    """Append finished rows, all of them or none; several processes may append to the same file.
+
+    Parameters
+    ----------
+    path : path
+        A ledger.
+    rows : sequence of dict
+        Value of every column; further keys are left out.
+    columns : sequence of str
+        Columns of the file; those of the ledger by default.
 
     Raises
     ------
     DemixError
-        If the row lacks a column or the file has other columns.
+        If a row lacks a column or the file has other columns.
     """
-    missing = [column for column in COLUMNS if column not in row]
+    missing = sorted({column for row in rows for column in columns if column not in row})
     if missing:
         raise DemixError(f"the result lacks the ledger column(s) {', '.join(missing)}.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = path.read_text(encoding="utf-8") if path.exists() else ",".join(COLUMNS) + "\n"
-    if lines.splitlines()[0] != ",".join(COLUMNS):
-        raise DemixError(f"{path} has other columns than this version of demix_lite writes.")
-    partial = path.with_suffix(".part")
-    with partial.open("w", encoding="utf-8", newline="") as file:
-        file.write(lines)
-        csv.writer(file, lineterminator="\n").writerow([row[column] for column in COLUMNS])
-    os.replace(partial, path)
+    header = ",".join(columns)
+    with FileLock(lock_of(path)):
+        check_columns(path, columns)
+        lines = path.read_text(encoding="utf-8") if path.exists() else header + "\n"
+        partial = path.with_suffix(".part")
+        with partial.open("w", encoding="utf-8", newline="") as file:
+            file.write(lines)
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerows([row[column] for column in columns] for row in rows)
+        os.replace(partial, path)
+
+
+def check_columns(path: Path, columns: Sequence[str] = COLUMNS) -> None:
+    """Raise :class:`DemixError` if a ledger that is there has other columns."""
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8") as file:
+        if file.readline().rstrip("\n") != ",".join(columns):
+            raise DemixError(
+                f"{path} has other columns than this version of demix_lite writes; "
+                "move it away or name another file."
+            )
+
+
+def lock_of(path: Path) -> str:
+    """Return the name of the file that locks a ledger, out of the way in the temporary folder."""
+    name = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
+    return str(Path(tempfile.gettempdir()) / f"demix_lite-{name}.lock")
 
 
 def read_ledger(path: Path) -> pd.DataFrame:

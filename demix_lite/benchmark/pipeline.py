@@ -11,7 +11,7 @@ import pandas as pd
 from torch import Tensor
 
 from demix_lite.benchmark.evaluate import Evaluation, evaluate
-from demix_lite.benchmark.ledger import STAGES, peak_megabytes, provenance
+from demix_lite.benchmark.ledger import COLUMNS, STAGES, peak_megabytes, provenance
 from demix_lite.detector import ErrorDetector, Run, open_run
 from demix_lite.diagnosis import Diagnosis, certain, score
 from demix_lite.injection import Injection, check_clean_ratio, inject
@@ -21,14 +21,55 @@ from demix_lite.seeds import derive_seed
 from demix_lite.tasks import get_task
 from demix_lite.tasks.base import Encoder, Splits, Task, seeded_model
 
+STEPS = (
+    *("load", "inject", "fit", "influence", "refit", "evaluate"),
+    *("detect", "repair", "refit", "evaluate"),
+)
+"""Stages in the order in which they are announced."""
+
 
 @dataclass(frozen=True)
-class Outcome:
-    """Everything a run produced; ``row`` is its line of the ledger.
+class Prepared:
+    """A run up to the influence vectors, and the models that no method changes.
 
     Attributes
     ----------
-    injection, run, diagnosis, repaired
+    injection, trained, run
+        Results of the stages.
+    train : callable
+        Trains the task model on other rows and weights of this run, with the same seed.
+    evaluations : dict
+        ``dirty``, ``oracle`` and ``clean`` to :class:`Evaluation`.
+    facts : dict
+        What the ledger says of the run, whatever the method.
+    seconds : dict
+        Seconds per stage so far.
+    """
+
+    task: Task
+    splits: Splits
+    injection: Injection
+    trained: Trained
+    run: Run
+    train: "TrainFn"
+    evaluations: dict[str, Evaluation]
+    facts: dict[str, Any]
+    seconds: dict[str, float]
+    device: str | None
+
+
+TrainFn = Callable[[pd.DataFrame, Tensor | None], tuple[Trained, Encoder]]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Everything a method made of a run; ``row`` is its line of the ledger.
+
+    Attributes
+    ----------
+    prepared : Prepared
+        The run that was judged.
+    diagnosis, repaired
         Results of the stages.
     evaluations : dict
         ``dirty``, ``repaired``, ``oracle`` and ``clean`` to :class:`Evaluation`.
@@ -36,16 +77,41 @@ class Outcome:
         The ledger's columns.
     """
 
-    task: Task
-    splits: Splits
-    injection: Injection
-    trained: Trained
-    encoder: Encoder
-    run: Run
+    prepared: Prepared
     diagnosis: Diagnosis
     repaired: Repaired
     evaluations: dict[str, Evaluation]
     row: dict[str, Any]
+
+    @property
+    def task(self) -> Task:
+        """The task."""
+        return self.prepared.task
+
+    @property
+    def splits(self) -> Splits:
+        """Clean rows."""
+        return self.prepared.splits
+
+    @property
+    def injection(self) -> Injection:
+        """The errors that were put in."""
+        return self.prepared.injection
+
+    @property
+    def trained(self) -> Trained:
+        """The model trained on the dirty rows."""
+        return self.prepared.trained
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder fitted on the dirty rows."""
+        return self.prepared.run.encoder
+
+    @property
+    def run(self) -> Run:
+        """The run as a detector sees it."""
+        return self.prepared.run
 
 
 class Detector(Protocol):
@@ -73,7 +139,46 @@ class _Clock:
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
+def _silent(stage: str) -> None:
+    """Say nothing."""
+
+
 def run_pipeline(
+    task_name: str,
+    *,
+    detector: Detector | None = None,
+    announce: Callable[[str], None] = _silent,
+    **settings: Any,
+) -> Outcome:
+    """Run the whole line once and judge it.
+
+    Parameters
+    ----------
+    task_name : str
+        A registered task.
+    detector : ErrorDetector or baseline, optional
+        Whatever diagnoses a run; the weights shipped for the task's family by default.
+    announce : callable
+        Called with the name of each stage as it begins.
+    **settings
+        Source, clean ratio, architecture, seed and so on: those of :func:`prepare`.
+
+    Returns
+    -------
+    Outcome
+
+    Raises
+    ------
+    DemixError
+        Unknown task, architecture or rule, a ratio outside (0, 1], missing data or device.
+    """
+    family = get_task(task_name).family
+    prepared = prepare(task_name, announce=announce, **settings)
+    detector = detector or ErrorDetector.shipped(family)
+    return judge(prepared, detector, announce=announce)
+
+
+def prepare(
     task_name: str,
     *,
     source: str = "twin",
@@ -81,15 +186,15 @@ def run_pipeline(
     architecture: str = "mlp1",
     seed: int = 0,
     rows: int | None = None,
+    train_rows: int | None = None,
     validation: int = 256,
     rule: str | None = None,
     co_occurring: bool = False,
-    detector: Detector | None = None,
     device: str | None = None,
     home: Path | None = None,
-    announce: Callable[[str], None] = lambda stage: None,
-) -> Outcome:
-    """Run the whole line once and judge it.
+    announce: Callable[[str], None] = _silent,
+) -> Prepared:
+    """Inject errors, train on them, open the run, and train what methods are compared with.
 
     Parameters
     ----------
@@ -105,56 +210,50 @@ def run_pipeline(
         Repeat; names the errors, the weights and the batches.
     rows : int, optional
         Use only so many rows of the table.
+    train_rows : int, optional
+        Train on at most so many rows, drawn by the seed; the test rows stay all.
     validation : int
         Validation samples per influence vector (M).
     rule : str, optional
         The spurious rule; drawn by the seed by default.
     co_occurring : bool
         Let label and feature errors meet in one row.
-    detector : ErrorDetector or baseline, optional
-        Whatever diagnoses a run; the weights shipped for the task by default.
     device : str, optional
         ``"cpu"`` (default) or ``"cuda"``.
     home : path, optional
         Folder of the prepared tables.
     announce : callable
         Called with the name of each stage as it begins.
-
-    Returns
-    -------
-    Outcome
-
-    Raises
-    ------
-    DemixError
-        Unknown task, architecture or rule, a ratio outside (0, 1], missing data or device.
     """
     task = get_task(task_name)
     task.check_architecture(architecture)
     check_clean_ratio(clean_ratio)
     resolve_device(device)
     clock = _Clock(announce)
-    detector = detector or ErrorDetector.shipped(task.name)
     fit_seed = derive_seed(task.name, "fit", architecture, seed)
 
-    def train(frame: pd.DataFrame, encoder: Encoder, weights: Tensor | None = None) -> Trained:
+    def train(frame: pd.DataFrame, weights: Tensor | None = None) -> tuple[Trained, Encoder]:
+        encoder = task.encoder(frame)
         model = seeded_model(task, architecture, encoder, fit_seed)
         samples = encoder.transform(frame, task.target)
-        return fit(model, task.loss, *samples, weights=weights, seed=fit_seed, device=device)
+        done = fit(model, task.loss, *samples, weights=weights, seed=fit_seed, device=device)
+        return done, encoder
 
     with clock.stage("load"):
         splits = task.load(source, rows=rows, home=home)
+        if train_rows is not None:
+            splits = splits.sample(train_rows, seed=seed)
     with clock.stage("inject"):
         injection = inject(
             task, splits, clean_ratio, seed=seed, rule=rule, co_occurring=co_occurring
         )
     dirty = injection.train.frame
     with clock.stage("fit"):
-        encoder = task.encoder(dirty)
-        trained = train(dirty, encoder)
+        trained, encoder = train(dirty)
     with clock.stage("influence"):
         run = open_run(
             task,
+            architecture,
             encoder,
             trained,
             dirty,
@@ -163,60 +262,82 @@ def run_pipeline(
             seed=seed,
             device=device,
         )
-    with clock.stage("detect"):
-        diagnosis = detector.predict(run)
-    with clock.stage("repair"):
-        outputs = predict(trained.model, run.samples[0])
-        mended = {
-            name: repair(task, dirty, said, outputs, encoder)
-            for name, said in (
-                ("repaired", diagnosis),
-                ("oracle", certain(injection.train.errors)),
-            )
-        }
-    frames: dict[str, tuple[pd.DataFrame, Tensor | None]] = {
-        name: (fixed.samples, fixed.weights) for name, fixed in mended.items()
-    }
-    frames["clean"] = (splits.train, None)
-    models = {"dirty": (trained, encoder)}
     with clock.stage("refit"):
-        for name, (frame, weights) in frames.items():
-            own_encoder = task.encoder(frame)
-            models[name] = (train(frame, own_encoder, weights), own_encoder)
+        known = repair(task, dirty, certain(injection.train.errors), model_outputs(run))
+        models = {
+            "dirty": (trained, encoder),
+            "oracle": train(known.samples, known.weights),
+            "clean": train(splits.train),
+        }
     with clock.stage("evaluate"):
         evaluations = {
             name: evaluate(task, fitted.model, own, splits.test, injection.rule)
             for name, (fitted, own) in models.items()
         }
-    row = {
+    facts = {
         "task": task.name,
-        "method": detector.name,
         "architecture": architecture,
         "clean_ratio": clean_ratio,
         "seed": seed,
-        "protocol": "in-task",
         "source": source,
         "rule": injection.rule.name,
         "train_rows": len(dirty),
         "validation": run.sources[0].valid_count,
-        **score(diagnosis, injection.train.errors),
         "metric_name": task.metric_name,
+        "metric_better": "higher" if task.label.larger_is_better else "lower",
+        "data_sha256": splits.card.sha256,
+    }
+    return Prepared(
+        task, splits, injection, trained, run, train, evaluations, facts, clock.seconds, device
+    )
+
+
+def judge(
+    prepared: Prepared,
+    method: Detector,
+    *,
+    protocol: str = "unified",
+    announce: Callable[[str], None] = _silent,
+) -> Outcome:
+    """Let a method diagnose a run, repair what it found, train again and judge the model.
+
+    Parameters
+    ----------
+    prepared : Prepared
+        The run.
+    method : ErrorDetector or baseline
+        Whatever diagnoses it.
+    protocol : str
+        What the method learned from; goes into the ledger.
+    announce : callable
+        Called with the name of each stage as it begins.
+    """
+    task, injection = prepared.task, prepared.injection
+    clock = _Clock(announce, dict(prepared.seconds))
+    with clock.stage("detect"):
+        diagnosis = method.predict(prepared.run)
+    with clock.stage("repair"):
+        mended = repair(task, injection.train.frame, diagnosis, model_outputs(prepared.run))
+    with clock.stage("refit"):
+        fitted, encoder = prepared.train(mended.samples, mended.weights)
+    with clock.stage("evaluate"):
+        after = evaluate(task, fitted.model, encoder, prepared.splits.test, injection.rule)
+    evaluations = prepared.evaluations | {"repaired": after}
+    row = {
+        **prepared.facts,
+        "method": method.name,
+        "protocol": protocol,
+        **score(diagnosis, injection.train.errors),
         **{f"metric_{name}": done.metric for name, done in evaluations.items()},
         **{f"worst_group_{name}": done.worst_group for name, done in evaluations.items()},
         **{f"seconds_{stage}": clock.seconds[stage] for stage in STAGES},
-        "peak_mb": peak_megabytes(device),
-        **provenance(device),
-        "data_sha256": splits.card.sha256,
+        "peak_mb": peak_megabytes(prepared.device),
+        **provenance(prepared.device),
     }
-    return Outcome(
-        task,
-        splits,
-        injection,
-        trained,
-        encoder,
-        run,
-        diagnosis,
-        mended["repaired"],
-        evaluations,
-        row,
-    )
+    ordered = {column: row[column] for column in COLUMNS}
+    return Outcome(prepared, diagnosis, mended, evaluations, ordered)
+
+
+def model_outputs(run: Run) -> Tensor:
+    """Return the dirty model's outputs for the training rows."""
+    return predict(run.trained.model, run.samples[0])

@@ -1,8 +1,9 @@
 """The detector: a set classifier over influence vectors."""
 
 from demix_lite.detector.classifier import DetectorSettings, ErrorDetector
+from demix_lite.detector.environments import Environment, make_environment, training_environments
 from demix_lite.detector.runs import CHANNELS, Run, open_run
-from demix_lite.detector.training import Environment, TrainingSettings, make_environment
+from demix_lite.detector.training import TrainingSettings
 
 __all__ = [
     "CHANNELS",
@@ -13,4 +14,5 @@ __all__ = [
     "TrainingSettings",
     "make_environment",
     "open_run",
+    "training_environments",
 ]

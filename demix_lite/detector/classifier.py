@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from demix_lite.detector.runs import CHANNELS, Run
-from demix_lite.detector.second_pass import consensus, normal_ranks
-from demix_lite.detector.training import (
-    Environment,
-    FirstPass,
-    TrainingSettings,
-    relative,
-    train_first_pass,
-)
+from demix_lite.detector.environments import Environment
+from demix_lite.detector.runs import CHANNELS, RelativeScale, Run
+from demix_lite.detector.second_pass import SUPPORTS, consensus, label_support, normal_ranks
+from demix_lite.detector.set_transformer import Pooling
+from demix_lite.detector.training import FirstPass, TrainingSettings, train_first_pass
 from demix_lite.diagnosis import ERROR_TYPES, Diagnosis, expected_f1_threshold
 from demix_lite.errors import DemixError
 from demix_lite.seeds import derive_seed
@@ -31,6 +27,10 @@ from demix_lite.seeds import derive_seed
 SHIPPED = Path(__file__).parent / "weights"
 BLOCK = 128
 SECOND_EPOCHS = 8
+MOST_SECOND, MOST_HELD = 24, 12
+"""Whole runs judged for the second pass and for calibration, at most."""
+
+POOLED_RUNS, POOLED_ROWS = 32, 32
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,14 @@ class DetectorSettings:
 
     Attributes
     ----------
+    name : str
+        Name in the ledger.
+    channels : tuple of str
+        The channels it looks at.
+    relative : bool
+        Whether values are relative to their own run, and not to all training runs together.
+    pooling : str
+        How the set is pooled.
     width : int
         Width of the set transformer.
     rounds : int
@@ -47,6 +55,10 @@ class DetectorSettings:
         Settings of the first pass.
     """
 
+    name: str = "demix_lite"
+    channels: tuple[str, ...] = CHANNELS
+    relative: bool = True
+    pooling: Pooling = "attention"
     width: int = 64
     rounds: int = 2
     training: TrainingSettings = field(default_factory=TrainingSettings)
@@ -84,18 +96,20 @@ class ErrorDetector:
     of its run. Judge the rows of one training set together.
     """
 
-    name = "demix_lite"
-
     def __init__(self, settings: DetectorSettings | None = None):
         self.settings = settings or DetectorSettings()
+        self.name = self.settings.name
         width = self.settings.width
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.settings.training.seed)
-            self.first = FirstPass(len(CHANNELS), CHANNELS.index("label_agreement"), width)
+            self.first = FirstPass(
+                self.settings.channels, width, self.settings.pooling, self.settings.relative
+            )
             self.rounds = nn.ModuleList(
-                SecondPass(2 * width, 12) for _ in range(self.settings.rounds)
+                SecondPass(2 * width, 12 + SUPPORTS) for _ in range(self.settings.rounds)
             )
         self.calibration = np.tile([1.0, 0.0], (3, 1))
+        self.pooled_scale: RelativeScale | None = None
         self.facts: dict[str, Any] = {}
 
     def fit(
@@ -124,10 +138,14 @@ class ErrorDetector:
         DemixError
             If there are too few injections.
         """
+        if not self.settings.relative:
+            self.pooled_scale = _pooled_scale(environments)
+            environments = [replace(e, run=self._seen(e.run), _samples={}) for e in environments]
         first, second, held = _split(environments)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.settings.training.seed)
             train_first_pass(self.first, first, self.settings.training, progress=progress)
+            torch.manual_seed(self.settings.training.seed + 1)
             self._train_rounds(second, progress=progress)
         logits = [self._logits(e.run) for e in _bar(held, progress)]
         truth = np.concatenate([e.errors for e in held])
@@ -158,7 +176,10 @@ class ErrorDetector:
         """Write ``PATH.safetensors`` and ``PATH.json``."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(_state(self.first, self.rounds), path.with_suffix(".safetensors"))
+        tensors = _state(self.first, self.rounds)
+        if self.pooled_scale is not None:
+            tensors |= {f"scale.{k}": v for k, v in vars(self.pooled_scale).items()}
+        save_file(tensors, path.with_suffix(".safetensors"))
         about = {
             "format": 1,
             "channels": CHANNELS,
@@ -175,7 +196,7 @@ class ErrorDetector:
         Raises
         ------
         DemixError
-            If a file is missing or was written for other channels.
+            If a file is missing or was written by another version.
         """
         path = Path(path)
         try:
@@ -189,8 +210,17 @@ class ErrorDetector:
                 "train it again with: demix-lite train-detector."
             )
         settings = about["settings"]
-        training = TrainingSettings(**settings.pop("training"))
-        detector = cls(DetectorSettings(**settings, training=training))
+        try:
+            training = TrainingSettings(**settings.pop("training"))
+            channels = tuple(settings.pop("channels"))
+            detector = cls(DetectorSettings(channels=channels, **settings, training=training))
+        except (KeyError, TypeError) as error:
+            raise DemixError(
+                f"the detector at {path} has other settings than this version of demix_lite; "
+                "train it again with: demix-lite train-detector."
+            ) from error
+        if "scale.grid" in tensors:
+            detector.pooled_scale = RelativeScale.of(tensors["scale.grid"], tensors["scale.scores"])
         for part, network in (("first", detector.first), ("rounds", detector.rounds)):
             prefix = f"{part}."
             network.load_state_dict(
@@ -207,7 +237,7 @@ class ErrorDetector:
 
         Examples
         --------
-        >>> ErrorDetector.shipped("adult").calibration.shape
+        >>> ErrorDetector.shipped("tabular").calibration.shape
         (3, 2)
         """
         return cls.load(SHIPPED / name)
@@ -216,9 +246,12 @@ class ErrorDetector:
     def _first_pass(self, run: Run, *, progress: bool) -> tuple[Tensor, Tensor]:
         """Return hidden features and logits of every row."""
         self.first.eval()
-        blocks = run.blocks(size=BLOCK, progress=progress)
-        embedding = torch.cat([self.first.encoder(block) for block in blocks])
-        return self.first.judge(relative(embedding))
+        blocks = self._seen(run).blocks(size=BLOCK, progress=progress)
+        return self.first.judge(torch.cat([self.first.embed(block) for block in blocks]))
+
+    def _seen(self, run: Run) -> Run:
+        """Return the run with its values relative to what this detector compares with."""
+        return run if self.pooled_scale is None else replace(run, scale=self.pooled_scale)
 
     @torch.no_grad()
     def _logits(self, run: Run, *, progress: bool = False) -> np.ndarray:
@@ -250,10 +283,20 @@ class ErrorDetector:
 def _evidence(run: Run, hidden: Tensor, logits: Tensor) -> Tensor:
     """Join a row's features and verdicts with the consensus of its run."""
     verdicts = expit(logits.numpy().astype(float))
-    agreed = consensus(run.features, verdicts, seed=derive_seed("consensus", len(run)))
+    columns, categorical = run.columns()
+    seed = derive_seed("consensus", len(run))
+    agreed = consensus(columns, verdicts, categorical=categorical, seed=seed)
+    label = run.task.label
+    support = label_support(
+        columns,
+        1 - verdicts[:, 0],
+        classes=label.outputs if categorical[-1] else 0,
+        categorical=categorical,
+        seed=seed,
+    )
     consensus_logits = logit(agreed.clip(1e-4, 1 - 1e-4))
     ranks = [normal_ranks(verdicts), normal_ranks(agreed)]
-    extra = np.hstack([logits.numpy(), consensus_logits, *ranks])
+    extra = np.hstack([logits.numpy(), consensus_logits, *ranks, support])
     return torch.cat([hidden, torch.from_numpy(extra).float()], dim=1)
 
 
@@ -280,17 +323,39 @@ def _train_second_pass(
 def _split(
     environments: Sequence[Environment],
 ) -> tuple[list[Environment], list[Environment], list[Environment]]:
-    names = list(dict.fromkeys(e.injection for e in environments))
-    if len(names) < 8:
-        raise DemixError(f"training a detector needs at least 8 injections, not {len(names)}.")
-    one, two = round(0.6 * len(names)), round(0.88 * len(names))
-    first = [e for e in environments if e.injection in set(names[:one])]
-    # Later parts judge whole runs, so one architecture per injection, in turn, is enough.
-    single = []
-    for turn, name in enumerate(names[one:]):
-        group = [e for e in environments if e.injection == name]
-        single.append(group[turn % len(group)])
-    return first, single[: two - one], single[two - one :]
+    """Divide injections 60 : 28 : 12 within every task; later parts take one run an injection."""
+    names: dict[str, list[str]] = {}
+    for e in environments:
+        known = names.setdefault(e.run.task.name, [])
+        if e.injection not in known:
+            known.append(e.injection)
+    few = min(map(len, names.values()), default=0)
+    if few < 8:
+        raise DemixError(f"training a detector needs at least 8 injections a task, not {few}.")
+    parts: tuple[list[Environment], ...] = ([], [], [])
+    for task_names in names.values():
+        one, two = round(0.6 * len(task_names)), round(0.88 * len(task_names))
+        parts[0].extend(e for e in environments if e.injection in set(task_names[:one]))
+        # Later parts judge whole runs, so one architecture per injection, in turn, is enough.
+        for turn, name in enumerate(task_names[one:]):
+            group = [e for e in environments if e.injection == name]
+            parts[1 if turn < two - one else 2].append(group[turn % len(group)])
+    return parts[0], _thinned(parts[1], MOST_SECOND), _thinned(parts[2], MOST_HELD)
+
+
+def _thinned(environments: list[Environment], most: int) -> list[Environment]:
+    """Keep at most so many environments, spread evenly over all of them."""
+    if len(environments) <= most:
+        return environments
+    return [
+        environments[i] for i in np.linspace(0, len(environments) - 1, most).round().astype(int)
+    ]
+
+
+def _pooled_scale(environments: Sequence[Environment]) -> RelativeScale:
+    """Return a scale fitted on rows of all training runs together."""
+    runs = environments[:: max(1, len(environments) // POOLED_RUNS)]
+    return RelativeScale(torch.cat([e.run.raw_vectors(POOLED_ROWS) for e in runs]))
 
 
 def _calibrate(logits: np.ndarray, truth: np.ndarray) -> np.ndarray:

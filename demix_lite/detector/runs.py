@@ -70,6 +70,13 @@ class RelativeScale:
         self.grid = values[:, steps].contiguous()
         self.scores = torch.stack([_normal_scores(row) for row in self.grid])
 
+    @classmethod
+    def of(cls, grid: Tensor, scores: Tensor) -> "RelativeScale":
+        """Return a scale that was fitted before."""
+        scale = cls.__new__(cls)
+        scale.grid, scale.scores = grid, scores
+        return scale
+
     def __call__(self, vectors: Tensor) -> Tensor:
         """Return the scores of vectors ``(n, C, M)``, about standard normal per channel."""
         values = vectors.transpose(0, 1).float()
@@ -90,40 +97,63 @@ def _normal_scores(grid: Tensor) -> Tensor:
 class Run:
     """One dirty training set seen through one trained model.
 
+    This is all that a detector or a baseline may look at.
+
     Attributes
     ----------
+    task, architecture
+        The task and the name of its model's architecture.
+    encoder, trained
+        The encoder and the model, both fitted on ``train``.
+    train, valid : DataFrame
+        Training and validation rows as the user has them, errors included.
     samples : tuple
-        Encoded training inputs and targets, errors included.
+        Encoded training inputs and targets.
     sources : tuple of InfluenceSource
         The trained and the early model against the validation samples.
     scale : RelativeScale
         Makes the channels relative to this run.
-    index : Index
-        Row labels of the training frame.
     valid_index : Index
         Row labels of the M validation samples, in the order of the vectors.
     """
 
+    task: Task
+    architecture: str
+    encoder: Encoder
+    trained: Trained
+    train: pd.DataFrame
+    valid: pd.DataFrame
     samples: Samples
     sources: tuple[InfluenceSource, InfluenceSource]
     scale: RelativeScale
-    index: pd.Index
     valid_index: pd.Index
+
+    @property
+    def index(self) -> pd.Index:
+        """Row labels of the training frame."""
+        return self.train.index
 
     def __len__(self) -> int:
         """Return the number of training rows."""
         return len(self.samples[1])
 
-    @property
-    def features(self) -> np.ndarray:
-        """Encoded inputs and target of every row, for the second pass, shape ``(N, width)``."""
-        inputs, targets = self.samples
-        flat = self.sources[0].features(inputs)
-        return np.column_stack([flat.cpu().numpy(), targets.cpu().numpy()])
+    def columns(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return features and target of every row for models of trees, and which are categories.
+
+        The values have shape ``(N, d + 1)``, the target last.
+        """
+        values, categorical = self.encoder.columns(self.train)
+        targets = self.samples[1]
+        together = np.column_stack([values, targets.cpu().numpy()])
+        return together, np.append(categorical, not targets.is_floating_point())
 
     def vectors(self, rows: Tensor) -> Tensor:
         """Return the relative vectors of some rows, shape ``(len(rows), C, M)``."""
         return self.scale(_raw_vectors(self.sources, take(self.samples, rows)))
+
+    def raw_vectors(self, rows: int) -> Tensor:
+        """Return the vectors of the first rows as they are, not relative to anything."""
+        return _raw_vectors(self.sources, take(self.samples, torch.arange(min(rows, len(self)))))
 
     def blocks(self, *, size: int = 512, progress: bool = False) -> Iterator[Tensor]:
         """Yield the relative vectors of all rows, block by block, in order."""
@@ -138,6 +168,7 @@ def _raw_vectors(sources: tuple[InfluenceSource, InfluenceSource], samples: Samp
 
 def open_run(
     task: Task,
+    architecture: str,
     encoder: Encoder,
     trained: Trained,
     train: pd.DataFrame,
@@ -151,8 +182,10 @@ def open_run(
 
     Parameters
     ----------
-    task, encoder, trained
-        The task, its encoder fitted on ``train`` and the model trained on ``train``.
+    task, architecture
+        The task and the name of its model's architecture.
+    encoder, trained
+        The encoder and the model, both fitted on ``train``.
     train, valid : DataFrame
         Training and validation rows as the user has them, errors included.
     validation : int
@@ -184,4 +217,15 @@ def open_run(
     sources = (source(trained.model, FINAL_CHANNELS), source(trained.early, EARLY_CHANNELS))
     reference = torch.randperm(count(samples[0]), generator=draw)[:REFERENCE_ROWS]
     scale = RelativeScale(_raw_vectors(sources, take(samples, reference)))
-    return Run(samples, sources, scale, train.index, valid.index[chosen.numpy()])
+    return Run(
+        task=task,
+        architecture=architecture,
+        encoder=encoder,
+        trained=trained,
+        train=train,
+        valid=valid,
+        samples=samples,
+        sources=sources,
+        scale=scale,
+        valid_index=valid.index[chosen.numpy()],
+    )

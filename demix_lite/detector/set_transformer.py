@@ -1,5 +1,7 @@
 """A set transformer: reads the elements of an influence vector in any order and any number."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -32,6 +34,25 @@ class AttentionBlock(nn.Module):
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
 
+Pooling = Literal["attention", "isab", "mean", "moments"]
+"""How a set is pooled: by learned queries, the same after two induced attention blocks (as in the
+paper), by the mean of its elements (deep sets), or by the plain moments of its channels alone."""
+
+
+class InducedBlock(nn.Module):
+    """Elements look at each other through a few inducing points (ISAB of Lee et al., 2019)."""
+
+    def __init__(self, width: int, heads: int, points: int = 32):
+        super().__init__()
+        self.points = nn.Parameter(torch.randn(1, points, width) / width**0.5)
+        self.gather, self.spread = AttentionBlock(width, heads), AttentionBlock(width, heads)
+
+    def forward(self, elements: Tensor) -> Tensor:
+        """Map elements ``(B, M, width)`` to the same shape."""
+        seen = self.gather(self.points.expand(len(elements), -1, -1), elements)
+        return self.spread(elements, seen)
+
+
 class SetTransformer(nn.Module):
     """Embed influence vectors ``(B, C, M)`` as ``(B, embedding)``, whatever the order of the M.
 
@@ -47,6 +68,8 @@ class SetTransformer(nn.Module):
         Index of the label-agreement channel.
     width, heads, pools : int
         Width, attention heads and pooling queries.
+    pooling : str
+        ``"attention"``; ``"isab"``, ``"mean"`` and ``"moments"`` are there to compare with.
 
     Examples
     --------
@@ -64,26 +87,42 @@ class SetTransformer(nn.Module):
         width: int = 64,
         heads: int = 4,
         pools: int = 8,
+        pooling: Pooling = "attention",
         dropout: float = 0.1,
     ):
         super().__init__()
         self.agreement = agreement
+        self.pooling = pooling
         self.element = nn.Sequential(
             nn.Linear(channels, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()
         )
-        self.pools = nn.Parameter(torch.randn(1, pools, width) / width**0.5)
-        self.pool = AttentionBlock(width, heads)
-        self.exchange = AttentionBlock(width, heads)
+        if pooling == "isab":
+            self.element.extend(InducedBlock(width, heads) for _ in range(2))
+        if pooling in ("attention", "isab"):
+            self.pools = nn.Parameter(torch.randn(1, pools, width) / width**0.5)
+            self.pool = AttentionBlock(width, heads)
+            self.exchange = AttentionBlock(width, heads)
         self.dropout = nn.Dropout(dropout)
-        self.embedding = pools * width + 3 * channels
+        pooled = {"attention": pools * width, "isab": pools * width, "mean": width, "moments": 0}
+        self.embedding = pooled[pooling] + 3 * channels
 
     def forward(self, vectors: Tensor) -> Tensor:
         """Return the embedding, shape ``(B, embedding)``."""
+        moments = _moments(vectors, self.agreement)
+        if self.pooling == "moments":
+            return moments
         elements = self.element(vectors.transpose(1, 2))
-        pooled = self.pool(self.pools.expand(len(vectors), -1, -1), elements)
-        pooled = self.exchange(pooled, pooled).flatten(1)
-        same = (vectors[:, self.agreement] > 0).to(vectors.dtype)
-        share = same.sum(-1, keepdim=True).clamp(min=1.0)
-        among_same = torch.einsum("bcm,bm->bc", vectors, same) / share
-        moments = [vectors.mean(-1), vectors.std(-1, correction=0), among_same]
-        return torch.cat([self.dropout(pooled), *moments], dim=1)
+        if self.pooling == "mean":
+            pooled = elements.mean(1)
+        else:
+            pooled = self.pool(self.pools.expand(len(vectors), -1, -1), elements)
+            pooled = self.exchange(pooled, pooled).flatten(1)
+        return torch.cat([self.dropout(pooled), moments], dim=1)
+
+
+def _moments(vectors: Tensor, agreement: int) -> Tensor:
+    """Return mean, deviation and mean over samples of the same label, shape ``(B, 3 C)``."""
+    same = (vectors[:, agreement] > 0).to(vectors.dtype)
+    share = same.sum(-1, keepdim=True).clamp(min=1.0)
+    among_same = torch.einsum("bcm,bm->bc", vectors, same) / share
+    return torch.cat([vectors.mean(-1), vectors.std(-1, correction=0), among_same], dim=1)

@@ -84,6 +84,7 @@ def fit(
     weight_decay: float = 1e-4,
     seed: int = 0,
     device: str | torch.device | None = None,
+    after_epoch: Callable[[nn.Module], None] | None = None,
     progress: bool = False,
 ) -> Trained:
     """Train ``model`` with AdamW on the weighted mean of the per-sample losses.
@@ -100,6 +101,8 @@ def fit(
         Non-negative weight of every sample; one by default.
     seed : int
         Fixes the order of the batches.
+    after_epoch : callable, optional
+        Called with the model, in evaluation mode, after every epoch.
 
     Returns
     -------
@@ -138,6 +141,9 @@ def fit(
         losses.append(total / n)
         if epoch == 0:
             early = copy.deepcopy(model)
+        if after_epoch:
+            after_epoch(model.eval())
+            model.train()
     return Trained(model.eval(), early.eval(), losses)
 
 

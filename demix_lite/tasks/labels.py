@@ -95,7 +95,7 @@ class Classes(Label):
 
     def codes(self, labels: pd.Series) -> np.ndarray:
         """Return class numbers; -1 for what is not a class."""
-        return pd.Categorical(labels, categories=list(self.names)).codes.astype(np.int64)
+        return pd.Index(self.names).get_indexer(labels.astype(object)).astype(np.int64)
 
     def encode(self, labels: pd.Series) -> Tensor:
         """Return class numbers, shape ``(n,)``."""

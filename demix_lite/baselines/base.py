@@ -1,0 +1,154 @@
+"""One contract for all baselines: a score per row, mapped to error types as well as can be.
+
+A baseline gives every row one score, or one per error type; larger means more suspicious. What a
+score means is learned on training environments, the same for every baseline: within its run a
+score becomes a rank, and the share of each error at each rank is the probability. This is the best
+fixed mapping from the score to the names of the errors, and no baseline suffers from a threshold.
+"""
+
+import itertools
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import pandas as pd
+from scipy.stats import rankdata
+
+from demix_lite.detector.environments import Environment
+from demix_lite.detector.runs import Run
+from demix_lite.diagnosis import ERROR_TYPES, Diagnosis, expected_f1_threshold, score
+from demix_lite.errors import DemixError
+
+BINS = 50
+
+
+class Baseline(ABC):
+    """A method that scores the rows of a run.
+
+    Parameters
+    ----------
+    **settings
+        Fixed hyper-parameters; those left out are chosen from ``space`` by :meth:`fit`.
+
+    Attributes
+    ----------
+    name : str
+        Name in the ledger.
+    claims : tuple of str
+        The error types the method itself claims to find; all types are mapped all the same.
+    space : dict
+        Hyper-parameter to the values tried by :meth:`fit`; the first is the default.
+    source : str
+        The publication or the library the method comes from.
+    """
+
+    name: ClassVar[str]
+    claims: ClassVar[tuple[str, ...]] = ERROR_TYPES
+    space: ClassVar[dict[str, tuple[Any, ...]]] = {}
+    source: ClassVar[str] = ""
+
+    def __init__(self, **settings: Any):
+        unknown = set(settings) - set(self.space)
+        if unknown:
+            raise DemixError(f"{self.name} has no setting {', '.join(sorted(unknown))}.")
+        self.settings = {key: values[0] for key, values in self.space.items()} | settings
+        self.fixed = set(settings)
+        self.rates: np.ndarray | None = None
+
+    @abstractmethod
+    def scores(self, run: Run) -> np.ndarray:
+        """Score the rows of a run, shape ``(N,)`` or ``(N, 3)``; larger is more suspicious."""
+
+    def fit(self, environments: Sequence[Environment]) -> Self:
+        """Choose the settings and learn the mapping on environments with known errors."""
+        best = -np.inf
+        winner: tuple[dict[str, Any], np.ndarray | None] = (self.settings, None)
+        for settings in self._grid():
+            self.settings = settings
+            places = [_places(self.scores(e.run)) for e in environments]
+            self.rates = _rates(places, [e.errors for e in environments])
+            reached = np.mean(
+                [
+                    _mean_f1(self._diagnose(place, e.run), e)
+                    for place, e in zip(places, environments, strict=True)
+                ]
+            )
+            if reached > best:
+                best, winner = float(reached), (settings, self.rates)
+        self.settings, self.rates = winner
+        return self
+
+    def predict(self, run: Run) -> Diagnosis:
+        """Diagnose every row of a run.
+
+        Raises
+        ------
+        DemixError
+            If the baseline was not fitted.
+        """
+        if self.rates is None:
+            raise DemixError(f"fit the baseline {self.name} before it judges a run.")
+        return self._diagnose(_places(self.scores(run)), run)
+
+    def save(self, path: Path) -> None:
+        """Write settings and mapping as JSON."""
+        rates = None if self.rates is None else self.rates.round(6).tolist()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"settings": self.settings, "rates": rates}) + "\n", "utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read what :meth:`save` wrote."""
+        kept = json.loads(path.read_text("utf-8"))
+        baseline = cls(**kept["settings"])
+        baseline.rates = None if kept["rates"] is None else np.array(kept["rates"])
+        return baseline
+
+    def _grid(self) -> list[dict[str, Any]]:
+        choices = {
+            key: (self.settings[key],) if key in self.fixed else values
+            for key, values in self.space.items()
+        }
+        return [
+            dict(zip(choices, picked, strict=True))
+            for picked in itertools.product(*choices.values())
+        ]
+
+    def _diagnose(self, places: np.ndarray, run: Run) -> Diagnosis:
+        assert self.rates is not None
+        probability = np.take_along_axis(self.rates, places, axis=0)
+        thresholds = np.array([expected_f1_threshold(p) for p in probability.T])
+        return Diagnosis.from_probability(probability, thresholds, index=run.index)
+
+
+def _places(scores: np.ndarray) -> np.ndarray:
+    """Return the bin of every score's rank within its run, shape ``(N, 3)``."""
+    scores = np.asarray(scores, dtype=float)
+    if scores.ndim == 1:
+        scores = np.repeat(scores[:, None], len(ERROR_TYPES), axis=1)
+    share = (rankdata(np.nan_to_num(scores), axis=0) - 0.5) / len(scores)
+    return (share * BINS).astype(int).clip(0, BINS - 1)
+
+
+def _rates(places: Sequence[np.ndarray], errors: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the share of each error in each bin, shape ``(BINS, 3)``; empty bins get the mean."""
+    place, truth = np.concatenate(places), np.concatenate(errors)
+    columns = []
+    for kind in range(len(ERROR_TYPES)):
+        rows = np.bincount(place[:, kind], minlength=BINS)
+        hits = np.bincount(place[:, kind], weights=truth[:, kind], minlength=BINS)
+        # One row's worth of the overall share keeps an empty bin honest.
+        columns.append((hits + truth[:, kind].mean()) / (rows + 1))
+    return np.column_stack(columns)
+
+
+def _mean_f1(diagnosis: Diagnosis, environment: Environment) -> float:
+    """Return the mean F1 over the error types that occur in the environment."""
+    errors = pd.DataFrame(
+        environment.errors, columns=list(ERROR_TYPES), index=environment.run.index
+    )
+    reached = score(diagnosis, errors)
+    return float(np.nanmean([reached[f"f1_{kind}"] for kind in ERROR_TYPES]))

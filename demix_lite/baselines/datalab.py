@@ -1,0 +1,66 @@
+"""Datalab as a practitioner calls it today: defaults, and its own flags."""
+
+import io
+import warnings
+from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from typing import Self
+
+import numpy as np
+import pandas as pd
+
+from demix_lite.baselines.base import Baseline
+from demix_lite.baselines.cross_fit import class_count, encoded, once_per_run, out_of_fold, targets
+from demix_lite.baselines.ddc import present
+from demix_lite.baselines.extra import cleanlab
+from demix_lite.detector.environments import Environment
+from demix_lite.detector.runs import Run
+from demix_lite.diagnosis import ERROR_TYPES, Diagnosis
+
+
+class Datalab(Baseline):
+    """Cleanlab's Datalab with its default settings; nothing is learned from environments.
+
+    Its flags for label, outlier and underperforming-group issues (with a number as label, where it
+    has no groups: non-iid) stand as they are, and 1 − its quality score stands as the probability.
+    An issue that it cannot look for, as without a meaningful cluster, is flagged nowhere.
+    """
+
+    name = "datalab"
+    source = "cleanlab, Datalab.find_issues"
+
+    def fit(self, environments: Sequence[Environment]) -> Self:
+        """Learn nothing."""
+        return self
+
+    def scores(self, run: Run) -> np.ndarray:
+        """Return 1 − Datalab's quality scores, shape ``(N, 3)``."""
+        return issues(run)[:, :3]
+
+    def predict(self, run: Run) -> Diagnosis:
+        """Return Datalab's own flags."""
+        said = [
+            pd.DataFrame(part, columns=list(ERROR_TYPES), index=run.index)
+            for part in (self.scores(run), issues(run)[:, 3:] > 0, np.zeros((len(run), 3), bool))
+        ]
+        return Diagnosis(*said)
+
+
+@once_per_run
+def issues(run: Run) -> np.ndarray:
+    """Return 1 − quality scores and then flags for the three error types, shape ``(N, 6)``."""
+    own, said, kind = targets(run), out_of_fold(run), "regression"
+    names = ("label", "outlier", "non_iid")
+    if class_count(run):
+        own, said = present(own, said)
+        kind, names = "classification", ("label", "outlier", "underperforming_group")
+    library = cleanlab("datalab.datalab")
+    silent = io.StringIO()
+    with redirect_stdout(silent), redirect_stderr(silent), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        lab = library.Datalab({"label": own}, label_name="label", task=kind, verbosity=0)
+        lab.find_issues(pred_probs=said, features=encoded(run))
+    found = lab.get_issues()
+    quality = [found.get(f"{name}_score", np.ones(len(own))) for name in names]
+    flags = [found.get(f"is_{name}_issue", np.zeros(len(own))) for name in names]
+    return np.column_stack([1 - np.column_stack(quality), np.column_stack(flags)])

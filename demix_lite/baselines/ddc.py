@@ -1,0 +1,128 @@
+"""Data cleaning with Cleanlab: label issues, outliers, and groups of rows that do not fit."""
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+import numpy as np
+
+from demix_lite.baselines.base import Baseline
+from demix_lite.baselines.cross_fit import (
+    class_count,
+    doubt,
+    encoded,
+    label_bins,
+    once_per_run,
+    out_of_fold,
+    targets,
+)
+from demix_lite.baselines.extra import cleanlab
+from demix_lite.detector.runs import Run
+
+PRIOR_ROWS = 10
+FIFTHS = np.arange(0.2, 0.9, 0.2)
+
+
+class DDC(Baseline):
+    """Data cleaning built on Cleanlab, as the paper sketches it; the group step is our reading.
+
+    Labels: Cleanlab's label quality from out-of-fold predictions; ``issues_first`` puts the issues
+    that confident learning flags before all other rows. Features: Cleanlab's score of being typical
+    among the nearest neighbours of the encoded inputs. Groups are the rows with one value of a
+    feature: suspicious is a row whose groups the model does badly on (``"underperforming"``), or
+    whose label is rare in one of them (``"disagreeing"``).
+    """
+
+    name = "ddc"
+    space: ClassVar = {
+        "group": ("disagreeing", "underperforming"),
+        "issues_first": (True, False),
+    }
+    source = (
+        "Northcutt, Jiang & Chuang (2021), Confident Learning; Kuan & Mueller (2022), Back to the "
+        "Basics: Revisiting Out-of-Distribution Detection Baselines; Chung et al. (2019), Slice "
+        "Finder; cleanlab"
+    )
+
+    def scores(self, run: Run) -> np.ndarray:
+        """Score every row for label, feature and spurious errors, shape ``(N, 3)``."""
+        label = poor_labels(run)
+        if self.settings["issues_first"]:
+            label = label + label_issues(run)
+        by_group = {"underperforming": underperforming, "disagreeing": disagreeing}
+        return np.column_stack([label, outliers(run), by_group[self.settings["group"]](run)])
+
+
+@once_per_run
+def poor_labels(run: Run) -> np.ndarray:
+    """Return 1 − Cleanlab's label quality."""
+    own, said = targets(run), out_of_fold(run)
+    if class_count(run):
+        return 1 - cleanlab("rank").get_label_quality_scores(*present(own, said))
+    return 1 - cleanlab("regression.rank").get_label_quality_scores(own, said)
+
+
+@once_per_run
+def label_issues(run: Run) -> np.ndarray:
+    """Return True for label issues of confident learning, which knows of classes only."""
+    if not class_count(run):
+        return np.zeros(len(run), dtype=bool)
+    own, said = present(targets(run), out_of_fold(run))
+    return cleanlab("filter").find_label_issues(own, said, n_jobs=1)
+
+
+def present(own: np.ndarray, said: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Number the classes that occur from 0, and keep their probabilities only.
+
+    Examples
+    --------
+    >>> own, said = present(np.array([0, 2]), np.array([[0.5, 0.0, 0.5], [0.2, 0.6, 0.2]]))
+    >>> own.tolist(), said.tolist()
+    ([0, 1], [[0.5, 0.5], [0.5, 0.5]])
+    """
+    names, numbers = np.unique(own, return_inverse=True)
+    # No row may be left without any probability.
+    said = said[:, names] + 1e-12
+    return numbers, said / said.sum(axis=1, keepdims=True)
+
+
+@once_per_run
+def outliers(run: Run) -> np.ndarray:
+    """Return 1 − Cleanlab's score of being typical among the nearest neighbours."""
+    judge = cleanlab("outlier").OutOfDistribution()
+    return 1 - judge.fit_score(features=encoded(run), verbose=False)
+
+
+@once_per_run
+def underperforming(run: Run) -> np.ndarray:
+    """Return the mean, over the groups of a row, of the mean out-of-fold loss of the group.
+
+    Small groups are drawn towards the mean of the run, as if ten more rows lay there.
+    """
+    loss = doubt(run)
+    means = []
+    for group in groups(run):
+        size, total = np.bincount(group), np.bincount(group, weights=loss)
+        means.append(((total + PRIOR_ROWS * loss.mean()) / (size + PRIOR_ROWS))[group])
+    return np.mean(means, axis=0)
+
+
+@once_per_run
+def disagreeing(run: Run) -> np.ndarray:
+    """Return how much rarer the label of a row is in one of its groups than in the run."""
+    bins = label_bins(run)
+    share = np.bincount(bins) / len(bins)
+    rarer = []
+    for group in groups(run):
+        cell = group * len(share) + bins
+        expected = np.bincount(group)[group] * share[bins]
+        rarer.append((expected + PRIOR_ROWS) / (np.bincount(cell)[cell] + PRIOR_ROWS))
+    return np.max(rarer, axis=0)
+
+
+def groups(run: Run) -> Iterator[np.ndarray]:
+    """Yield a number for every row, feature by feature: its category, or its fifth."""
+    values, categorical = run.columns()
+    for column, is_category in zip(values.T[:-1], categorical[:-1], strict=True):
+        if not is_category:
+            column = np.searchsorted(np.nanquantile(column, FIFTHS), column)
+        yield np.unique(column, return_inverse=True)[1]

@@ -1,0 +1,176 @@
+"""Influence signals: one number a row, summed up from inner products of loss gradients.
+
+Positive influence means helpful. All signals use TracIn (Pruthi et al., 2020): products are added
+up over the checkpoints of a run before the signal is taken. The cosine of a row with itself is
+always 1, so self-influence only exists unnormalised.
+"""
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from demix_lite.baselines.base import Baseline
+from demix_lite.detector.runs import Run
+from demix_lite.influence import InfluenceSource
+
+BLOCK = 512
+STUDY = (
+    "signal of A Comparative Analysis of Influence Signals for Data Debugging (2024), "
+    "arXiv:2506.11584"
+)
+
+
+class InfluenceSignal(Baseline):
+    """A signal that sums up a row's influence on the validation samples.
+
+    Parameters
+    ----------
+    checkpoints : {"both", "final"}
+        Add up the influence under the early and the trained model, or take the trained one alone.
+
+    Attributes
+    ----------
+    cosine : bool
+        Whether gradients are normalised to length 1.
+    """
+
+    claims: ClassVar[tuple[str, ...]] = ("label",)
+    space: ClassVar = {"checkpoints": ("both", "final")}
+    source = STUDY
+    cosine: ClassVar[bool] = False
+
+    @abstractmethod
+    def signal(self, influence: Tensor, groups: Tensor) -> Tensor:
+        """Sum up influence ``(n, M)`` on validation samples of label groups ``(M,)``."""
+
+    def scores(self, run: Run) -> np.ndarray:
+        """Return the signal of every row, shape ``(N,)``."""
+        groups = _label_groups(run)
+        blocks = (sum(products) for products in zip(*self._influence(run), strict=True))
+        return torch.cat([self.signal(block, groups) for block in blocks]).numpy()
+
+    def _influence(self, run: Run) -> list[Iterator[Tensor]]:
+        stream = _cosines if self.cosine else _products
+        return [stream(run, model) for model in self._models(run)]
+
+    def _models(self, run: Run) -> list[nn.Module]:
+        final, early = run.trained.model, run.trained.early
+        return [final] if self.settings["checkpoints"] == "final" else [early, final]
+
+
+class SelfInfluence(InfluenceSignal):
+    """The squared length of a row's own gradient; memorised and mislabelled rows have a long one.
+
+    The publications are Koh and Liang (2017) and Pruthi et al. (2020).
+    """
+
+    name = "self_influence"
+
+    def _influence(self, run: Run) -> list[Iterator[Tensor]]:
+        return [_squared_norms(run, model) for model in self._models(run)]
+
+    def signal(self, influence: Tensor, groups: Tensor) -> Tensor:
+        """Return the influence of every row on itself, given as one column."""
+        return influence[:, 0]
+
+
+class AverageAbsoluteInfluence(InfluenceSignal):
+    """The mean size of a row's influence, helpful or harmful: nothing cancels.
+
+    Examples
+    --------
+    >>> influence = torch.tensor([[1.0, -1.0], [0.5, 0.5]])
+    >>> AverageAbsoluteInfluence().signal(influence, torch.tensor([0, 1]))
+    tensor([1.0000, 0.5000])
+    """
+
+    name = "average_absolute_influence"
+
+    def signal(self, influence: Tensor, groups: Tensor) -> Tensor:
+        """Return the mean absolute influence."""
+        return influence.abs().mean(1)
+
+
+class MarginalInfluence(InfluenceSignal):
+    """How harmful a row is to all validation samples together: minus the sum of its influence.
+
+    Examples
+    --------
+    >>> influence = torch.tensor([[1.0, -1.0], [-0.5, -0.5]])
+    >>> MarginalInfluence().signal(influence, torch.tensor([0, 1]))
+    tensor([-0., 1.])
+    """
+
+    name = "marginal_influence"
+
+    def signal(self, influence: Tensor, groups: Tensor) -> Tensor:
+        """Return minus the summed influence."""
+        return -influence.sum(1)
+
+
+class ClassGradient(InfluenceSignal):
+    """How harmful a row is to the label group it harms most (GD-class).
+
+    Groups are the classes, or fifths of a number.
+
+    Examples
+    --------
+    >>> influence = torch.tensor([[1.0, -1.0], [0.5, 0.5]])
+    >>> ClassGradient().signal(influence, torch.tensor([0, 1]))
+    tensor([ 1.0000, -0.5000])
+    """
+
+    name = "class_gradient"
+    source = (
+        "GD-class of Nguyen-Duc et al. (2023), Class based Influence Functions for Error "
+        "Detection, ACL, arXiv:2305.01384"
+    )
+
+    def signal(self, influence: Tensor, groups: Tensor) -> Tensor:
+        """Return minus the smallest of the influences summed by label group."""
+        members = (groups[:, None] == groups.unique()).to(influence.dtype)
+        return -(influence @ members).min(1).values
+
+
+def _source(
+    run: Run, model: nn.Module, *channels: str, samples: int | None = None
+) -> Iterator[Tensor]:
+    """Yield raw channels of all rows, block by block, in order, shape ``(n, C, M)``."""
+    valid = run.encoder.transform(run.valid.loc[run.valid_index[:samples]], run.task.target)
+    source = InfluenceSource(
+        model,
+        run.task.loss,
+        valid,
+        channels,
+        partners=len(run),
+        device=run.sources[0].device,
+    )
+    return (block for _, block in source.blocks(run.samples, block_size=BLOCK))
+
+
+def _products(run: Run, model: nn.Module) -> Iterator[Tensor]:
+    names = ("influence", "train_gradient_norm", "valid_gradient_norm")
+    return (block.prod(1) for block in _source(run, model, *names))
+
+
+def _cosines(run: Run, model: nn.Module) -> Iterator[Tensor]:
+    return (block[:, 0] for block in _source(run, model, "influence"))
+
+
+def _squared_norms(run: Run, model: nn.Module) -> Iterator[Tensor]:
+    # One validation sample is enough: the norm is the same against all of them.
+    norms = _source(run, model, "train_gradient_norm", samples=1)
+    return (block[:, 0].square() for block in norms)
+
+
+def _label_groups(run: Run) -> Tensor:
+    labels, reference = (
+        run.valid.loc[run.valid_index, run.task.target],
+        run.train[run.task.target],
+    )
+    groups = run.task.label.groups(labels, reference)
+    return torch.from_numpy(np.unique(groups.to_numpy(), return_inverse=True)[1])

@@ -1,0 +1,98 @@
+"""Metadata archaeology: rows are what the probes are whose loss curves look like theirs."""
+
+from typing import ClassVar
+
+import numpy as np
+import pandas as pd
+from scipy.stats import rankdata
+from sklearn.neighbors import KNeighborsClassifier
+from torch import nn
+
+from demix_lite.baselines.base import Baseline
+from demix_lite.baselines.retraining import retrain, row_losses, run_seed
+from demix_lite.detector.runs import Run
+
+PROBES = 250
+"""Probes of each kind, as in the publication; fewer in a small run."""
+
+PLANS = 10
+"""Draws of columns and kinds of error among the corrupted probes."""
+
+TYPICAL, MISLABELLED, CORRUPTED, ATYPICAL = range(4)
+
+
+class MapD(Baseline):
+    """Share of mislabelled, corrupted and atypical probes among the nearest loss curves.
+
+    The probes come from the run's own rows. Typical ones are learned at once and for good;
+    mislabelled and corrupted ones are changed copies of such rows, with errors drawn here; atypical
+    ones are learned last: early their loss is high among the rows, in the end low. (The
+    publication ranks rows by a consistency score, to which the speed of learning is the known
+    stand-in: Jiang et al., 2021.) The model is trained again with the changed copies among the
+    rows.
+
+    Parameters
+    ----------
+    neighbours : int
+        Probes that vote.
+    """
+
+    name = "map_d"
+    space: ClassVar = {"neighbours": (20, 10, 50)}
+    source = "Siddiqui et al. (2022), Metadata Archaeology, arXiv:2209.10015"
+
+    def scores(self, run: Run) -> np.ndarray:
+        """Return the share of each kind of probe among the neighbours, shape ``(N, 3)``."""
+        rng = np.random.default_rng(run_seed(run, self.name))
+        chosen = _choose(run, rng)
+        wrong = _mislabel(run, chosen[MISLABELLED], rng)
+        broken = _corrupt(run, chosen[CORRUPTED], rng)
+        changed = pd.concat([wrong, *broken])
+        curves = _loss_curves(run, changed, self.name)
+        rows, copies = curves[: len(run)], curves[len(run) :]
+        probes = np.concatenate([rows[chosen[TYPICAL]], copies, rows[chosen[ATYPICAL]]])
+        kinds = np.repeat(np.arange(len(chosen)), [len(part) for part in chosen])
+        voters = min(self.settings["neighbours"], len(probes))
+        votes = KNeighborsClassifier(voters).fit(probes, kinds).predict_proba(rows)
+        return votes[:, [MISLABELLED, CORRUPTED, ATYPICAL]]
+
+
+def _choose(run: Run, rng: np.random.Generator) -> list[np.ndarray]:
+    """Choose different rows for the four kinds of probes."""
+    final, early = (
+        rankdata(row_losses(run, model, run.samples))
+        for model in (run.trained.model, run.trained.early)
+    )
+    size = max(1, min(PROBES, len(run) // 12))
+    atypical = np.argsort(final - early, kind="stable")[:size]
+    easy = np.argsort(final + early, kind="stable")[: len(run) // 2]
+    typical = rng.permutation(np.setdiff1d(easy, atypical))[: 3 * size]
+    return [*np.array_split(typical, 3), atypical]
+
+
+def _mislabel(run: Run, rows: np.ndarray, rng: np.random.Generator) -> pd.DataFrame:
+    frame, target = run.train.iloc[rows], run.task.target
+    return frame.assign(**{target: run.task.wrong_labels(frame[target], rng)})
+
+
+def _corrupt(run: Run, rows: np.ndarray, rng: np.random.Generator) -> list[pd.DataFrame]:
+    return [
+        run.task.corrupt_features(
+            run.train.iloc[part], run.task.plan_feature_errors(run.train, rng), rng
+        )
+        for part in np.array_split(rows, PLANS)
+        if len(part)
+    ]
+
+
+def _loss_curves(run: Run, changed: pd.DataFrame, name: str) -> np.ndarray:
+    """Train with the changed rows added; return the loss of all after every epoch."""
+    frame = pd.concat([run.train, changed], ignore_index=True)
+    samples = run.encoder.transform(frame, run.task.target)
+    curves: list[np.ndarray] = []
+
+    def record(model: nn.Module) -> None:
+        curves.append(row_losses(run, model, samples))
+
+    retrain(run, samples, name, after_epoch=record)
+    return np.column_stack(curves)

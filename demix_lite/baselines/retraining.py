@@ -1,0 +1,59 @@
+"""What baselines need that train the run's model once more."""
+
+from collections.abc import Callable
+
+import numpy as np
+from torch import Tensor, nn
+
+from demix_lite.detector.runs import Run
+from demix_lite.influence.vectors import Samples
+from demix_lite.models.training import fit, predict
+from demix_lite.seeds import derive_seed
+from demix_lite.tasks.base import seeded_model
+
+
+def run_seed(run: Run, name: str) -> int:
+    """Return a seed that is the same whenever the baseline ``name`` judges this run."""
+    return derive_seed(name, run.task.name, len(run), *run.valid_index[:8])
+
+
+def retrain(
+    run: Run,
+    samples: Samples,
+    name: str,
+    *,
+    epochs: int | None = None,
+    after_epoch: Callable[[nn.Module], None] | None = None,
+) -> nn.Module:
+    """Train the architecture of a run from fresh weights, as the run's own model was trained.
+
+    Parameters
+    ----------
+    run : Run
+        The run.
+    samples : tuple
+        Encoded inputs and targets to train on.
+    name : str
+        Name of the baseline; fixes the weights and the order of the batches.
+    epochs : int, optional
+        As many as the run's own model by default.
+    after_epoch : callable, optional
+        Called with the model after every epoch.
+    """
+    seed = run_seed(run, name)
+    return fit(
+        seeded_model(run.task, run.architecture, run.encoder, seed),
+        run.task.loss,
+        *samples,
+        epochs=epochs or len(run.trained.losses),
+        seed=seed,
+        device=run.sources[0].device,
+        after_epoch=after_epoch,
+    ).model
+
+
+def row_losses(run: Run, model: nn.Module, samples: Samples) -> np.ndarray:
+    """Return the loss of every sample, shape ``(n,)``."""
+    inputs, targets = samples
+    losses: Tensor = run.task.loss(predict(model, inputs), targets)
+    return losses.double().numpy()

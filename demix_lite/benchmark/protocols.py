@@ -1,0 +1,285 @@
+"""Which environments a detector learns from: the protocols of the benchmark.
+
+- *unified*: all tasks of the family; the detector that ships and that users get.
+- *leave-one-task-out*: all tasks but the judged one; it has never seen the data set.
+- *in-task*: the judged task alone, with other errors, as in the paper.
+- *leave-one-architecture-out*: all tasks, but never the judged architecture.
+- *paper*: in-task with the four channels and the network of the paper, to compare with.
+
+The validation set is new in every judged run, whatever the protocol: errors, rows and the choice of
+the M samples are drawn from the run's own seed.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from joblib import Parallel, cpu_count, delayed
+from tqdm import tqdm
+
+from demix_lite.benchmark.ledger import provenance
+from demix_lite.data.store import data_home
+from demix_lite.detector import DetectorSettings, Environment, ErrorDetector, TrainingSettings
+from demix_lite.detector.classifier import SHIPPED
+from demix_lite.detector.environments import (
+    ARCHITECTURES,
+    SLOW_ARCHITECTURES,
+    TRAINING_ROWS,
+    injection_environments,
+)
+from demix_lite.errors import DemixError, unknown_name
+from demix_lite.tasks import TASKS, get_task
+from demix_lite.tasks.base import Splits
+
+INJECTIONS = 32
+STEPS = {
+    "unified": 1200,
+    "leave-one-task-out": 1000,
+    "leave-one-architecture-out": 1000,
+    "in-task": 600,
+    "paper": 200,
+}
+"""Training steps of the first pass by protocol."""
+
+
+@dataclass(frozen=True)
+class Curriculum:
+    """What one detector learns from.
+
+    Attributes
+    ----------
+    name : str
+        File name of the detector.
+    protocol : str
+        The protocol it belongs to.
+    tasks, architectures : tuple of str
+        The tasks and the task models of its environments.
+    settings : DetectorSettings
+        Settings of the detector.
+    """
+
+    name: str
+    protocol: str
+    tasks: tuple[str, ...]
+    architectures: tuple[str, ...] = (*ARCHITECTURES, *SLOW_ARCHITECTURES)
+    settings: DetectorSettings = field(default_factory=DetectorSettings)
+
+    @property
+    def shipped(self) -> bool:
+        """Whether the detector comes with the package."""
+        return self.protocol in ("unified", "leave-one-task-out")
+
+    @property
+    def path(self) -> Path:
+        """Where the detector is kept, without the extension."""
+        return (SHIPPED if self.shipped else data_home() / "detectors") / self.name
+
+
+def family_tasks(family: str) -> tuple[str, ...]:
+    """Return the names of the tasks of a family.
+
+    Examples
+    --------
+    >>> family_tasks("tabular")[0]
+    'adult'
+    """
+    names = tuple(name for name, task in TASKS.items() if task.family == family)
+    if not names:
+        raise unknown_name("family", family, sorted({task.family for task in TASKS.values()}))
+    return names
+
+
+def curricula(family: str) -> dict[str, Curriculum]:
+    """Return every detector of a family by name.
+
+    Examples
+    --------
+    >>> curricula("tabular")["tabular-without-adult"].protocol
+    'leave-one-task-out'
+    """
+    tasks = family_tasks(family)
+    fast = TASKS[tasks[0]].architectures[0]
+    plans = [Curriculum(family, "unified", tasks)]
+    for task in tasks:
+        others = tuple(t for t in tasks if t != task)
+        plans.append(Curriculum(f"{family}-without-{task}", "leave-one-task-out", others))
+    plans.extend(Curriculum(f"{family}-only-{task}", "in-task", (task,)) for task in tasks)
+    plans.extend(Curriculum(f"{family}-paper-{task}", "paper", (task,)) for task in tasks)
+    for left_out in TASKS[tasks[0]].architectures:
+        if left_out != fast:
+            kept = tuple(a for a in TASKS[tasks[0]].architectures if a != left_out)
+            name = f"{family}-without-{left_out}"
+            plans.append(Curriculum(name, "leave-one-architecture-out", tasks, kept))
+    return {plan.name: replace(plan, settings=_settings(plan.protocol)) for plan in plans}
+
+
+PAPER_CHANNELS = ("influence", "input_similarity", "label_agreement", "train_loss")
+
+
+def _settings(protocol: str) -> DetectorSettings:
+    training = TrainingSettings(steps=STEPS[protocol])
+    if protocol == "paper":
+        # The paper's channels and network: absolute values, induced blocks, no second pass.
+        return DetectorSettings(
+            name="demix_paper",
+            channels=PAPER_CHANNELS,
+            relative=False,
+            pooling="isab",
+            rounds=0,
+            training=training,
+        )
+    return DetectorSettings(training=training)
+
+
+def detector_name(family: str, protocol: str, task: str, architecture: str) -> str:
+    """Return the name of the detector that judges a task under a protocol.
+
+    Raises
+    ------
+    DemixError
+        If the protocol is unknown.
+
+    Examples
+    --------
+    >>> detector_name("tabular", "in-task", "bank", "mlp1")
+    'tabular-only-bank'
+    """
+    names = {
+        "unified": family,
+        "leave-one-task-out": f"{family}-without-{task}",
+        "in-task": f"{family}-only-{task}",
+        "leave-one-architecture-out": f"{family}-without-{architecture}",
+        "paper": f"{family}-paper-{task}",
+    }
+    if protocol not in names:
+        raise unknown_name("protocol", protocol, names)
+    return names[protocol]
+
+
+def detector_for(protocol: str, task_name: str, architecture: str) -> ErrorDetector:
+    """Load the detector that judges a task under a protocol.
+
+    Raises
+    ------
+    DemixError
+        If the protocol is unknown or its detector was not trained yet.
+    """
+    family = get_task(task_name).family
+    plan = curricula(family)[detector_name(family, protocol, task_name, architecture)]
+    try:
+        return ErrorDetector.load(plan.path)
+    except DemixError as error:
+        raise DemixError(
+            f"the detector {plan.name} is missing or outdated; train it with: "
+            f"demix-lite train-detector {family} --only {plan.name}."
+        ) from error
+
+
+Bank = dict[str, list[Environment]]
+"""Environments by task."""
+
+
+def environment_bank(
+    tasks: Sequence[str],
+    *,
+    source: str = "real",
+    injections: int = INJECTIONS,
+    rows: int = TRAINING_ROWS,
+    sample: int = TrainingSettings.rows,
+    jobs: int | None = None,
+    progress: bool = False,
+) -> Bank:
+    """Make the training environments of several tasks, several at a time."""
+    work = [(name, number) for number in range(injections) for name in tasks]
+    made = Parallel(n_jobs=jobs or cpu_count(), return_as="generator")(
+        delayed(_make)(name, source, number, rows, sample) for name, number in work
+    )
+    bar = tqdm(made, total=len(work), desc="environments", disable=not progress)
+    bank: Bank = {name: [] for name in tasks}
+    for (name, _), environments in zip(work, bar, strict=True):
+        bank[name].extend(environments)
+    return bank
+
+
+def _make(name: str, source: str, number: int, rows: int, sample: int) -> list[Environment]:
+    torch.set_num_threads(1)
+    made = injection_environments(get_task(name), _splits(name, source), number, rows=rows)
+    for environment in made:
+        environment.sample(sample)
+    return made
+
+
+@cache
+def _splits(name: str, source: str) -> Splits:
+    return get_task(name).load(source)
+
+
+def train_detectors(
+    plans: Sequence[Curriculum],
+    *,
+    source: str = "real",
+    injections: int = INJECTIONS,
+    bank: Callable[[Sequence[str]], Bank] | None = None,
+    again: bool = False,
+    progress: bool = False,
+    announce: Callable[[str], None] = lambda line: None,
+) -> None:
+    """Train detectors one after the other; one that is there already is left as it is.
+
+    Parameters
+    ----------
+    plans : sequence of Curriculum
+        What to train.
+    source : {"real", "twin"}
+        The tables of the environments.
+    injections : int
+        Injections a task.
+    bank : callable, optional
+        Makes the environments of some tasks; :func:`environment_bank` by default.
+    again : bool
+        Train those that are there again.
+    announce : callable
+        Called with a line a detector.
+    """
+    missing = [plan for plan in plans if again or not _is_there(plan.path)]
+    for plan in plans:
+        if plan not in missing:
+            announce(f"{plan.name}: is there, {plan.path}")
+    if not missing:
+        return
+    needed = [name for name in TASKS if any(name in plan.tasks for plan in missing)]
+    environments = (
+        bank(needed)
+        if bank
+        else environment_bank(needed, source=source, injections=injections, progress=progress)
+    )
+    for plan in missing:
+        chosen = [
+            environment
+            for name in plan.tasks
+            for environment in environments[name]
+            if environment.architecture in plan.architectures
+        ]
+        facts: dict[str, Any] = {
+            "protocol": plan.protocol,
+            "tasks": plan.tasks,
+            "architectures": plan.architectures,
+            "source": source,
+            "injections": injections,
+            "data_sha256": {name: get_task(name).load(source).card.sha256 for name in plan.tasks},
+            **provenance(None),
+        }
+        detector = ErrorDetector(plan.settings).fit(chosen, facts=facts, progress=progress)
+        detector.save(plan.path)
+        announce(f"{plan.name}: trained on {len(chosen)} environments, {plan.path}")
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        ErrorDetector.load(path)
+    except DemixError:
+        return False
+    return True

@@ -1,0 +1,275 @@
+"""Read result files and say what they show: means, intervals over seeds, gains.
+
+A page of results copes with a file that is missing or half full: it shows what is there and says
+how much that is.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.stats import t as student
+
+from demix_lite.benchmark.ledger import KEY
+from demix_lite.benchmark.suite import suite
+
+LEVEL = 0.95
+
+
+def results_folder(given: str = "") -> Path:
+    """Return the folder of result files: the given one, or book/results of this copy.
+
+    Examples
+    --------
+    >>> results_folder("elsewhere").name
+    'elsewhere'
+    """
+    if given:
+        return Path(given)
+    here = [Path.cwd(), Path(__file__).resolve().parent]
+    places = [p / "book" / "results" for start in here for p in (start, *start.parents)]
+    return next((place for place in places if place.is_dir()), places[0])
+
+
+def read_rows(
+    path: Path, columns: Sequence[str], *, source: str = "real", key: Sequence[str] = KEY
+) -> pd.DataFrame:
+    """Read a result file with the columns of this version; what is missing is NaN.
+
+    Parameters
+    ----------
+    path : path
+        A CSV file; a missing one has no rows.
+    columns : sequence of str
+        The columns to return.
+    source : {"real", "twin"}
+        Keep the rows of these tables only.
+    key : sequence of str
+        Columns that identify a row; of several the last counts.
+
+    Examples
+    --------
+    >>> read_rows(Path("no-such-file.csv"), ("task", "source"), key=["task"]).empty
+    True
+    """
+    if not path.is_file():
+        return pd.DataFrame(columns=list(columns))
+    rows = pd.read_csv(path).reindex(columns=list(columns))
+    rows = rows[rows["source"] == source].drop_duplicates(list(key), keep="last")
+    return rows.reset_index(drop=True)
+
+
+def expected(family: str = "tabular") -> pd.DataFrame:
+    """Return the keys of all rows that the grid of a family will have.
+
+    Examples
+    --------
+    >>> expected()["task"].nunique()
+    6
+    """
+    rows = [
+        cell.key(entry, "")[:-1] for cell in suite(family) for entry in cell.entries
+    ]  # the source is a matter of the file
+    return pd.DataFrame(rows, columns=[column for column in KEY if column != "source"])
+
+
+def interval(values: Iterable[float], level: float = LEVEL) -> pd.Series:
+    """Return the mean, the half-width of its t-interval and the number of values.
+
+    Examples
+    --------
+    >>> interval([1.0, 2.0, 3.0]).round(2).tolist()
+    [2.0, 2.48, 3.0]
+    """
+    known = pd.Series(list(values), dtype=float).dropna()
+    n, half = len(known), np.nan
+    if n > 1:
+        half = float(student.ppf((1 + level) / 2, n - 1) * known.std() / np.sqrt(n))
+    return pd.Series({"mean": known.mean(), "half": half, "n": n}, dtype=float)
+
+
+def intervals(
+    rows: pd.DataFrame, by: Sequence[str], column: str, level: float = LEVEL
+) -> pd.DataFrame:
+    """Return mean, half-width and number of values of a column for every group of rows.
+
+    Examples
+    --------
+    >>> rows = pd.DataFrame({"task": ["a", "a", "b"], "f1": [0.4, 0.6, 0.5]})
+    >>> intervals(rows, ["task"], "f1")["n"].tolist()
+    [2.0, 1.0]
+    """
+    groups = rows.groupby(list(by), sort=False)[column]
+    found = {key[0] if len(by) == 1 else key: interval(part, level) for key, part in groups}
+    if not found:
+        none = pd.MultiIndex.from_arrays([[] for _ in by], names=list(by))
+        return pd.DataFrame(columns=["mean", "half", "n"], index=none, dtype=float)
+    return pd.DataFrame(found, index=["mean", "half", "n"]).T.rename_axis(list(by))
+
+
+def over_tasks(
+    rows: pd.DataFrame, by: Sequence[str], column: str, level: float = LEVEL
+) -> pd.DataFrame:
+    """Return the mean over tasks of a column, with an interval over seeds, for every group.
+
+    Only tasks and seeds that every group has are used, so that groups are compared on the same
+    runs; groups with less than half as many runs as the fullest are left out.
+
+    Examples
+    --------
+    >>> rows = pd.DataFrame({"task": list("abab"), "seed": [0, 0, 1, 1], "method": "x", "f1": 0.5})
+    >>> over_tasks(rows, ["method"], "f1").loc["x", "n"]
+    np.float64(2.0)
+    """
+    return intervals(means_over_tasks(rows, by, column), by, column, level)
+
+
+def means_over_tasks(rows: pd.DataFrame, by: Sequence[str], column: str) -> pd.DataFrame:
+    """Return the mean over tasks of a column for every group and seed, on common runs."""
+    known = rows.dropna(subset=[column])
+    if known.empty:
+        return pd.DataFrame(columns=[*by, "seed", column])
+    table = known.pivot_table(index=["task", "seed"], columns=list(by), values=column)
+    counts = table.notna().sum()
+    table = table.loc[:, counts >= counts.max() / 2].dropna()
+    seeds = table.groupby("seed").size()
+    full = seeds.index[seeds == seeds.max()]
+    table = table[table.index.get_level_values("seed").isin(full)]
+    by_seed = table.groupby("seed").mean()
+    levels = list(range(by_seed.columns.nlevels))
+    return by_seed.stack(levels, future_stack=True).rename(column).reset_index()
+
+
+def ratio(values: pd.Series, reference: pd.Series) -> pd.Series:
+    """Return one value a seed whose mean is the ratio of the two means.
+
+    The values are those of the linearised ratio, so a t-interval over them is the usual interval of
+    a ratio of means and a reference near zero in one seed does no harm. Seeds that only one of them
+    has are left out; NaN if the mean of the reference is zero or less.
+
+    Examples
+    --------
+    >>> found = ratio(pd.Series([2.0, 4.0]), pd.Series([1.0, 1.0]))
+    >>> float(found.mean())
+    3.0
+    """
+    pair = pd.concat([values, reference], axis=1, keys=["value", "reference"]).dropna()
+    base = pair["reference"].mean()
+    if not base > 0:
+        return pd.Series(np.nan, index=pair.index, dtype=float)
+    share = pair["value"].mean() / base
+    return share + (pair["value"] - share * pair["reference"]) / base
+
+
+def gain_over_best(
+    ours: pd.DataFrame, others: pd.DataFrame, column: str, *, better: str = "higher"
+) -> tuple[str, pd.Series]:
+    """Return the best other method of a task and our relative gain over it, one value a seed.
+
+    The best method is the one with the best mean over the seeds it shares with us; methods with
+    less than half of our seeds are not considered. The sign is such that positive is better.
+
+    Parameters
+    ----------
+    ours, others : DataFrame
+        Rows of one task with the columns ``method``, ``seed`` and ``column``.
+    better : {"higher", "lower"}
+        Which way is up.
+
+    Examples
+    --------
+    >>> ours = pd.DataFrame({"method": "x", "seed": [0, 1], "mse": [0.1, 0.1]})
+    >>> others = pd.DataFrame({"method": "y", "seed": [0, 1], "mse": [0.2, 0.2]})
+    >>> name, gain = gain_over_best(ours, others, "mse", better="lower")
+    >>> name, float(gain.mean())
+    ('y', 0.5)
+    """
+    own = ours.set_index("seed")[column].dropna()
+    table = others.pivot_table(index="seed", columns="method", values=column).reindex(own.index)
+    counts = table.notna().sum()
+    table = table.loc[:, counts >= max(1, len(own) / 2)]
+    if table.empty:
+        return "", pd.Series(dtype=float)
+    means = table.mean()
+    best = str(means.idxmax() if better == "higher" else means.idxmin())
+    gain = ratio(own, table[best]) - 1
+    return best, gain if better == "higher" else -gain
+
+
+def gains_by_task(
+    ours: pd.DataFrame, others: pd.DataFrame, column: str
+) -> tuple[pd.Series, pd.DataFrame]:
+    """Return the best other method of every task and our gain over it, a column a task.
+
+    The rows have the columns of the ledger. Which way is up is told by ``metric_better`` for the
+    metrics of the task model; of F1 and average precision more is better.
+
+    Examples
+    --------
+    >>> gains_by_task(pd.DataFrame(columns=["task"]), pd.DataFrame(), "f1_macro")[1].empty
+    True
+    """
+    best, gains = {}, {}
+    for task, part in ours.groupby("task", sort=False):
+        better = "higher"
+        if column.startswith(("metric", "worst_group")):
+            better = str(part["metric_better"].iloc[0])
+        rivals = others[others["task"] == task]
+        best[task], gains[task] = gain_over_best(part, rivals, column, better=better)
+    table = pd.DataFrame(gains, dtype=float).dropna(axis=1, how="all")
+    return pd.Series(best, dtype=object).reindex(table.columns), table
+
+
+def mean_over_tasks(table: pd.DataFrame) -> pd.Series:
+    """Return the mean over tasks (columns) for every seed (index) that has all of them.
+
+    Examples
+    --------
+    >>> mean_over_tasks(pd.DataFrame({"a": [0.1, 0.3], "b": [0.3, np.nan]})).tolist()
+    [0.2]
+    """
+    return table.dropna(axis=1, how="all").dropna().mean(axis=1)
+
+
+def differences(ours: pd.DataFrame, others: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Return ours minus theirs on the same runs: a line a seed, a column a task.
+
+    Examples
+    --------
+    >>> ours = pd.DataFrame({"task": "a", "seed": [0, 1], "f1": [0.7, 0.8]})
+    >>> differences(ours, ours.assign(f1=0.5), "f1").round(1)["a"].tolist()
+    [0.2, 0.3]
+    """
+    first, second = (
+        rows.pivot_table(index="seed", columns="task", values=column) for rows in (ours, others)
+    )
+    return (first - second).dropna(axis=1, how="all").dropna(how="all")
+
+
+def plus_minus(found: pd.Series, unit: str = "", *, digits: int = 3, scale: float = 1) -> str:
+    """Write a mean, its half-width and the number of values as text.
+
+    Examples
+    --------
+    >>> plus_minus(interval([0.4, 0.6]), " %", digits=0, scale=100)
+    '50 ± 127 % (n = 2)'
+    >>> plus_minus(interval([]))
+    'no rows yet'
+    """
+    if not np.isfinite(found["mean"]):
+        return "no rows yet"
+    half = "" if np.isnan(found["half"]) else f" ± {scale * found['half']:.{digits}f}"
+    mean = f"{scale * found['mean']:.{digits}f}".replace("-", "−")
+    return f"{mean}{half}{unit} (n = {found['n']:.0f})"
+
+
+def absent(name: str, command: str) -> str:
+    """Say that a result file has nothing to show yet, and what fills it.
+
+    Examples
+    --------
+    >>> absent("ledger.csv", "demix-lite bench")
+    '*Nothing to show yet: `book/results/ledger.csv` is filled by `demix-lite bench`.*'
+    """
+    return f"*Nothing to show yet: `book/results/{name}` is filled by `{command}`.*"

@@ -1,0 +1,180 @@
+"""Smaller questions than the grid's: what each repair is worth, and how many samples it takes."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from joblib import Parallel, cpu_count, delayed
+from torch import Tensor
+from tqdm import tqdm
+
+from demix_lite.benchmark.evaluate import evaluate
+from demix_lite.benchmark.ledger import append_rows, provenance
+from demix_lite.benchmark.pipeline import Prepared, judge, model_outputs, prepare
+from demix_lite.benchmark.suite import SEEDS, TRAIN_ROWS
+from demix_lite.detector import ErrorDetector
+from demix_lite.diagnosis import ERROR_TYPES, Diagnosis, certain, score
+from demix_lite.repair import repair
+from demix_lite.tasks import get_task
+
+RUN = ("task", "architecture", "clean_ratio", "seed", "source", "rule", "train_rows", "validation")
+WHERE = ("device", "cores", "versions", "commit", "data_sha256")
+REPAIR_COLUMNS = (
+    *RUN, "co_occurring", "diagnosis", "variant", "metric_name", "metric_better",
+    "metric_dirty", "metric", "metric_clean", "worst_group_dirty", "worst_group", *WHERE,
+)  # fmt: skip
+SAMPLES_COLUMNS = (
+    *RUN, "share", *(f"f1_{kind}" for kind in (*ERROR_TYPES, "macro", "any")),
+    "seconds_influence_and_detect", *WHERE,
+)  # fmt: skip
+SHARES = (0.05, 0.1, 0.25, 0.5, 1.0)
+
+
+def only(*kinds: str) -> Callable[[Diagnosis], Diagnosis]:
+    """Return what keeps a diagnosis of some error types and forgets the others.
+
+    Examples
+    --------
+    >>> truth = pd.DataFrame([[True, True, False]], columns=list(ERROR_TYPES))
+    >>> only("label")(certain(truth)).flag.iloc[0].tolist()
+    [True, False, False]
+    """
+
+    def keep(said: Diagnosis) -> Diagnosis:
+        known = [float(kind in kinds) for kind in ERROR_TYPES]
+        return replace(
+            said, probability=said.probability * known, flag=said.flag & (said.flag * known > 0)
+        )
+
+    return keep
+
+
+def misnamed(said: Diagnosis) -> Diagnosis:
+    """Give every error the name of the next one: label, feature, spurious, label.
+
+    Examples
+    --------
+    >>> truth = pd.DataFrame([[True, False, False]], columns=list(ERROR_TYPES))
+    >>> misnamed(certain(truth)).flag.iloc[0].tolist()
+    [False, True, False]
+    """
+
+    def turn(table: pd.DataFrame) -> pd.DataFrame:
+        order = [ERROR_TYPES[-1], *ERROR_TYPES[:-1]]
+        return table[order].set_axis(list(ERROR_TYPES), axis=1)
+
+    return Diagnosis(turn(said.probability), turn(said.flag), turn(said.unsure))
+
+
+REPAIRS: dict[str, Callable[[Diagnosis], Diagnosis]] = {
+    "each in its own way": only(*ERROR_TYPES),
+    "label only": only("label"),
+    "feature only": only("feature"),
+    "spurious only": only("spurious"),
+    "wrongly named": misnamed,
+}
+"""What is done with a diagnosis, by name."""
+
+DROP = "drop every flagged row"
+
+
+def repair_study(prepared: Prepared, detector: ErrorDetector) -> Iterator[dict[str, Any]]:
+    """Repair one run in many ways, with our diagnosis and with the true errors."""
+    task, injection = prepared.task, prepared.injection
+    dirty, before = injection.train.frame, prepared.evaluations["dirty"]
+    fixed = {
+        **prepared.facts,
+        **provenance(prepared.device),
+        "co_occurring": bool((injection.train.errors[["label", "feature"]].all(axis=1)).any()),
+        "metric_dirty": before.metric,
+        "worst_group_dirty": before.worst_group,
+        "metric_clean": prepared.evaluations["clean"].metric,
+    }
+    told = {"demix_lite": detector.predict(prepared.run), "oracle": certain(injection.train.errors)}
+    for source, said in told.items():
+        kept = dirty[~said.flag.any(axis=1)]
+        frames: dict[str, tuple[pd.DataFrame, Tensor | None]] = {DROP: (kept, None)}
+        for name, change in REPAIRS.items():
+            mended = repair(task, dirty, change(said), model_outputs(prepared.run))
+            frames[name] = (mended.samples, mended.weights)
+        for name, (frame, weights) in frames.items():
+            fitted, encoder = prepared.train(frame, weights)
+            after = evaluate(task, fitted.model, encoder, prepared.splits.test, injection.rule)
+            found = {"metric": after.metric, "worst_group": after.worst_group}
+            yield {**fixed, "diagnosis": source, "variant": name, **found}
+
+
+def samples_study(
+    task_name: str, detector: ErrorDetector, **settings: Any
+) -> Iterator[dict[str, Any]]:
+    """Judge the same errors with a growing share of the validation samples."""
+    everyone = len(
+        get_task(task_name).load(settings["source"]).sample(settings["train_rows"]).valid
+    )
+    for share in SHARES:
+        prepared = prepare(task_name, validation=round(share * everyone), **settings)
+        outcome = judge(prepared, detector)
+        spent = outcome.row["seconds_influence"] + outcome.row["seconds_detect"]
+        found = score(outcome.diagnosis, prepared.injection.train.errors)
+        yield {**outcome.row, **found, "share": share, "seconds_influence_and_detect": spent}
+
+
+def run_studies(
+    tasks: Sequence[str],
+    folder: Path,
+    *,
+    source: str = "real",
+    seeds: Sequence[int] = SEEDS,
+    jobs: int | None = None,
+    progress: bool = False,
+) -> None:
+    """Write ``repair.csv`` and ``samples.csv``; a run that is there is not run again."""
+    ratios = (0.5, 0.8)
+    grid = [
+        (name, seed, ratio, together)
+        for seed in seeds
+        for ratio, together in (*((r, False) for r in ratios), (0.5, True))
+        for name in tasks
+    ]
+    work = [delayed(_repairs)(*cell, folder / "repair.csv", source) for cell in grid]
+    work += [delayed(_samples)(n, s, folder / "samples.csv", source) for s in seeds for n in tasks]
+    done = Parallel(n_jobs=jobs or cpu_count(), return_as="generator_unordered")(work)
+    for _ in tqdm(done, total=len(work), desc="studies", disable=not progress):
+        pass
+
+
+def _repairs(name: str, seed: int, ratio: float, together: bool, path: Path, source: str) -> None:
+    torch.set_num_threads(1)
+    run = {"task": name, "seed": seed, "clean_ratio": ratio, "co_occurring": together}
+    if _is_there(path, {**run, "source": source}):
+        return
+    prepared = prepare(
+        name,
+        source=source,
+        clean_ratio=ratio,
+        seed=seed,
+        train_rows=TRAIN_ROWS,
+        co_occurring=together,
+    )
+    rows = repair_study(prepared, ErrorDetector.shipped(prepared.task.family))
+    append_rows(path, list(rows), REPAIR_COLUMNS)
+
+
+def _samples(name: str, seed: int, path: Path, source: str) -> None:
+    torch.set_num_threads(1)
+    if _is_there(path, {"task": name, "seed": seed, "source": source}):
+        return
+    detector = ErrorDetector.shipped(get_task(name).family)
+    rows = samples_study(name, detector, source=source, seed=seed, train_rows=TRAIN_ROWS)
+    append_rows(path, list(rows), SAMPLES_COLUMNS)
+
+
+def _is_there(path: Path, wanted: dict[str, Any]) -> bool:
+    """Tell whether a file has rows with the wanted values."""
+    if not path.exists():
+        return False
+    rows = pd.read_csv(path)
+    return bool(rows[list(wanted)].eq(pd.Series(wanted)).all(axis=1).any())

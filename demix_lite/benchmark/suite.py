@@ -1,0 +1,262 @@
+"""The benchmark as a grid: which method judges which run, resumed where it stopped.
+
+A *cell* is one run (task × architecture × clean ratio × seed); every method judges the same run.
+Rows go to the ledger one by one as they are finished.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from joblib import Parallel, cpu_count, delayed
+from tqdm import tqdm
+
+from demix_lite.baselines import BASELINES, YARDSTICKS, Method, SummaryGBM
+from demix_lite.benchmark.ledger import KEY, append_row, check_columns, read_ledger
+from demix_lite.benchmark.pipeline import Prepared, judge, prepare
+from demix_lite.benchmark.protocols import (
+    curricula,
+    detector_for,
+    detector_name,
+    environment_bank,
+    family_tasks,
+    train_detectors,
+)
+from demix_lite.data.store import data_home
+from demix_lite.detector.environments import ARCHITECTURES
+from demix_lite.errors import DemixError
+from demix_lite.tasks import get_task
+
+SEEDS = range(5)
+RATIOS = (0.4, 0.6, 0.7, 0.8)
+MAIN = ("demix_lite", "summary_gbm", "ddc", "dda_repair", "random", "oracle")
+"""Methods that are also judged at other clean ratios and on other architectures."""
+
+TRAIN_ROWS = 8000
+TUNING_ROWS, TUNING_INJECTIONS = 3000, 6
+PROTOCOLS = ("in-task", "leave-one-task-out", "unified")
+
+Entry = tuple[str, str]
+"""A method and the protocol it learned under."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run and the methods that judge it."""
+
+    task: str
+    architecture: str
+    clean_ratio: float
+    seed: int
+    entries: tuple[Entry, ...]
+
+    def key(self, entry: Entry, source: str) -> tuple[Any, ...]:
+        """Return the ledger's key of one method's row."""
+        method, protocol = entry
+        run = (self.architecture, self.clean_ratio, self.seed)
+        return (self.task, method, *run, protocol, source)
+
+
+def suite(family: str, *, quick: bool = False) -> list[Cell]:
+    """Return the grid of a family; ``quick`` is a small slice of it.
+
+    At a clean ratio of 0.5 with the first architecture every method judges every run, under every
+    protocol it has; at the other ratios and with the other architectures the main methods do.
+
+    Examples
+    --------
+    >>> cells = suite("tabular")
+    >>> len(cells), len(suite("tabular", quick=True))
+    (210, 1)
+    """
+    tasks = family_tasks(family)
+    everyone = (
+        *(("demix_lite", protocol) for protocol in PROTOCOLS),
+        *((name, "in-task") for name in ("demix_paper", "summary_gbm", *BASELINES, *YARDSTICKS)),
+    )
+    if quick:
+        few = (("demix_lite", "unified"), ("composite", "in-task"), ("random", "in-task"))
+        return [Cell(tasks[0], ARCHITECTURES[0], 0.5, 0, (*few, ("oracle", "in-task")))]
+    main = tuple(
+        entry
+        for entry in everyone
+        if entry[0] in MAIN and entry != ("demix_lite", "leave-one-task-out")
+    )
+    standard, *others = get_task(tasks[0]).architectures
+    grid = [(standard, 0.5, everyone), *((standard, ratio, main) for ratio in RATIOS)]
+    for other in others:
+        left_out = (("demix_lite", "leave-one-architecture-out"),)
+        grid.append((other, 0.5, (*main, *left_out)))
+    return [
+        Cell(task, architecture, ratio, seed, entries)
+        for architecture, ratio, entries in grid
+        for seed in SEEDS
+        for task in tasks
+    ]
+
+
+def some(
+    cells: Sequence[Cell],
+    *,
+    tasks: Collection[str] = (),
+    methods: Collection[str] = (),
+    protocols: Collection[str] = (),
+) -> list[Cell]:
+    """Keep the part of a grid with some tasks, methods and protocols; empty means all.
+
+    Raises
+    ------
+    DemixError
+        If nothing is left.
+    """
+    kept = []
+    for cell in cells:
+        entries = tuple(
+            (method, protocol)
+            for method, protocol in cell.entries
+            if (not methods or method in methods) and (not protocols or protocol in protocols)
+        )
+        if entries and (not tasks or cell.task in tasks):
+            kept.append(replace(cell, entries=entries))
+    if not kept:
+        raise DemixError("no row of the grid has these tasks, methods and protocols.")
+    return kept
+
+
+def run_suite(
+    cells: Sequence[Cell],
+    ledger: Path,
+    *,
+    source: str = "real",
+    train_rows: int = TRAIN_ROWS,
+    jobs: int | None = None,
+    progress: bool = False,
+    announce: Callable[[str], None] = lambda line: None,
+) -> None:
+    """Fill the ledger with the rows that are missing; a finished row is never run twice.
+
+    Parameters
+    ----------
+    cells : sequence of Cell
+        The grid.
+    ledger : path
+        The ledger; rows are appended as they are finished.
+    source : {"real", "twin"}
+        Tables.
+    train_rows : int
+        Training rows of a run, at most.
+    jobs : int, optional
+        Cells run side by side, one thread each; all cores by default.
+    """
+    check_columns(ledger)
+    todo = list(_missing(cells, ledger, source))
+    announce(f"{sum(len(c.entries) for c in todo)} rows to run, in {len(todo)} runs")
+    if not todo:
+        return
+    _train_missing(todo, source=source, progress=progress, announce=announce)
+    for task in dict.fromkeys(cell.task for cell in todo):
+        names = {name for cell in todo if cell.task == task for name, _ in cell.entries}
+        fit_methods(task, names, source=source, progress=progress, announce=announce)
+    tuning_table(source).to_csv(ledger.parent / "tuning.csv", index=False, lineterminator="\n")
+    work = Parallel(n_jobs=jobs or cpu_count(), return_as="generator_unordered")(
+        delayed(_run_cell)(cell, ledger, source, train_rows) for cell in todo
+    )
+    for _ in tqdm(work, total=len(todo), desc="runs", disable=not progress):
+        pass
+
+
+def _missing(cells: Sequence[Cell], ledger: Path, source: str) -> Iterator[Cell]:
+    done = set(read_ledger(ledger)[list(KEY)].itertuples(index=False, name=None))
+    for cell in cells:
+        entries = tuple(e for e in cell.entries if cell.key(e, source) not in done)
+        if entries:
+            yield replace(cell, entries=entries)
+
+
+def _run_cell(cell: Cell, ledger: Path, source: str, train_rows: int) -> None:
+    torch.set_num_threads(1)
+    prepared = prepare(
+        cell.task,
+        source=source,
+        clean_ratio=cell.clean_ratio,
+        architecture=cell.architecture,
+        seed=cell.seed,
+        train_rows=train_rows,
+    )
+    for name, protocol in cell.entries:
+        method = _method(name, protocol, prepared, source)
+        append_row(ledger, judge(prepared, method, protocol=protocol).row)
+
+
+def _method(name: str, protocol: str, prepared: Prepared, source: str) -> Any:
+    """Return a method that is ready to judge a run."""
+    task = prepared.task.name
+    if name in YARDSTICKS:
+        return YARDSTICKS[name]().told(prepared.injection.train.errors)
+    if name in ("demix_lite", "demix_paper"):
+        protocol = "paper" if name == "demix_paper" else protocol
+        return detector_for(protocol, task, prepared.facts["architecture"])
+    kind = SummaryGBM if name == SummaryGBM.name else BASELINES[name]
+    return kind.load(_kept(name, task, source))
+
+
+def _kept(name: str, task: str, source: str) -> Path:
+    return data_home() / "baselines" / f"{task}-{source}-{name}.json"
+
+
+def _train_missing(cells: Iterable[Cell], **options: Any) -> None:
+    """Train the detectors that the cells ask for and that are not there."""
+    wanted: dict[str, None] = {}
+    for cell in cells:
+        family = get_task(cell.task).family
+        for name, protocol in cell.entries:
+            if name == "demix_lite":
+                wanted[detector_name(family, protocol, cell.task, cell.architecture)] = None
+            if name == "demix_paper":
+                wanted[f"{family}-paper-{cell.task}"] = None
+    known = curricula(family)
+    train_detectors([known[name] for name in wanted], **options)
+
+
+def fit_methods(
+    task: str,
+    names: Iterable[str],
+    *,
+    source: str = "real",
+    progress: bool = False,
+    announce: Callable[[str], None] = lambda line: None,
+) -> None:
+    """Tune the baselines of a task on its training environments and keep what they learned."""
+    methods: list[type[Method]] = [SummaryGBM, *BASELINES.values()]
+    kinds = {method.name: method for method in methods}
+    missing = [n for n in kinds if n in names and not _kept(n, task, source).exists()]
+    if SummaryGBM.name in missing:
+        environments = environment_bank([task], source=source, progress=progress)[task]
+        SummaryGBM().fit(environments).save(_kept(SummaryGBM.name, task, source))
+        missing.remove(SummaryGBM.name)
+    if not missing:
+        return
+    environments = [
+        e
+        for e in environment_bank(
+            [task], source=source, rows=TUNING_ROWS, injections=TUNING_INJECTIONS, sample=0
+        )[task]
+        if e.architecture == ARCHITECTURES[0]
+    ]
+    for name in missing:
+        announce(f"{name}: tuned on {len(environments)} environments of {task}")
+        kinds[name]().fit(environments).save(_kept(name, task, source))
+
+
+def tuning_table(source: str = "real") -> pd.DataFrame:
+    """Return what the search found for every baseline and task, beside what it searched."""
+    rows = []
+    for file in sorted((data_home() / "baselines").glob(f"*-{source}-*.json")):
+        task, name = file.stem.split(f"-{source}-")
+        if name in BASELINES:
+            kind = BASELINES[name]
+            rows.append((task, name, kind.source, kind.space, kind.load(file).settings))
+    return pd.DataFrame(rows, columns=["task", "method", "source", "searched", "found"])

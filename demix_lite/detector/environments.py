@@ -1,0 +1,143 @@
+"""Environments: runs whose true errors are known because we put them there."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from demix_lite.detector.runs import Run, open_run
+from demix_lite.injection import inject
+from demix_lite.models.training import fit
+from demix_lite.seeds import derive_seed, generator
+from demix_lite.tasks.base import Splits, Task, seeded_model
+
+CLEAN_RATIOS = (0.5, 0.4, 0.5, 0.6, 0.5, 0.7, 0.5, 0.8)
+"""Clean ratios of successive training injections: every second one is the standard 0.5."""
+
+ARCHITECTURES = ("mlp1", "mlp2")
+SLOW_ARCHITECTURES = ("ft_transformer",)
+"""Architectures that only some training injections are seen through."""
+
+SLOW_EVERY = 6
+
+TRAINING_ROWS = 5000
+
+
+@dataclass(frozen=True)
+class Environment:
+    """A run with known errors.
+
+    Attributes
+    ----------
+    injection : str
+        Name of the injection; environments of the same injection share their rows.
+    architecture : str
+        The architecture of the task model.
+    run : Run
+        The run.
+    errors : array
+        True errors, boolean, shape ``(N, 3)``.
+    """
+
+    injection: str
+    architecture: str
+    run: Run
+    errors: np.ndarray
+    _samples: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
+
+    def sample(self, rows: int) -> tuple[Tensor, Tensor]:
+        """Return the vectors (half precision) and the errors of some rows, always the same ones.
+
+        Environments of the same injection give the same rows.
+        """
+        if rows not in self._samples:
+            drawn = generator("sample", self.injection).permutation(len(self.run))[:rows]
+            vectors = self.run.vectors(torch.from_numpy(drawn)).half()
+            self._samples[rows] = (vectors, torch.from_numpy(self.errors[drawn]).float())
+        return self._samples[rows]
+
+
+def make_environment(
+    task: Task,
+    splits: Splits,
+    *,
+    architecture: str,
+    clean_ratio: float,
+    seed: object,
+    co_occurring: bool = False,
+    validation: int = 256,
+) -> Environment:
+    """Inject errors, train a model on the dirty rows and open the run.
+
+    Examples
+    --------
+    >>> from demix_lite.tasks import get_task
+    >>> task = get_task("adult")
+    >>> environment = make_environment(
+    ...     task, task.load(rows=1000), architecture="mlp2", clean_ratio=0.5, seed="doc"
+    ... )
+    >>> environment.errors.shape[1]
+    3
+    """
+    injection = inject(task, splits, clean_ratio, seed=seed, co_occurring=co_occurring)
+    train, valid = injection.train.frame, injection.valid.frame
+    encoder = task.encoder(train)
+    fit_seed = derive_seed(task.name, "fit", architecture, seed)
+    model = seeded_model(task, architecture, encoder, fit_seed)
+    samples = encoder.transform(train, task.target)
+    trained = fit(model, task.loss, *samples, seed=fit_seed)
+    run = open_run(
+        task, architecture, encoder, trained, train, valid, validation=validation, seed=seed
+    )
+    errors = injection.train.errors.to_numpy()
+    return Environment(f"{task.name} {seed}", architecture, run, errors)
+
+
+def training_environments(
+    task: Task,
+    splits: Splits,
+    injections: int,
+    *,
+    architectures: Sequence[str] = (*ARCHITECTURES, *SLOW_ARCHITECTURES),
+    rows: int = TRAINING_ROWS,
+    progress: bool = False,
+) -> list[Environment]:
+    """Make environments for a detector; every fourth injection lets errors co-occur.
+
+    The seeds are named ``train 0``, ``train 1``, ...: no benchmark ever uses these names. Each
+    injection draws its own ``rows`` of the training rows.
+    """
+    return [
+        environment
+        for number in tqdm(range(injections), desc=task.name, disable=not progress)
+        for environment in injection_environments(
+            task, splits, number, architectures=architectures, rows=rows
+        )
+    ]
+
+
+def injection_environments(
+    task: Task,
+    splits: Splits,
+    number: int,
+    *,
+    architectures: Sequence[str] = (*ARCHITECTURES, *SLOW_ARCHITECTURES),
+    rows: int = TRAINING_ROWS,
+) -> list[Environment]:
+    """Make the environments of one training injection, one per architecture."""
+    seed = f"train {number}"
+    return [
+        make_environment(
+            task,
+            splits.sample(rows, seed=seed),
+            architecture=architecture,
+            clean_ratio=CLEAN_RATIOS[number % len(CLEAN_RATIOS)],
+            seed=seed,
+            co_occurring=number % 4 == 3,
+        )
+        for architecture in architectures
+        if architecture not in SLOW_ARCHITECTURES or number % SLOW_EVERY == 0
+    ]

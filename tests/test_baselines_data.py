@@ -1,0 +1,346 @@
+"""Baselines that look at the data alone, and yardsticks that know the true errors."""
+
+import gc
+import itertools
+import math
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import roc_auc_score
+from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
+from toy import toy_learnable_splits, toy_number_splits, toy_number_task, toy_task
+
+from demix_lite.baselines import BASELINES, YARDSTICKS
+from demix_lite.baselines.cross_fit import (
+    doubt,
+    encoded,
+    held_out,
+    once_per_run,
+    out_of_fold,
+    targets,
+)
+from demix_lite.baselines.datalab import issues
+from demix_lite.baselines.ddc import disagreeing, underperforming
+from demix_lite.baselines.isolation_forest import isolation
+from demix_lite.baselines.knn_shapley import class_values, number_values, shapley_values
+from demix_lite.detector import make_environment
+from demix_lite.diagnosis import ERROR_TYPES, score
+from demix_lite.errors import DemixError
+from demix_lite.tasks import get_task
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+NAMES = ("composite", "ddc", "datalab", "isolation_forest", "knn_shapley")
+LABEL, FEATURE, SPURIOUS = range(3)
+
+
+def environment(kind: str, seed: str, rows: int = 400):
+    if kind == "adult":
+        task = get_task("adult")
+        splits = task.load(rows=1500)
+    elif kind == "number":
+        task, splits = toy_number_task(), toy_number_splits(rows)
+    else:
+        task, splits = toy_task(int(kind)), toy_learnable_splits(rows, classes=int(kind))
+    return make_environment(
+        task, splits, architecture="mlp2", clean_ratio=0.5, seed=seed, validation=16
+    )
+
+
+@pytest.fixture(scope="module", params=["2", "3", "number", "adult"])
+def pair(request):
+    """Two environments of one task: learn from the first, judge the second."""
+    return [environment(request.param, f"data {n}") for n in range(2)]
+
+
+@pytest.fixture(scope="module")
+def judged(pair):
+    return pair[1]
+
+
+@pytest.fixture(scope="module")
+def easy():
+    return environment("2", "easy", rows=800)
+
+
+def errors_of(environment) -> pd.DataFrame:
+    index = environment.run.index
+    return pd.DataFrame(environment.errors, columns=list(ERROR_TYPES), index=index)
+
+
+# ------------------------------------------------------------------ the contract
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_kind_of_label_is_judged_and_the_same_again(name, pair):
+    baseline = BASELINES[name]().fit(pair[:1])
+    once, again = baseline.predict(pair[1].run), baseline.predict(pair[1].run)
+    assert once.probability.shape == (len(pair[1].run), len(ERROR_TYPES))
+    assert once.probability.to_numpy().min() >= 0
+    assert once.probability.to_numpy().max() <= 1
+    pd.testing.assert_frame_equal(once.probability, again.probability)
+    pd.testing.assert_frame_equal(once.flag, again.flag)
+    assert once.flag.index.equals(pair[1].run.index)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_same_seed_same_scores_on_a_run_made_anew(name):
+    first, second = (environment("3", "again", rows=150) for _ in range(2))
+    scores = [BASELINES[name]().scores(made.run) for made in (first, second)]
+    np.testing.assert_array_equal(*scores)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_baseline_says_where_it_comes_from(name):
+    assert BASELINES[name].source
+    assert BASELINES[name].name == name
+    assert set(BASELINES[name].claims) <= set(ERROR_TYPES)
+
+
+def test_a_class_without_any_row_disturbs_nobody():
+    task, splits = toy_task(3), toy_learnable_splits(200, classes=2)
+    made = make_environment(
+        task, splits, architecture="mlp2", clean_ratio=1.0, seed="absent", validation=16
+    )
+    assert out_of_fold(made.run)[:, 2].max() == 0
+    for name in NAMES:
+        assert np.isfinite(BASELINES[name]().scores(made.run)).all()
+
+
+@pytest.mark.parametrize("name", ["ddc", "datalab"])
+def test_without_cleanlab_one_sentence_says_what_to_install(name, easy, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cleanlab.rank", None)
+    monkeypatch.setitem(sys.modules, "cleanlab.datalab.datalab", None)
+    fresh = environment("2", "bare", rows=100)
+    with pytest.raises(DemixError, match=r"pip install 'demix_lite\[baselines\]'") as refused:
+        BASELINES[name]().scores(fresh.run)
+    assert "\n" not in str(refused.value)
+
+
+# ------------------------------------------------------------------ out-of-fold predictions
+
+
+def test_no_row_is_judged_by_a_model_that_saw_it():
+    draw = np.random.default_rng(0)
+    x, y = draw.normal(size=(300, 2)), draw.integers(0, 2, 300)
+    parrot = KNeighborsClassifier(1)
+    assert parrot.fit(x, y).score(x, y) == 1.0
+    own = held_out(parrot, x, y, classes=2)[np.arange(300), y]
+    assert 0.35 < own.mean() < 0.65
+
+
+def test_a_number_is_predicted_from_other_rows_and_from_no_more_than_asked():
+    x, y = np.arange(60.0)[:, None], np.arange(60.0)
+    assert (held_out(KNeighborsRegressor(1), x, y) != y).all()
+    few = held_out(KNeighborsRegressor(1), x, y, folds=2, most=3)
+    assert len(np.unique(few)) <= 6
+
+
+def test_a_class_missing_from_a_fold_has_no_probability():
+    y = np.array([0] * 20 + [2])
+    said = held_out(KNeighborsClassifier(1), np.zeros((21, 1)), y, classes=4)
+    np.testing.assert_allclose(said.sum(axis=1), 1)
+    assert said[20].tolist() == [1, 0, 0, 0]
+    assert said[:, [1, 3]].max() == 0
+
+
+def test_what_is_remembered_of_a_run_goes_with_it():
+    calls = []
+
+    @once_per_run
+    def size(run, scale=1):
+        calls.append(scale)
+        return np.array([len(run) * scale])
+
+    class Short:
+        def __len__(self):
+            return 3
+
+    run = Short()
+    assert [size(run)[0], size(run)[0], size(run, 2)[0]] == [3, 3, 6]
+    assert calls == [1, 2]
+    with pytest.raises(ValueError, match="read-only"):
+        size(run)[0] = 5
+    del run
+    gc.collect()
+    size(Short())
+    assert calls == [1, 2, 1]
+
+
+# ------------------------------------------------------------------ each baseline finds its own
+
+
+def test_composite_and_ddc_find_flipped_labels(easy):
+    for name in ("composite", "ddc"):
+        said = BASELINES[name]().scores(easy.run)[:, LABEL]
+        assert roc_auc_score(easy.errors[:, LABEL], said) > 0.85, name
+    said = BASELINES["composite"]().fit([easy]).predict(environment("2", "unseen").run)
+    assert said.flag["label"].any()
+
+
+def test_knn_shapley_finds_flipped_labels(easy):
+    said = BASELINES["knn_shapley"](k=10).scores(easy.run)
+    assert roc_auc_score(easy.errors[:, LABEL], said) > 0.6
+
+
+def test_isolation_forest_finds_outliers():
+    made = environment("number", "outliers")
+    made.run.samples[0][:5] = 12.0
+    assert set(np.argsort(-isolation(made.run))[:5]) == set(range(5))
+    assert BASELINES["isolation_forest"].claims == ("feature",)
+
+
+@pytest.mark.parametrize("suspicion", [underperforming, disagreeing])
+def test_the_group_step_finds_rows_that_break_a_strong_rule(suspicion, monkeypatch):
+    made = environment("2", "group", rows=600)
+    label, colour = made.run.train["label"], made.run.train["colour"]
+    odd = ((colour == "red") & (label == "no")).to_numpy()
+    kept = np.flatnonzero(~odd | (np.cumsum(odd) <= 12))
+    columns, categorical = made.run.columns()
+    module = "demix_lite.baselines.ddc"
+    monkeypatch.setattr(type(made.run), "columns", lambda run: (columns[kept], categorical))
+    monkeypatch.setattr(f"{module}.label_bins", lambda run: targets(made.run)[kept])
+    monkeypatch.setattr(f"{module}.doubt", lambda run: odd[kept].astype(float))
+    assert roc_auc_score(odd[kept], suspicion(made.run)) > 0.7
+
+
+# ------------------------------------------------------------------ Datalab
+
+
+def test_datalab_answers_with_its_own_flags(judged, capfd):
+    from cleanlab.datalab.datalab import Datalab
+
+    run, number = judged.run, judged.run.task.label.outputs == 1
+    issues.__wrapped__(run)
+    heard = capfd.readouterr()
+    assert heard.out == heard.err == ""
+    kind = "regression" if number else "classification"
+    lab = Datalab({"y": targets(run)}, label_name="y", task=kind, verbosity=0)
+    lab.find_issues(pred_probs=out_of_fold(run), features=encoded(run))
+    said = BASELINES["datalab"]().fit([]).predict(run)
+    for ours, theirs in (("label", "label"), ("feature", "outlier")):
+        found = lab.get_issues(theirs)
+        assert said.flag[ours].tolist() == found[f"is_{theirs}_issue"].tolist()
+        np.testing.assert_allclose(said.probability[ours], 1 - found[f"{theirs}_score"])
+    assert not said.unsure.to_numpy().any()
+
+
+# ------------------------------------------------------------------ KNN-Shapley
+
+
+def brute_force(utility, n: int) -> np.ndarray:
+    """Shapley values from all subsets; a subset is a sorted tuple of positions."""
+    values = np.zeros(n)
+    for i in range(n):
+        others = [j for j in range(n) if j != i]
+        for size in range(n):
+            for subset in itertools.combinations(others, size):
+                gain = utility(tuple(sorted((*subset, i)))) - utility(subset)
+                values[i] += gain / (n * math.comb(n - 1, size))
+    return values
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 5, 10])
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 8])
+def test_knn_shapley_is_the_shapley_value(n, k):
+    draw = np.random.default_rng(n * 100 + k)
+    hits, near, wanted = draw.random(n) < 0.5, draw.normal(size=n), draw.normal()
+    np.testing.assert_allclose(
+        class_values(hits[None], k)[0],
+        brute_force(lambda chosen: sum(hits[j] for j in chosen[:k]) / k, n),
+        atol=1e-12,
+    )
+    np.testing.assert_allclose(
+        number_values(near[None], np.array([[wanted]]), k)[0],
+        brute_force(lambda chosen: -((sum(near[j] for j in chosen[:k]) / k - wanted) ** 2), n),
+        atol=1e-12,
+    )
+
+
+@pytest.mark.parametrize("classes", [True, False])
+def test_knn_shapley_averages_over_validation_rows_whatever_the_order(classes):
+    draw = np.random.default_rng(5)
+    x, x_valid = draw.normal(size=(7, 3)), draw.normal(size=(4, 3))
+    y, y_valid = draw.integers(0, 3, 7), draw.integers(0, 3, 4)
+    mean = 0 if classes else y.mean()
+
+    def utility(chosen):
+        total = 0.0
+        for row, wanted in zip(x_valid, y_valid, strict=True):
+            near = sorted(chosen, key=lambda j: np.linalg.norm(x[j] - row))[:2]
+            if classes:
+                total += sum(y[j] == wanted for j in near) / 2
+            else:
+                total -= (sum(y[j] - mean for j in near) / 2 - (wanted - mean)) ** 2
+        return total / len(x_valid)
+
+    found = shapley_values(x, y, x_valid, y_valid, (2,), classes=classes)[0]
+    np.testing.assert_allclose(found, brute_force(utility, 7), atol=1e-12)
+
+
+def test_any_number_of_neighbours_can_be_asked_for(judged):
+    few, many = (BASELINES["knn_shapley"](k=k).scores(judged.run) for k in (3, 10))
+    assert not np.allclose(few, many)
+    assert few.shape == (len(judged.run),)
+
+
+# ------------------------------------------------------------------ yardsticks
+
+
+def test_the_oracle_is_always_right(judged):
+    said = YARDSTICKS["oracle"]().told(errors_of(judged)).predict(judged.run)
+    assert score(said, errors_of(judged))["f1_macro"] == 1.0
+
+
+@pytest.mark.parametrize("name", ["ceiling", "ceiling_all_rows"])
+def test_the_ceiling_judges_all_rows_better_than_chance(name):
+    made = environment("number", "ceiling", rows=200)
+    ceiling = YARDSTICKS[name]().told(errors_of(made))
+    said = ceiling.predict(made.run)
+    assert len(said.flag) == len(made.run)
+    assert roc_auc_score(made.errors[:, FEATURE], said.probability["feature"]) > 0.6
+
+
+def test_the_ceiling_is_the_same_again_for_every_kind_of_label(judged):
+    ceiling = YARDSTICKS["ceiling_all_rows"]().told(errors_of(judged))
+    said = ceiling.predict(judged.run)
+    assert roc_auc_score(judged.errors[:, FEATURE], said.probability["feature"]) > 0.6
+    pd.testing.assert_frame_equal(said.probability, ceiling.predict(judged.run).probability)
+
+
+def test_the_forest_of_the_ceiling_sees_no_more_rows_than_promised(easy, monkeypatch):
+    seen = []
+
+    class Counting(KNeighborsClassifier):
+        def fit(self, x, y):
+            seen.append(len(x))
+            return super().fit(np.nan_to_num(x), y)
+
+        def predict_proba(self, x):
+            return super().predict_proba(np.nan_to_num(x))
+
+    kind = YARDSTICKS["ceiling"]
+    monkeypatch.setattr(kind, "_model", lambda self, categorical: Counting(1))
+    monkeypatch.setattr(kind, "most", 100)
+    kind().told(errors_of(easy)).predict(easy.run)
+    assert set(seen) == {100}
+
+
+@pytest.mark.parametrize("name", list(YARDSTICKS))
+def test_a_yardstick_has_to_be_told_the_errors_of_this_run(name, easy):
+    yardstick = YARDSTICKS[name]()
+    with pytest.raises(DemixError, match="told the true errors"):
+        yardstick.predict(easy.run)
+    knowing = yardstick.told(errors_of(easy).iloc[1:])
+    with pytest.raises(DemixError, match="told the true errors"):
+        knowing.predict(easy.run)
+    assert yardstick.errors is None
+
+
+def test_doubt_is_what_the_own_label_lacks(judged):
+    said, own = out_of_fold(judged.run), targets(judged.run)
+    picked = said if said.ndim == 1 else said[np.arange(len(own)), own]
+    expected = np.abs(picked - own) if said.ndim == 1 else 1 - picked
+    np.testing.assert_allclose(doubt(judged.run), expected)

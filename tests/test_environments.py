@@ -1,0 +1,206 @@
+"""Runs to learn from: the same rows for all architectures, the right draws; losses by hand."""
+
+from dataclasses import replace
+from math import exp, log
+
+import numpy as np
+import pytest
+import torch
+
+from demix_lite.detector import CHANNELS, TrainingSettings, make_environment, training
+from demix_lite.detector import environments as made
+from demix_lite.detector.training import FirstPass, asymmetric_loss, focal_loss
+from demix_lite.tasks import get_task
+from tests.toy import toy_number_splits, toy_number_task, toy_splits, toy_task
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+AGREEMENT = CHANNELS.index("label_agreement")
+TINY = TrainingSettings(rows=64, batch=32, elements=16, steps=2)
+
+
+def environment(architecture="mlp2", seed="a", number=False):
+    task, splits = toy_task(), toy_splits(200)
+    if number:
+        task, splits = toy_number_task(), toy_number_splits(200)
+    return make_environment(
+        task, splits, architecture=architecture, clean_ratio=0.5, seed=seed, validation=32
+    )
+
+
+@pytest.fixture(scope="module")
+def through():
+    """One injection through two architectures, and another one."""
+    return environment("mlp1"), environment("mlp2"), environment("mlp2", "b")
+
+
+# ------------------------------------------------------------------ rows
+
+
+def test_two_architectures_of_one_injection_give_the_same_rows(through):
+    (one, errors), (two, same), (other, _) = (e.sample(50) for e in through)
+    assert one.shape == two.shape == (50, len(CHANNELS), 32)
+    assert torch.equal(errors, same)
+    # Whether two labels agree does not depend on the model: the rows are in the same order.
+    assert torch.equal(one[:, AGREEMENT], two[:, AGREEMENT])
+    assert not torch.equal(one[:, 0], two[:, 0])
+    assert not torch.equal(one[:, AGREEMENT], other[:, AGREEMENT])
+
+
+def test_a_sample_is_rows_of_the_run_with_their_errors(through):
+    environment = through[0]
+    vectors, errors = environment.sample(50)
+    whole = environment.run.vectors(torch.arange(len(environment.run))).half()
+    for row in (0, 20, 49):
+        match = (whole == vectors[row]).float().mean((1, 2)).argmax()
+        assert errors[row].tolist() == environment.errors[match].astype(float).tolist()
+    everything, truth = environment.sample(10**6)
+    assert len(everything) == len(environment.run)
+    np.testing.assert_array_equal(truth.sum(0), environment.errors.sum(0))
+
+
+def test_a_sample_is_taken_once(through):
+    assert through[0].sample(20)[0] is through[0].sample(20)[0]
+    assert through[0].sample(20)[0].dtype == torch.float16
+
+
+def test_a_run_knows_its_task_and_its_columns(through):
+    run = through[1].run
+    assert (run.task.name, run.architecture) == ("toy", "mlp2")
+    assert run.index.equals(run.train.index)
+    values, categorical = run.columns()
+    assert values.shape == (len(run), 7)
+    assert categorical.tolist() == [False] * 3 + [True] * 4
+    assert set(values[:, -1]) == {0, 1}
+    values, categorical = environment(number=True).run.columns()
+    assert not categorical[-1]
+    assert 0 <= values[:, -1].min() < values[:, -1].max() <= 1
+
+
+def test_training_injections_differ_in_ratio_rows_and_kind(monkeypatch):
+    asked = []
+
+    def remember(task, splits, **options):
+        asked.append((splits, options))
+
+    monkeypatch.setattr(made, "make_environment", remember)
+    task = get_task("adult")
+    made.training_environments(task, task.load(rows=900), 8, rows=100)
+    numbers = [options["seed"] for _, options in asked]
+    assert list(dict.fromkeys(numbers)) == [f"train {n}" for n in range(8)]
+    fast = [options for _, options in asked if options["architecture"] == "mlp1"]
+    assert [options["clean_ratio"] for options in fast] == list(made.CLEAN_RATIOS)
+    assert [options["co_occurring"] for options in fast] == [False, False, False, True] * 2
+    slow = [o["seed"] for _, o in asked if o["architecture"] == "ft_transformer"]
+    assert slow == ["train 0", "train 6"]
+    assert all(len(splits.train) == 100 for splits, _ in asked)
+    by_seed = {options["seed"]: splits.train for splits, options in asked}
+    assert not by_seed["train 0"].equals(by_seed["train 1"])
+
+
+# ------------------------------------------------------------------ losses
+
+
+def sigmoid(x):
+    return 1 / (1 + exp(-x))
+
+
+def test_the_asymmetric_loss_by_hand():
+    logits, truth = [[2.0, -1.0, 0.5], [-4.0, 3.0, 0.0]], [[1.0, 0, 0], [0, 0, 1]]
+    expected = 0.0
+    for row, known in zip(logits, truth, strict=True):
+        for logit, right in zip(row, known, strict=True):
+            p = sigmoid(logit)
+            shifted = max(p - 0.05, 0.0)
+            expected -= log(p) if right else shifted**4 * log(1 - shifted)
+    found = asymmetric_loss(torch.tensor(logits), torch.tensor(truth), torch.ones(3))
+    assert float(found) == pytest.approx(expected / 2, rel=1e-5)
+
+
+def test_easy_negatives_do_not_count_and_certain_ones_stay_finite():
+    easy = asymmetric_loss(torch.full((4, 3), -3.0), torch.zeros(4, 3), torch.ones(3))
+    assert float(easy) == 0.0
+    logits = torch.full((4, 3), 60.0, requires_grad=True)
+    loss = asymmetric_loss(logits, torch.zeros(4, 3), torch.ones(3))
+    loss.backward()
+    assert loss.isfinite()
+    assert logits.grad.isfinite().all()
+
+
+def test_the_focal_loss_by_hand():
+    weight = torch.tensor([3.0, 1.0, 1.0])
+    found = focal_loss(torch.tensor([[1.0, 0.0, -2.0]]), torch.tensor([[1.0, 1.0, 0.0]]), weight)
+    p = [sigmoid(x) for x in (1.0, 0.0, -2.0)]
+    expected = 3 * (1 - p[0]) * -log(p[0]) + 0.5 * log(2) + p[2] * -log(1 - p[2])
+    assert float(found) == pytest.approx(expected, rel=1e-5)
+
+
+# ------------------------------------------------------------------ interventions
+
+
+def count_calls(monkeypatch, *names):
+    calls = dict.fromkeys(names, 0)
+
+    def counting(name, function):
+        def counted(*arguments):
+            calls[name] += 1
+            return function(*arguments)
+
+        return counted
+
+    for name in names:
+        monkeypatch.setattr(training, name, counting(name, getattr(training, name)))
+    return calls
+
+
+LOSSES = ("validation_view", "contrastive_loss", "alignment_loss", "focal_loss", "asymmetric_loss")
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, (3, 1, 1, 3, 0)),
+        ({"loss": "asymmetric"}, (3, 1, 1, 0, 3)),
+        ({"model_intervention": False}, (2, 1, 0, 2, 0)),
+        ({"validation_intervention": False}, (0, 0, 1, 2, 0)),
+        ({"validation_intervention": False, "model_intervention": False}, (0, 0, 0, 1, 0)),
+        ({"contrastive": 0.0, "alignment": 0.0}, (2, 0, 0, 2, 0)),
+    ],
+)
+def test_each_intervention_can_be_left_out(settings, expected, through, monkeypatch):
+    calls = count_calls(monkeypatch, *LOSSES)
+    chosen = replace(TINY, **settings)
+    losses = training.train_first_pass(FirstPass(width=8), through[:2], chosen)
+    assert len(losses) == chosen.steps
+    assert np.isfinite(losses).all()
+    assert tuple(n // chosen.steps for n in calls.values()) == expected
+
+
+def test_without_the_model_intervention_one_architecture_is_seen(through):
+    both = training._row_sets(through, TINY, False)
+    assert [len(vectors) for vectors, _ in both] == [2, 1]
+    alone = training._row_sets(through, replace(TINY, model_intervention=False), False)
+    assert [len(vectors) for vectors, _ in alone] == [1, 1]
+    assert alone[0][0][0] is through[0].sample(TINY.rows)[0]
+
+
+def test_without_the_validation_intervention_no_sample_is_dropped(through, monkeypatch):
+    seen = []
+    embed = FirstPass.embed
+    monkeypatch.setattr(
+        FirstPass, "embed", lambda self, x: (seen.append(x.shape[-1]), embed(self, x))[1]
+    )
+    off = replace(TINY, validation_intervention=False, steps=4)
+    training.train_first_pass(FirstPass(width=8), through[:2], off)
+    assert set(seen) == {TINY.elements}
+    seen.clear()
+    training.train_first_pass(FirstPass(width=8), through[:2], replace(TINY, steps=4))
+    assert min(seen) < TINY.elements
+    assert min(seen) >= TINY.elements // 2
+
+
+def test_absolute_embeddings_do_not_look_at_the_rest_of_the_run():
+    x = torch.randn(20, FirstPass(width=8).encoder.embedding)
+    absolute, relative = FirstPass(width=8, relative=False).eval(), FirstPass(width=8).eval()
+    torch.testing.assert_close(absolute.judge(x)[1][:4], absolute.judge(x[:4])[1])
+    assert not torch.allclose(relative.judge(x)[1][:4], relative.judge(x[:4])[1], atol=1e-3)

@@ -1,0 +1,88 @@
+"""The figures of the page "Measured": computed from what was measured, beside their bars."""
+
+import importlib.util
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from demix_lite.benchmark.ledger import COLUMNS
+
+ROOT = Path(__file__).resolve().parent.parent
+
+spec = importlib.util.spec_from_file_location("book_measure", ROOT / "book" / "measure.py")
+measure = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(measure)
+
+PARTS = {
+    "engine": {"seconds": 2.0, "mb": 100.0},
+    "brute": {"seconds": 50.0, "mb": 400.0, "difference": 1e-6},
+    "stream": {"seconds": 9.0, "mb": 80.0, "loaded_mb": 300.0, "rows": 1e4, "whole_mb": 1e3},
+    "judging": {"judging": 3000.0, "with_vectors": 900.0},
+    "twin": {"seconds": 20.0},
+    "real": {"seconds": 300.0},
+}
+
+
+def adult() -> pd.DataFrame:
+    """Two seeds of two methods."""
+    metrics = {"metric_dirty": 0.80, "metric_repaired": 0.84, "metric_oracle": 0.85}
+    groups = {"worst_group_dirty": 0.5, "worst_group_repaired": 0.45}
+    rows = [
+        dict.fromkeys(COLUMNS, 0.0)
+        | metrics
+        | groups
+        | {"method": method, "seed": seed, "f1_label": f1 + seed / 10, "f1_macro": f1}
+        for method, f1 in (("demix_lite", 0.8), ("summary_gbm", 0.7), ("ceiling", 0.9))
+        for seed in range(2)
+    ]
+    return pd.DataFrame(rows)
+
+
+@pytest.fixture(scope="module")
+def found():
+    return pd.DataFrame(measure.figures(PARTS, adult())).set_index("figure")
+
+
+@pytest.mark.parametrize(
+    ("figure", "value", "met"),
+    [
+        ("influence 8,000 × 2,048, times faster than vmap(grad)", 25, "false"),
+        ("influence 8,000 × 2,048, peak memory against vmap(grad)", 0.25, "true"),
+        ("influence 8,000 × 2,048, engine", 2, ""),
+        ("rows judged per second (M = 256, vectors given)", 3000, "true"),
+        ("demix-lite run adult --source real", 300, "false"),
+        ("real Adult, F1 label, mean of five seeds", 0.85, "false"),
+        ("real Adult, F1 macro, mean of five seeds", 0.8, "true"),
+        ("real Adult, F1 label, our lead over summary_gbm", 0.1, "true"),
+        ("real Adult, accuracy recovered from dirty to oracle", 80, "false"),
+        ("real Adult, worst group, repaired minus dirty", -0.05, "false"),
+    ],
+)
+def test_a_figure_stands_beside_its_bar(figure, value, met, found):
+    assert float(found.loc[figure, "value"]) == pytest.approx(value)
+    assert found.loc[figure, "met"] == met
+    assert (found.loc[figure, "bar"] == "") == (met == "")
+
+
+def test_every_figure_says_how_it_was_measured(found):
+    assert found.index.is_unique
+    assert (found["command"] == "python book/measure.py").all()
+    assert found[["value", "hardware", "versions", "commit"]].ne("").all(axis=None)
+    assert not found["value"].eq("nan").any()
+
+
+def test_adult_is_run_at_full_size_five_times_with_every_method(monkeypatch, tmp_path):
+    asked = {}
+    monkeypatch.setattr(
+        measure, "run_suite", lambda cells, path, **options: asked.update(cells=cells, **options)
+    )
+    assert measure.write_adult(tmp_path / "adult.csv").empty
+    assert [cell.seed for cell in asked["cells"]] == list(range(5))
+    assert {(c.task, c.architecture, c.clean_ratio) for c in asked["cells"]} == {
+        ("adult", "mlp1", 0.5)
+    }
+    assert asked["train_rows"] > 50_000
+    assert asked["source"] == "real"
+    names = [name for name, _ in asked["cells"][0].entries]
+    assert names == ["demix_lite", "summary_gbm", "ceiling", "ceiling_all_rows"]

@@ -1,0 +1,326 @@
+"""The grid of the benchmark: no row twice, none lost, whatever is killed or runs beside it."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+from typing import ClassVar
+
+import pytest
+
+from demix_lite.baselines import BASELINES, YARDSTICKS, Composite, Oracle, SummaryGBM
+from demix_lite.benchmark import COLUMNS, append_row, protocols, read_ledger, suite
+from demix_lite.benchmark.ledger import KEY
+from demix_lite.benchmark.protocols import Curriculum, curricula, detector_for, detector_name
+from demix_lite.errors import DemixError
+from demix_lite.tasks import TASKS
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# ------------------------------------------------------------------ the grid
+
+
+def keys(cells, source="real"):
+    return [cell.key(entry, source) for cell in cells for entry in cell.entries]
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_no_row_of_the_grid_stands_there_twice(quick):
+    counts = Counter(keys(suite.suite("tabular", quick=quick)))
+    assert set(counts.values()) == {1}
+    assert all(len(key) == len(KEY) for key in counts)
+
+
+def test_every_method_judges_every_task_at_the_standard_setting():
+    standard = [
+        c for c in suite.suite("tabular") if (c.architecture, c.clean_ratio) == ("mlp1", 0.5)
+    ]
+    assert {(c.task, c.seed) for c in standard} == {(t, s) for t in TASKS for s in range(5)}
+    everyone = {"demix_lite", "demix_paper", "summary_gbm", *BASELINES, *YARDSTICKS}
+    assert all({name for name, _ in cell.entries} == everyone for cell in standard)
+    ours = {protocol for name, protocol in standard[0].entries if name == "demix_lite"}
+    assert ours == set(suite.PROTOCOLS)
+
+
+def test_every_entry_of_the_grid_has_a_method_and_a_detector():
+    known = curricula("tabular")
+    for cell in suite.suite("tabular"):
+        for name, protocol in cell.entries:
+            if name == "demix_lite":
+                detector = detector_name("tabular", protocol, cell.task, cell.architecture)
+                plan = known[detector]
+                assert plan.protocol == protocol
+                assert (cell.task in plan.tasks) == (protocol != "leave-one-task-out")
+                left_out = protocol == "leave-one-architecture-out"
+                assert (cell.architecture in plan.architectures) != left_out
+            elif name != "demix_paper":
+                assert name in {*BASELINES, *YARDSTICKS, SummaryGBM.name}
+                assert protocol == "in-task"
+
+
+def test_the_key_is_the_head_of_the_ledger():
+    cell = suite.Cell("adult", "mlp2", 0.4, 3, (("random", "in-task"),))
+    expected = {
+        "task": "adult", "method": "random", "architecture": "mlp2", "clean_ratio": 0.4,
+        "seed": 3, "protocol": "in-task", "source": "twin",
+    }  # fmt: skip
+    assert dict(zip(KEY, cell.key(cell.entries[0], "twin"), strict=True)) == expected
+
+
+def test_unknown_families_protocols_and_missing_detectors_are_named(monkeypatch, tmp_path):
+    with pytest.raises(DemixError, match="unknown family 'tabula'; did you mean 'tabular'"):
+        suite.suite("tabula")
+    with pytest.raises(DemixError, match="unknown protocol 'in-tusk'; did you mean 'in-task'"):
+        detector_for("in-tusk", "adult", "mlp1")
+    monkeypatch.setenv("DEMIX_DATA", str(tmp_path))
+    with pytest.raises(DemixError, match="train-detector tabular --only tabular-only-bank"):
+        detector_for("in-task", "bank", "mlp1")
+
+
+# ------------------------------------------------------------------ finished rows
+
+
+def row(method="random", seed=0, **more) -> dict:
+    key = ("adult", method, "mlp1", 0.5, seed, "in-task", "twin")
+    return dict.fromkeys(COLUMNS, 0.25) | dict(zip(KEY, key, strict=True)) | more
+
+
+def cell(*methods, seed=0):
+    return suite.Cell("adult", "mlp1", 0.5, seed, tuple((m, "in-task") for m in methods))
+
+
+def test_only_missing_rows_are_left(tmp_path):
+    ledger = tmp_path / "ledger.csv"
+    cells = [cell("random", "oracle"), cell("random", "oracle", seed=1)]
+    assert list(suite._missing(cells, ledger, "twin")) == cells
+    for done in (row(), row(seed=1), row("oracle", seed=1)):
+        append_row(ledger, done)
+    assert list(suite._missing(cells, ledger, "twin")) == [cell("oracle")]
+    assert list(suite._missing(cells, ledger, "real")) == cells
+    append_row(ledger, row("oracle"))
+    assert not list(suite._missing(cells, ledger, "twin"))
+
+
+@pytest.fixture
+def fake_runs(monkeypatch):
+    """Runs that cost nothing; returns the keys of those that were judged."""
+    judged = []
+
+    def judge(prepared, method, protocol):
+        judged.append((prepared.seed, method))
+        return SimpleNamespace(row=row(method, prepared.seed, protocol=protocol))
+
+    monkeypatch.setattr(suite, "prepare", lambda task, seed, **_: SimpleNamespace(seed=seed))
+    monkeypatch.setattr(suite, "_method", lambda name, *_: name)
+    monkeypatch.setattr(suite, "judge", judge)
+    monkeypatch.setattr(suite, "fit_methods", lambda *_, **__: None)
+    return judged
+
+
+def test_a_finished_row_is_not_run_again(fake_runs, tmp_path):
+    ledger, heard = tmp_path / "ledger.csv", []
+    cells = [cell("random", "oracle", seed=seed) for seed in range(3)]
+    append_row(ledger, row("oracle", seed=1))
+    suite.run_suite(cells, ledger, source="twin", jobs=1, announce=heard.append)
+    assert heard == ["5 rows to run, in 3 runs"]
+    assert len(fake_runs) == 5
+    assert (1, "oracle") not in fake_runs
+    before = ledger.read_text()
+    suite.run_suite(cells, ledger, source="twin", jobs=1, announce=heard.append)
+    assert heard[-1] == "0 rows to run, in 0 runs"
+    assert len(fake_runs) == 5
+    assert ledger.read_text() == before
+    assert Counter(keys(cells, "twin")) == Counter(rows_of(ledger))
+
+
+def rows_of(ledger: Path) -> list[tuple]:
+    return list(read_ledger(ledger)[list(KEY)].itertuples(index=False, name=None))
+
+
+# ------------------------------------------------------------------ killed, and side by side
+
+SLOW_SUITE = """
+import sys, time
+from pathlib import Path
+from demix_lite.benchmark import suite
+judge, METHODS = suite.judge, ("random", "oracle", "composite")
+def slowly(*arguments, **options):
+    done = judge(*arguments, **options)
+    time.sleep(float(sys.argv[2]))
+    return done
+suite.judge = slowly
+suite.TUNING_INJECTIONS, suite.TUNING_ROWS = 1, 200
+suite.environment_bank = lambda tasks, **options: {task: [] for task in tasks}
+suite._kept = lambda name, task, source: Path(sys.argv[1]).parent / f"{name}.json"
+cells = [
+    suite.Cell("adult", "mlp2", 0.5, seed, tuple((m, "in-task") for m in METHODS))
+    for seed in range(2)
+]
+suite.run_suite(cells, Path(sys.argv[1]), source="twin", train_rows=250, jobs=1)
+"""
+
+
+def start(ledger: Path, pause: float) -> subprocess.Popen:
+    command = [sys.executable, "-W", "ignore", "-c", SLOW_SUITE, str(ledger), str(pause)]
+    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.fixture
+def learned(tmp_path):
+    """The two baselines of the slow suite, fitted already."""
+    from tests.test_environments import environment
+
+    made = [environment()]
+    for kind in (BASELINES["random"], Composite):
+        kind().fit(made).save(tmp_path / f"{kind.name}.json")
+
+
+@pytest.mark.slow
+def test_a_killed_suite_goes_on_where_it_stopped(tmp_path, learned):
+    ledger = tmp_path / "ledger.csv"
+    process = start(ledger, pause=60)
+    deadline = time.monotonic() + 120
+    while len(read_ledger(ledger)) < 1:
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stderr.close()
+    first = ledger.read_text()
+    assert len(read_ledger(ledger)) == 1
+    done = start(ledger, pause=0)
+    assert done.communicate()[1] is not None
+    assert done.returncode == 0
+    assert ledger.read_text().startswith(first), "the finished row stays as it was"
+    expected = {
+        ("adult", method, "mlp2", 0.5, seed, "in-task", "twin")
+        for method in ("random", Composite.name, Oracle.name)
+        for seed in range(2)
+    }
+    assert Counter(rows_of(ledger)) == dict.fromkeys(expected, 1)
+    ledger = read_ledger(ledger)
+    assert list(ledger.columns) == list(COLUMNS)
+    assert ledger[["f1_any", "metric_repaired", "seconds_refit"]].notna().all(axis=None)
+    assert (ledger.loc[ledger["method"] == "oracle", "f1_macro"] == 1).all()
+    assert not list(tmp_path.glob("*.part"))
+
+
+APPEND = """
+import sys
+from pathlib import Path
+from demix_lite.benchmark import suite
+from types import SimpleNamespace
+from tests.test_suite import cell, row
+suite.prepare = lambda task, seed, **_: SimpleNamespace(seed=seed)
+suite._method = lambda name, *_: name
+suite.judge = lambda p, method, protocol: SimpleNamespace(row=row(method, p.seed))
+for seed in range(25):
+    suite._run_cell(cell(sys.argv[2], seed=seed), Path(sys.argv[1]), "twin", 10)
+"""
+
+
+def test_two_processes_append_side_by_side_and_lose_nothing(tmp_path):
+    ledger, names = tmp_path / "ledger.csv", ("random", "oracle")
+    running = [
+        subprocess.Popen([sys.executable, "-W", "ignore", "-c", APPEND, str(ledger), n], cwd=ROOT)
+        for n in names
+    ]
+    assert [process.wait() for process in running] == [0, 0]
+    expected = [cell(name, seed=seed) for name in names for seed in range(25)]
+    assert Counter(rows_of(ledger)) == Counter(keys(expected, "twin"))
+
+
+# ------------------------------------------------------------------ learning before judging
+
+
+def test_the_detectors_that_cells_ask_for_are_trained_first(monkeypatch):
+    wanted = []
+    monkeypatch.setattr(suite, "train_detectors", lambda plans, **_: wanted.extend(plans))
+    entries = (*(("demix_lite", p) for p in suite.PROTOCOLS), ("demix_paper", "in-task"))
+    other = ("demix_lite", "leave-one-architecture-out")
+    cells = [
+        suite.Cell("bank", "mlp1", 0.5, 0, (*entries, ("random", "in-task"))),
+        suite.Cell("bank", "mlp2", 0.5, 1, (*entries, other)),
+    ]
+    suite._train_missing(cells)
+    names = ["tabular-only-bank", "tabular-without-bank", "tabular", "tabular-paper-bank"]
+    assert [plan.name for plan in wanted] == [*names, "tabular-without-mlp2"]
+
+
+def test_baselines_that_are_there_are_not_tuned_again(monkeypatch, tmp_path):
+    from tests.test_environments import environment
+
+    monkeypatch.setenv("DEMIX_DATA", str(tmp_path))
+    asked = []
+
+    def bank(tasks, **options):
+        asked.append(tasks)
+        return {"toy": [environment("mlp1"), environment("mlp2")]}
+
+    monkeypatch.setattr(suite, "environment_bank", bank)
+    heard = []
+    for _ in range(2):
+        suite.fit_methods("toy", {"random", "oracle"}, source="twin", announce=heard.append)
+    assert asked == [["toy"]]
+    assert heard == ["random: tuned on 1 environments of toy"]
+    method = BASELINES["random"].load(suite._kept("random", "toy", "twin"))
+    assert method.rates.shape[1] == 3
+    table = suite.tuning_table("twin")
+    assert table[["task", "method"]].to_numpy().tolist() == [["toy", "random"]]
+
+
+class Recorder:
+    """Stands for a detector: remembers what it learned from."""
+
+    fitted: ClassVar[list] = []
+
+    def __init__(self, settings):
+        self.settings = settings
+
+    def fit(self, environments, *, facts, progress):
+        Recorder.fitted.append((facts, [e.name for e in environments]))
+        return self
+
+    def save(self, path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("there")
+
+    @classmethod
+    def load(cls, path):
+        if not path.exists():
+            raise DemixError("missing")
+
+
+def test_a_detector_learns_from_the_tasks_and_architectures_of_its_plan_once(monkeypatch, tmp_path):
+    monkeypatch.setenv("DEMIX_DATA", str(tmp_path))
+    monkeypatch.setattr(protocols, "ErrorDetector", Recorder)
+    monkeypatch.setattr(Recorder, "fitted", [])
+    environments = {
+        task: [SimpleNamespace(architecture=a, name=f"{task} {a}") for a in ("mlp1", "mlp2")]
+        for task in ("adult", "air")
+    }
+    plans = [
+        Curriculum("one", "in-task", ("air",)),
+        Curriculum("two", "leave-one-architecture-out", ("adult", "air"), ("mlp2",)),
+    ]
+    for _ in range(2):
+        protocols.train_detectors(plans, source="twin", bank=lambda tasks: environments)
+    learned = [names for _, names in Recorder.fitted]
+    assert learned == [["air mlp1", "air mlp2"], ["adult mlp2", "air mlp2"]]
+    facts = Recorder.fitted[1][0]
+    assert set(facts["data_sha256"]) == {"adult", "air"}
+    assert facts["protocol"] == "leave-one-architecture-out"
+    protocols.train_detectors(plans[:1], source="twin", bank=lambda tasks: environments, again=True)
+    assert len(Recorder.fitted) == 3
+
+
+def test_the_paper_is_compared_with_its_own_channels_and_network():
+    settings = curricula("tabular")["tabular-paper-adult"].settings
+    assert settings.channels == protocols.PAPER_CHANNELS
+    assert (settings.relative, settings.pooling, settings.rounds) == (False, "isab", 0)
+    shipped = [name for name, plan in curricula("tabular").items() if plan.shipped]
+    assert shipped == ["tabular", *(f"tabular-without-{task}" for task in TASKS)]
