@@ -188,14 +188,31 @@ def environment_bank(
     source: str = "real",
     injections: int = INJECTIONS,
     rows: int = TRAINING_ROWS,
-    sample: int = TrainingSettings.rows,
+    architectures: Sequence[str] = (*ARCHITECTURES, *SLOW_ARCHITECTURES),
+    sample: int | None = TrainingSettings.rows,
     jobs: int | None = None,
     progress: bool = False,
 ) -> Bank:
-    """Make the training environments of several tasks, several at a time."""
+    """Make the training environments of several tasks, several at a time.
+
+    Parameters
+    ----------
+    tasks : sequence of str
+        Names of tasks.
+    source : {"real", "twin"}
+        Their tables.
+    injections, rows : int
+        Injections a task, and training rows of each at most.
+    architectures : sequence of str
+        Task models that every injection is seen through.
+    sample : int, optional
+        Rows whose vectors are taken at once, side by side; None takes none.
+    jobs : int, optional
+        How many environments are made side by side; one a core by default.
+    """
     work = [(name, number) for number in range(injections) for name in tasks]
     made = Parallel(n_jobs=jobs or cpu_count(), return_as="generator")(
-        delayed(_make)(name, source, number, rows, sample) for name, number in work
+        delayed(_make)(name, source, number, rows, architectures, sample) for name, number in work
     )
     bar = tqdm(made, total=len(work), desc="environments", disable=not progress)
     bank: Bank = {name: [] for name in tasks}
@@ -204,11 +221,21 @@ def environment_bank(
     return bank
 
 
-def _make(name: str, source: str, number: int, rows: int, sample: int) -> list[Environment]:
+def _make(
+    name: str,
+    source: str,
+    number: int,
+    rows: int,
+    architectures: Sequence[str],
+    sample: int | None,
+) -> list[Environment]:
     torch.set_num_threads(1)
-    made = injection_environments(get_task(name), _splits(name, source), number, rows=rows)
-    for environment in made:
-        environment.sample(sample)
+    made = injection_environments(
+        get_task(name), _splits(name, source), number, architectures=architectures, rows=rows
+    )
+    if sample is not None:
+        for environment in made:
+            environment.sample(sample)
     return made
 
 

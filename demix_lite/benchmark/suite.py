@@ -239,13 +239,14 @@ def fit_methods(
         missing.remove(SummaryGBM.name)
     if not missing:
         return
-    environments = [
-        e
-        for e in environment_bank(
-            [task], source=source, rows=TUNING_ROWS, injections=TUNING_INJECTIONS, sample=0
-        )[task]
-        if e.architecture == ARCHITECTURES[0]
-    ]
+    environments = environment_bank(
+        [task],
+        source=source,
+        injections=TUNING_INJECTIONS,
+        rows=TUNING_ROWS,
+        architectures=ARCHITECTURES[:1],
+        sample=None,
+    )[task]
     for name in missing:
         announce(f"{name}: tuned on {len(environments)} environments of {task}")
         kinds[name]().fit(environments).save(_kept(name, task, source))
