@@ -96,7 +96,7 @@ def test_an_interruption_is_one_sentence(capsys, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("demix_lite.benchmark.run_pipeline", interrupted)
+    monkeypatch.setattr("demix_lite.benchmark.pipeline.run_pipeline", interrupted)
     assert cli.main(TINY) == 130
     assert capsys.readouterr().err == (
         "demix-lite: stopped; nothing half-written was left behind.\n"

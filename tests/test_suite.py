@@ -259,7 +259,8 @@ def test_baselines_that_are_there_are_not_tuned_again(monkeypatch, tmp_path):
 
     def bank(tasks, **options):
         asked.append(tasks)
-        return {"toy": [environment("mlp1"), environment("mlp2")]}
+        assert options["architectures"] == ("mlp1",)
+        return {"toy": [environment("mlp1")]}
 
     monkeypatch.setattr(suite, "environment_bank", bank)
     heard = []

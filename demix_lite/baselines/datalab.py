@@ -4,7 +4,7 @@ import io
 import warnings
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,7 @@ from demix_lite.baselines.extra import cleanlab
 from demix_lite.detector.environments import Environment
 from demix_lite.detector.runs import Run
 from demix_lite.diagnosis import ERROR_TYPES, Diagnosis
+from demix_lite.errors import DemixError
 
 
 class Datalab(Baseline):
@@ -59,8 +60,23 @@ def issues(run: Run) -> np.ndarray:
     with redirect_stdout(silent), redirect_stderr(silent), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         lab = library.Datalab({"label": own}, label_name="label", task=kind, verbosity=0)
-        lab.find_issues(pred_probs=said, features=encoded(run))
+        lab.find_issues(pred_probs=said, features=encoded(run), issue_types=_defaults(names))
+    if "Error in label" in silent.getvalue():
+        raise DemixError(f"Datalab failed to look for label issues: {silent.getvalue().strip()}")
     found = lab.get_issues()
     quality = [found.get(f"{name}_score", np.ones(len(own))) for name in names]
     flags = [found.get(f"is_{name}_issue", np.zeros(len(own))) for name in names]
     return np.column_stack([1 - np.column_stack(quality), np.column_stack(flags)])
+
+
+def _defaults(names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Ask for issue types with their defaults, but for label issues in this process alone.
+
+    Cleanlab's own pool of processes fails, and Datalab goes on without a word, where the caller is
+    itself one of several processes.
+    """
+    asked: dict[str, dict[str, Any]] = {name: {} for name in names}
+    if "underperforming_group" in names:
+        filter_settings = {"find_label_issues_kwargs": {"n_jobs": 1}}
+        asked["label"] = {"clean_learning_kwargs": filter_settings}
+    return asked

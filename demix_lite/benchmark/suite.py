@@ -204,7 +204,8 @@ def _method(name: str, protocol: str, prepared: Prepared, source: str) -> Any:
 
 
 def _kept(name: str, task: str, source: str) -> Path:
-    return data_home() / "baselines" / f"{task}-{source}-{name}.json"
+    suffix = "joblib" if name == SummaryGBM.name else "json"
+    return data_home() / "baselines" / f"{task}-{source}-{name}.{suffix}"
 
 
 def _train_missing(cells: Iterable[Cell], **options: Any) -> None:

@@ -152,6 +152,8 @@ class TabularTask(Task):
         """
         repaired = suspects.copy()
         changed = pd.DataFrame(False, index=suspects.index, columns=list(self.features))
+        if trusted.empty:
+            return repaired, changed
         known = self.label.groups(trusted[self.target], trusted[self.target])
         for group, rows in suspects.groupby(
             self.label.groups(suspects[self.target], trusted[self.target]), observed=True

@@ -1,0 +1,101 @@
+"""Reading result files: means on common runs, ratios, gains, and files that are half full."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from demix_lite import plots
+from demix_lite.benchmark import results
+from demix_lite.benchmark.ledger import COLUMNS, KEY
+
+ROWS = pd.DataFrame(
+    {
+        "task": ["a", "a", "b", "b"] * 2,
+        "seed": [0, 1] * 4,
+        "method": ["x"] * 4 + ["y"] * 4,
+        "f1": [0.6, 0.8, 0.4, 0.6, 0.5, 0.5, 0.3, 0.3],
+    }
+)
+
+
+def test_the_interval_is_that_of_a_t_test():
+    from scipy.stats import ttest_1samp
+
+    values = np.random.default_rng(0).normal(3, 1, 7)
+    low, high = ttest_1samp(values, 0).confidence_interval(0.9)
+    found = results.interval(values, 0.9)
+    assert found["mean"] - found["half"] == pytest.approx(low)
+    assert found["mean"] + found["half"] == pytest.approx(high)
+
+
+def test_one_value_and_no_value_have_no_interval():
+    assert np.isnan(results.interval([1.0])["half"])
+    assert np.isnan(results.interval([])["mean"])
+    assert results.plus_minus(results.interval([1.0])) == "1.000 (n = 1)"
+
+
+def test_a_ratio_has_the_ratio_of_the_means_and_survives_a_reference_near_zero():
+    values = pd.Series([1.0, 2.0, 3.0])
+    reference = pd.Series([1e-9, 2.0, 4.0])
+    found = results.ratio(values, reference)
+    assert found.mean() == pytest.approx(values.mean() / reference.mean())
+    assert found.abs().max() < 3
+    assert results.ratio(values, -reference).isna().all()
+
+
+def test_means_over_tasks_use_the_runs_that_all_groups_have():
+    whole = results.over_tasks(ROWS, ["method"], "f1")
+    assert whole["mean"].to_dict() == pytest.approx({"x": 0.6, "y": 0.4})
+    partial = results.over_tasks(ROWS.drop(index=7), ["method"], "f1")  # y lacks task b, seed 1
+    assert partial["mean"].to_dict() == pytest.approx({"x": 0.5, "y": 0.4})
+    assert set(partial["n"]) == {1}
+
+
+def test_the_best_other_method_is_the_best_by_its_mean_and_the_gain_is_relative():
+    rows = ROWS.assign(metric=ROWS["f1"], metric_better="lower")
+    others = rows[rows["method"] == "y"]
+    others = pd.concat([others, others.assign(method="z", f1=0.2, metric=0.9)])
+    ours = rows[rows["method"] == "x"]
+    best, gains = results.gains_by_task(ours, others, "f1")
+    assert best.to_dict() == {"a": "y", "b": "y"}
+    assert gains.mean().to_dict() == pytest.approx({"a": 0.4, "b": 2 / 3})
+    _, lower = results.gains_by_task(ours, others, "metric")
+    assert lower.mean().to_dict() == pytest.approx({"a": -0.4, "b": -2 / 3})
+    assert results.gains_by_task(ours, others.iloc[:0], "f1")[1].empty
+
+
+def test_differences_are_taken_run_by_run():
+    first, second = (ROWS[ROWS["method"] == name] for name in "xy")
+    gap = results.differences(first, second.drop(index=4), "f1")
+    assert np.isnan(gap.loc[0, "a"])
+    assert gap.loc[1].to_dict() == pytest.approx({"a": 0.3, "b": 0.3})
+    assert results.mean_over_tasks(gap).to_dict() == pytest.approx({1: 0.3})
+
+
+def test_a_ledger_of_other_columns_and_doubled_rows_is_read(tmp_path):
+    key = dict.fromkeys(KEY, "x") | {"source": "real"}
+    rows = [{**key, "f1_macro": 0.1}, {**key, "f1_macro": 0.2}, {**key, "source": "twin"}]
+    pd.DataFrame(rows).to_csv(tmp_path / "ledger.csv", index=False)
+    found = results.read_rows(tmp_path / "ledger.csv", COLUMNS)
+    assert found["f1_macro"].tolist() == [0.2]
+    assert found["f1_any"].isna().all()
+    assert results.read_rows(tmp_path / "absent.csv", COLUMNS).empty
+
+
+def test_the_grid_names_every_row_once():
+    grid = results.expected("tabular")
+    assert not grid.duplicated().any()
+    assert {"demix_lite", "summary_gbm", "oracle"} <= set(grid["method"])
+
+
+def test_panels_and_curves_draw_what_is_there():
+    pytest.importorskip("matplotlib.pyplot").switch_backend("agg")
+    table = pd.DataFrame({"a": [0.1, np.nan], "b": [0.3, 0.4]}, index=["x", "y"])
+    panels = plots.dot_panels(table, table / 10, unit="F1", looks={"x": ("#0072B2", "o")})
+    assert [axes.get_title() for axes in panels] == ["a", "b"]
+    assert [len(axes.texts) for axes in panels] == [1, 2]
+    lines = plots.curves(table.set_axis([0.4, 0.5]), unit="F1", xlabel="clean ratio").lines
+    assert [len(line.get_xdata()) for line in lines] == [1, 2]
+    for axes in (*panels, plots.new_axes()):
+        axes.figure.canvas.draw()
+    pytest.importorskip("matplotlib.pyplot").close("all")
