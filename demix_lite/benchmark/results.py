@@ -13,6 +13,7 @@ from scipy.stats import t as student
 
 from demix_lite.benchmark.ledger import KEY
 from demix_lite.benchmark.suite import suite
+from demix_lite.tasks import TASKS
 
 LEVEL = 0.95
 
@@ -35,7 +36,7 @@ def results_folder(given: str = "") -> Path:
 def read_rows(
     path: Path, columns: Sequence[str], *, source: str = "real", key: Sequence[str] = KEY
 ) -> pd.DataFrame:
-    """Read a result file with the columns of this version; what is missing is NaN.
+    """Read a result file with the columns of this version, by task; what is missing is NaN.
 
     Parameters
     ----------
@@ -57,7 +58,10 @@ def read_rows(
         return pd.DataFrame(columns=list(columns))
     rows = pd.read_csv(path).reindex(columns=list(columns))
     rows = rows[rows["source"] == source].drop_duplicates(list(key), keep="last")
-    return rows.reset_index(drop=True)
+    order = {name: place for place, name in enumerate(TASKS)}
+    return rows.sort_values("task", key=lambda names: names.map(order), kind="stable").reset_index(
+        drop=True
+    )
 
 
 def expected(family: str = "tabular") -> pd.DataFrame:
