@@ -264,7 +264,8 @@ def plus_minus(found: pd.Series, unit: str = "", *, digits: int = 3, scale: floa
     if not np.isfinite(found["mean"]):
         return "no rows yet"
     half = "" if np.isnan(found["half"]) else f" ± {scale * found['half']:.{digits}f}"
-    mean = f"{scale * found['mean']:.{digits}f}".replace("-", "−")
+    value = round(float(scale * found["mean"]), digits) + 0.0  # no negative zero
+    mean = f"{value:.{digits}f}".replace("-", "−")
     return f"{mean}{half}{unit} (n = {found['n']:.0f})"
 
 
