@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -271,3 +272,13 @@ def test_strict_json_has_no_nan(tmp_path):
     path = tmp_path / "result.json"
     cli.write_json(path, {"x": 1.0, "y": float("nan")})
     assert json.loads(path.read_text(), parse_constant=pytest.fail) == {"x": 1.0, "y": None}
+
+
+def test_trials_stay_out_of_the_ledger_of_the_book(no_work, tmp_path, monkeypatch):
+    (tmp_path / "book" / "results").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    for more in (["--quick"], ["--source", "twin"], []):
+        assert cli.main(["bench", *more]) == 0
+    trials, twins, real = (arguments[1] for arguments, _ in no_work)
+    assert trials == twins == Path("_build/bench/ledger.csv")
+    assert real == Path("book/results/ledger.csv")
