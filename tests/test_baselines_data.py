@@ -13,7 +13,11 @@ from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 from toy import toy_learnable_splits, toy_number_splits, toy_number_task, toy_task
 
 from demix_lite.baselines import BASELINES, YARDSTICKS
-from demix_lite.baselines.cross_fit import (
+from demix_lite.baselines.datalab import issues
+from demix_lite.baselines.ddc import disagreeing, underperforming
+from demix_lite.baselines.isolation_forest import isolation
+from demix_lite.baselines.knn_shapley import class_values, number_values, shapley_values
+from demix_lite.baselines.looks import (
     doubt,
     encoded,
     held_out,
@@ -21,10 +25,6 @@ from demix_lite.baselines.cross_fit import (
     out_of_fold,
     targets,
 )
-from demix_lite.baselines.datalab import issues
-from demix_lite.baselines.ddc import disagreeing, underperforming
-from demix_lite.baselines.isolation_forest import isolation
-from demix_lite.baselines.knn_shapley import class_values, number_values, shapley_values
 from demix_lite.detector import make_environment
 from demix_lite.diagnosis import ERROR_TYPES, score
 from demix_lite.errors import DemixError

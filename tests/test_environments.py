@@ -16,7 +16,7 @@ from tests.toy import toy_number_splits, toy_number_task, toy_splits, toy_task
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 AGREEMENT = CHANNELS.index("label_agreement")
-TINY = TrainingSettings(rows=64, batch=32, elements=16, steps=2)
+TINY = TrainingSettings(rows=64, batch=32, mixed=4, elements=16, steps=2)
 
 
 def environment(architecture="mlp2", seed="a", number=False):
@@ -153,18 +153,18 @@ def count_calls(monkeypatch, *names):
     return calls
 
 
-LOSSES = ("validation_view", "contrastive_loss", "alignment_loss", "focal_loss", "asymmetric_loss")
+LOSSES = ("contrastive_loss", "alignment_loss", "focal_loss", "asymmetric_loss")
 
 
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        ({}, (3, 1, 1, 3, 0)),
-        ({"loss": "asymmetric"}, (3, 1, 1, 0, 3)),
-        ({"model_intervention": False}, (2, 1, 0, 2, 0)),
-        ({"validation_intervention": False}, (0, 0, 1, 2, 0)),
-        ({"validation_intervention": False, "model_intervention": False}, (0, 0, 0, 1, 0)),
-        ({"contrastive": 0.0, "alignment": 0.0}, (2, 0, 0, 2, 0)),
+        ({}, (1, 1, 3, 0)),
+        ({"loss": "asymmetric"}, (1, 1, 0, 3)),
+        ({"model_intervention": False}, (1, 0, 2, 0)),
+        ({"validation_intervention": False}, (0, 1, 2, 0)),
+        ({"validation_intervention": False, "model_intervention": False}, (0, 0, 1, 0)),
+        ({"contrastive": 0.0, "alignment": 0.0}, (0, 0, 3, 0)),
     ],
 )
 def test_each_intervention_can_be_left_out(settings, expected, through, monkeypatch):
@@ -176,27 +176,40 @@ def test_each_intervention_can_be_left_out(settings, expected, through, monkeypa
     assert tuple(n // chosen.steps for n in calls.values()) == expected
 
 
+def row_sets(through, settings):
+    draw = torch.Generator().manual_seed(0)
+    return training._row_sets(FirstPass(width=8), through, settings, draw, False)
+
+
 def test_without_the_model_intervention_one_architecture_is_seen(through):
-    both = training._row_sets(through, TINY, False)
-    assert [len(vectors) for vectors, _ in both] == [2, 1]
-    alone = training._row_sets(through, replace(TINY, model_intervention=False), False)
-    assert [len(vectors) for vectors, _ in alone] == [1, 1]
-    assert alone[0][0][0] is through[0].sample(TINY.rows)[0]
+    both = row_sets(through, TINY)
+    assert [len(rows.vectors) for rows in both] == [2, 1]
+    alone = row_sets(through, replace(TINY, model_intervention=False))
+    assert [len(rows.vectors) for rows in alone] == [1, 1]
+    assert alone[0].vectors[0] is through[0].sample(TINY.rows)[0]
 
 
-def test_without_the_validation_intervention_no_sample_is_dropped(through, monkeypatch):
-    seen = []
-    embed = FirstPass.embed
-    monkeypatch.setattr(
-        FirstPass, "embed", lambda self, x: (seen.append(x.shape[-1]), embed(self, x))[1]
-    )
-    off = replace(TINY, validation_intervention=False, steps=4)
-    training.train_first_pass(FirstPass(width=8), through[:2], off)
-    assert set(seen) == {TINY.elements}
-    seen.clear()
-    training.train_first_pass(FirstPass(width=8), through[:2], replace(TINY, steps=4))
-    assert min(seen) < TINY.elements
-    assert min(seen) >= TINY.elements // 2
+def test_without_the_validation_intervention_no_sample_is_dropped(through):
+    everything = through[0].sample(TINY.rows)[0].shape[-1]
+    off = row_sets(through, replace(TINY, validation_intervention=False))
+    assert [len(view.samples) for view in off[0].views[0]] == [everything]
+    seen = [len(view.samples) for view in row_sets(through, TINY)[0].views[0]]
+    assert len(seen) == training.VIEWS
+    assert min(seen) < everything
+    assert min(seen) >= everything // 2
+
+
+def test_a_look_pairs_elements_and_summaries_of_the_same_rows(through):
+    chosen = row_sets(through, TINY)[0]
+    rows = torch.tensor([3, 0, 3])
+    draw = torch.Generator().manual_seed(0)
+    elements, summary = training._look(chosen, rows, (1, 2), TINY, draw)
+    assert elements.shape == (3, len(CHANNELS), TINY.elements)
+    vectors = chosen.vectors[1].float()
+    for row, element in zip(rows, elements, strict=True):
+        apart = (vectors[row][:, :, None] == element[:, None, :]).all(0)
+        assert apart.any(0).all()
+    assert torch.equal(summary, chosen.views[1][2].summary[rows].float())
 
 
 def test_absolute_embeddings_do_not_look_at_the_rest_of_the_run():

@@ -10,8 +10,8 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 
-from demix_lite.baselines.cross_fit import held_out
 from demix_lite.baselines.oracle import Yardstick
+from demix_lite.cross_fit import held_out
 from demix_lite.detector.runs import Run
 from demix_lite.diagnosis import ERROR_TYPES, Diagnosis, best_threshold
 

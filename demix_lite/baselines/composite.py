@@ -5,8 +5,8 @@ from typing import ClassVar
 import numpy as np
 
 from demix_lite.baselines.base import Baseline
-from demix_lite.baselines.cross_fit import class_count, doubt, label_bins, out_of_fold
 from demix_lite.baselines.isolation_forest import isolation
+from demix_lite.baselines.looks import class_count, doubt, label_bins, out_of_fold
 from demix_lite.detector.runs import Run
 
 

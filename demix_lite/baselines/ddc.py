@@ -6,7 +6,8 @@ from typing import ClassVar
 import numpy as np
 
 from demix_lite.baselines.base import Baseline
-from demix_lite.baselines.cross_fit import (
+from demix_lite.baselines.extra import cleanlab
+from demix_lite.baselines.looks import (
     class_count,
     doubt,
     encoded,
@@ -15,7 +16,6 @@ from demix_lite.baselines.cross_fit import (
     out_of_fold,
     targets,
 )
-from demix_lite.baselines.extra import cleanlab
 from demix_lite.detector.runs import Run
 
 PRIOR_ROWS = 10

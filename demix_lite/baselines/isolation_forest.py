@@ -6,7 +6,7 @@ import numpy as np
 from sklearn.ensemble import IsolationForest as Forest
 
 from demix_lite.baselines.base import Baseline
-from demix_lite.baselines.cross_fit import encoded, once_per_run
+from demix_lite.baselines.looks import encoded, once_per_run
 from demix_lite.detector.runs import Run
 
 TREES = 200

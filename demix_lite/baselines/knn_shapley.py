@@ -5,7 +5,7 @@ from typing import ClassVar
 import numpy as np
 
 from demix_lite.baselines.base import Baseline
-from demix_lite.baselines.cross_fit import class_count, encoded, once_per_run, targets
+from demix_lite.baselines.looks import class_count, encoded, once_per_run, targets
 from demix_lite.detector.runs import Run
 from demix_lite.seeds import generator
 

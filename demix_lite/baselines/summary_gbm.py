@@ -16,33 +16,16 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from torch import Tensor
 
 from demix_lite.detector.environments import Environment
+from demix_lite.detector.ranks import normal_ranks
 from demix_lite.detector.runs import CHANNELS, Run
-from demix_lite.detector.second_pass import normal_ranks
+from demix_lite.detector.set_transformer import summaries
 from demix_lite.diagnosis import ERROR_TYPES, Diagnosis, expected_f1_threshold
 
-QUANTILES = torch.linspace(0, 1, 9)
 AGREEMENT = CHANNELS.index("label_agreement")
 
 
-def summaries(vectors: Tensor) -> Tensor:
-    """Sum up vectors ``(n, C, M)`` as ``(n, 13 * C)`` numbers, whatever the order of the M.
-
-    Examples
-    --------
-    >>> x = torch.randn(4, len(CHANNELS), 50)
-    >>> torch.allclose(summaries(x), summaries(x.flip(-1)), atol=1e-5)
-    True
-    """
-    same = (vectors[:, AGREEMENT, None] > 0).to(vectors.dtype)
-    other = 1 - same
-    parts = [
-        *torch.quantile(vectors, QUANTILES, dim=-1),
-        vectors.mean(-1),
-        vectors.std(-1, correction=0),
-        (vectors * same).sum(-1) / same.sum(-1).clamp(min=1),
-        (vectors * other).sum(-1) / other.sum(-1).clamp(min=1),
-    ]
-    return torch.cat(parts, dim=1)
+def _features(vectors: Tensor) -> np.ndarray:
+    return normal_ranks(summaries(vectors.float(), AGREEMENT).numpy())
 
 
 class SummaryGBM:
@@ -65,7 +48,7 @@ class SummaryGBM:
         inputs, truth = [], []
         for environment in environments:
             vectors, errors = environment.sample(self.rows)
-            inputs.append(normal_ranks(summaries(vectors.float()).numpy()))
+            inputs.append(_features(vectors))
             truth.append(errors.numpy())
         x, y = np.vstack(inputs), np.vstack(truth)
         self.models = [
@@ -91,7 +74,7 @@ class SummaryGBM:
 
     def predict(self, run: Run) -> Diagnosis:
         """Flag at the threshold with the largest expected F1, as the detector does."""
-        x = normal_ranks(torch.cat([summaries(block) for block in run.blocks()]).numpy())
+        x = normal_ranks(torch.cat([summaries(block, AGREEMENT) for block in run.blocks()]).numpy())
         probability = np.column_stack([model.predict_proba(x)[:, 1] for model in self.models])
         thresholds = np.array([expected_f1_threshold(p) for p in probability.T])
         return Diagnosis.from_probability(probability, thresholds, index=run.index)

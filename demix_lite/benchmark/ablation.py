@@ -72,7 +72,8 @@ def variants() -> dict[str, DetectorSettings]:
         "no early checkpoint": without(*(c for c in CHANNELS if c.startswith("early"))),
         "asymmetric loss": trained(loss="asymmetric"),
         "deep sets": replace(base, pooling="mean"),
-        "moments alone": replace(base, pooling="moments"),
+        "summaries alone": replace(base, pooling="none"),
+        "attention alone": replace(base, summarise=False),
         "induced blocks": replace(base, pooling="isab"),
     }
 

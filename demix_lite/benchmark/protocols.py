@@ -34,13 +34,13 @@ from demix_lite.errors import DemixError, unknown_name
 from demix_lite.tasks import TASKS, get_task
 from demix_lite.tasks.base import Splits
 
-INJECTIONS = 32
+INJECTIONS = 48
 STEPS = {
-    "unified": 1200,
-    "leave-one-task-out": 1000,
-    "leave-one-architecture-out": 1000,
-    "in-task": 600,
-    "paper": 200,
+    "unified": 5000,
+    "leave-one-task-out": 1500,
+    "leave-one-architecture-out": 1500,
+    "in-task": 1500,
+    "paper": 400,
 }
 """Training steps of the first pass by protocol."""
 
@@ -128,6 +128,7 @@ def _settings(protocol: str) -> DetectorSettings:
             channels=PAPER_CHANNELS,
             relative=False,
             pooling="isab",
+            summarise=False,
             rounds=0,
             training=training,
         )

@@ -4,33 +4,31 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from scipy.special import expit, logit
-from sklearn.linear_model import LogisticRegression
+from scipy.special import expit
 from torch import Tensor, nn
-from torch.nn import functional as F
 from tqdm import tqdm
 
 from demix_lite.detector.environments import Environment
 from demix_lite.detector.runs import CHANNELS, RelativeScale, Run
-from demix_lite.detector.second_pass import SUPPORTS, consensus, label_support, normal_ranks
+from demix_lite.detector.second_pass import Judged, Rows, SecondPass, calibrate
 from demix_lite.detector.set_transformer import Pooling
 from demix_lite.detector.training import FirstPass, TrainingSettings, train_first_pass
-from demix_lite.diagnosis import ERROR_TYPES, Diagnosis, expected_f1_threshold
+from demix_lite.diagnosis import Diagnosis, expected_f1_threshold
 from demix_lite.errors import DemixError
-from demix_lite.seeds import derive_seed
 
 SHIPPED = Path(__file__).parent / "weights"
 BLOCK = 128
-SECOND_EPOCHS = 8
-MOST_SECOND, MOST_HELD = 24, 12
+MOST_SECOND, MOST_HELD = 60, 24
 """Whole runs judged for the second pass and for calibration, at most."""
 
 POOLED_RUNS, POOLED_ROWS = 32, 32
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -47,6 +45,8 @@ class DetectorSettings:
         Whether values are relative to their own run, and not to all training runs together.
     pooling : str
         How the set is pooled.
+    summarise : bool
+        Whether it sees summaries of the set beside what it learns to pool.
     width : int
         Width of the set transformer.
     rounds : int
@@ -59,23 +59,10 @@ class DetectorSettings:
     channels: tuple[str, ...] = CHANNELS
     relative: bool = True
     pooling: Pooling = "attention"
+    summarise: bool = True
     width: int = 64
     rounds: int = 2
     training: TrainingSettings = field(default_factory=TrainingSettings)
-
-
-class SecondPass(nn.Module):
-    """Joins a row's own evidence with the consensus of its run."""
-
-    def __init__(self, hidden: int, extra: int):
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Linear(hidden + extra, 64), nn.GELU(), nn.Dropout(0.1), nn.Linear(64, 3)
-        )
-
-    def forward(self, evidence: Tensor) -> Tensor:
-        """Map evidence ``(N, hidden + extra)`` to logits ``(N, 3)``."""
-        return self.layers(evidence)
 
 
 class ErrorDetector:
@@ -103,11 +90,13 @@ class ErrorDetector:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.settings.training.seed)
             self.first = FirstPass(
-                self.settings.channels, width, self.settings.pooling, self.settings.relative
+                self.settings.channels,
+                width,
+                pooling=self.settings.pooling,
+                relative=self.settings.relative,
+                summarise=self.settings.summarise,
             )
-            self.rounds = nn.ModuleList(
-                SecondPass(2 * width, 12 + SUPPORTS) for _ in range(self.settings.rounds)
-            )
+            self.rounds = [SecondPass(2 * width) for _ in range(self.settings.rounds)]
         self.calibration = np.tile([1.0, 0.0], (3, 1))
         self.pooled_scale: RelativeScale | None = None
         self.facts: dict[str, Any] = {}
@@ -149,7 +138,7 @@ class ErrorDetector:
             self._train_rounds(second, progress=progress)
         logits = [self._logits(e.run) for e in _bar(held, progress)]
         truth = np.concatenate([e.errors for e in held])
-        self.calibration = _calibrate(np.concatenate(logits), truth)
+        self.calibration = calibrate(np.concatenate(logits), truth)
         self.facts = dict(facts or {})
         return self
 
@@ -176,7 +165,7 @@ class ErrorDetector:
         """Write ``PATH.safetensors`` and ``PATH.json``."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        tensors = _state(self.first, self.rounds)
+        tensors = _state(self.first, nn.ModuleList(self.rounds))
         if self.pooled_scale is not None:
             tensors |= {f"scale.{k}": v for k, v in vars(self.pooled_scale).items()}
         save_file(tensors, path.with_suffix(".safetensors"))
@@ -221,7 +210,10 @@ class ErrorDetector:
             ) from error
         if "scale.grid" in tensors:
             detector.pooled_scale = RelativeScale.of(tensors["scale.grid"], tensors["scale.scores"])
-        for part, network in (("first", detector.first), ("rounds", detector.rounds)):
+        for part, network in (
+            ("first", detector.first),
+            ("rounds", nn.ModuleList(detector.rounds)),
+        ):
             prefix = f"{part}."
             network.load_state_dict(
                 {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
@@ -243,81 +235,34 @@ class ErrorDetector:
         return cls.load(SHIPPED / name)
 
     @torch.no_grad()
-    def _first_pass(self, run: Run, *, progress: bool) -> tuple[Tensor, Tensor]:
-        """Return hidden features and logits of every row."""
+    def _first_pass(self, run: Run, *, progress: bool = False) -> Judged:
+        """Judge every row by its own influence vector."""
         self.first.eval()
         blocks = self._seen(run).blocks(size=BLOCK, progress=progress)
-        return self.first.judge(torch.cat([self.first.embed(block) for block in blocks]))
+        hidden, logits = self.first.judge(torch.cat([self.first.embed(block) for block in blocks]))
+        columns, categorical = run.columns()
+        classes = run.task.label.outputs if categorical[-1] else 0
+        return Judged(Rows(columns, categorical, classes), hidden, logits)
 
     def _seen(self, run: Run) -> Run:
         """Return the run with its values relative to what this detector compares with."""
         return run if self.pooled_scale is None else replace(run, scale=self.pooled_scale)
 
-    @torch.no_grad()
     def _logits(self, run: Run, *, progress: bool = False) -> np.ndarray:
-        hidden, logits = self._first_pass(run, progress=progress)
-        for network in self.rounds:
-            logits = network(_evidence(run, hidden, logits))
-        return logits.numpy().astype(float)
+        judged = self._first_pass(run, progress=progress)
+        for second in self.rounds:
+            judged = replace(judged, logits=second.judge(judged))
+        return judged.logits.numpy().astype(float)
 
     def _train_rounds(self, environments: Sequence[Environment], *, progress: bool) -> None:
         """Train one network a round, each on the verdicts of the round before."""
         if not self.rounds:
             return
-        truth = [torch.tensor(e.errors).float() for e in environments]
-        judged = [self._first_pass(e.run, progress=False) for e in _bar(environments, progress)]
-        logits = [verdict for _, verdict in judged]
-        for number, network in enumerate(self.rounds):
-            evidence = [
-                _evidence(e.run, hidden, verdict)
-                for e, (hidden, _), verdict in zip(
-                    _bar(environments, progress), judged, logits, strict=True
-                )
-            ]
-            _train_second_pass(network, evidence, truth, seed=self.settings.training.seed + number)
-            with torch.no_grad():
-                logits = [network(x) for x in evidence]
-
-
-@torch.no_grad()
-def _evidence(run: Run, hidden: Tensor, logits: Tensor) -> Tensor:
-    """Join a row's features and verdicts with the consensus of its run."""
-    verdicts = expit(logits.numpy().astype(float))
-    columns, categorical = run.columns()
-    seed = derive_seed("consensus", len(run))
-    agreed = consensus(columns, verdicts, categorical=categorical, seed=seed)
-    label = run.task.label
-    support = label_support(
-        columns,
-        1 - verdicts[:, 0],
-        classes=label.outputs if categorical[-1] else 0,
-        categorical=categorical,
-        seed=seed,
-    )
-    consensus_logits = logit(agreed.clip(1e-4, 1 - 1e-4))
-    ranks = [normal_ranks(verdicts), normal_ranks(agreed)]
-    extra = np.hstack([logits.numpy(), consensus_logits, *ranks, support])
-    return torch.cat([hidden, torch.from_numpy(extra).float()], dim=1)
-
-
-def _train_second_pass(
-    network: nn.Module, evidence: list[Tensor], truth: list[Tensor], *, seed: int
-) -> None:
-    x, y = torch.cat(evidence), torch.cat(truth)
-    draw = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=1e-3)
-    batches = len(y) // 1024 + 1
-    steps = SECOND_EPOCHS * batches
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
-    network.train()
-    for _ in range(SECOND_EPOCHS):
-        for rows in torch.randperm(len(y), generator=draw).tensor_split(batches):
-            loss = F.binary_cross_entropy_with_logits(network(x[rows]), y[rows])
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-    network.eval()
+        truths = [e.errors for e in environments]
+        judged = [self._first_pass(e.run) for e in _bar(environments, progress)]
+        for number, second in enumerate(self.rounds):
+            logits = second.fit(judged, truths, seed=self.settings.training.seed + number)
+            judged = [replace(run, logits=own) for run, own in zip(judged, logits, strict=True)]
 
 
 def _split(
@@ -358,19 +303,10 @@ def _pooled_scale(environments: Sequence[Environment]) -> RelativeScale:
     return RelativeScale(torch.cat([e.run.raw_vectors(POOLED_ROWS) for e in runs]))
 
 
-def _calibrate(logits: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Fit slope and shift of every error type (Platt scaling)."""
-    rows = []
-    for kind in range(len(ERROR_TYPES)):
-        model = LogisticRegression(C=1e6).fit(logits[:, [kind]], truth[:, kind])
-        rows.append([float(model.coef_[0, 0]), float(model.intercept_[0])])
-    return np.array(rows)
-
-
 def _state(first: nn.Module, rounds: nn.Module) -> dict[str, Tensor]:
     parts = (("first", first), ("rounds", rounds))
     return {f"{p}.{k}": v.contiguous() for p, net in parts for k, v in net.state_dict().items()}
 
 
-def _bar(items: Sequence[Environment], progress: bool) -> Iterable[Environment]:
+def _bar(items: Sequence[T], progress: bool) -> Iterable[T]:
     return tqdm(items, desc="second pass", disable=not progress, leave=False)

@@ -1,47 +1,75 @@
 """The second pass: what the first verdicts say about similar rows of the same run.
 
 The first pass judges every row by its influence vector alone. Its mistakes differ from row to row,
-while the errors of one run share their cause: the same broken columns, the same shortcut. A model
-of the first verdicts on rows and labels, cross-fitted within the run, averages the mistakes away
-and keeps the cause. A second model predicts the label itself, from the rows in proportion to the
-trust that the first verdicts leave in them: it says how well each label is supported once the
-likely wrong ones count less. Neither sees a true error.
+while the errors of one run share their cause: the same broken columns, the same shortcut. Three
+models of the run average the mistakes away and keep the cause; none of them sees a true error.
+
+- *Consensus*: trees predict the verdict on a row from the rows and verdicts of the other folds.
+- *Label support*: trees predict its label from the other folds, whose rows count in proportion to
+  the trust that the verdicts leave in them.
+- *Shortcuts*: simple rules that would explain the spurious verdicts (see ``shortcuts``).
+
+A small network joins them with the row's own evidence. It may be applied in rounds, each on the
+verdicts of the round before.
 """
 
-import numpy as np
-from joblib import Parallel, delayed
-from scipy.special import ndtri
-from scipy.stats import rankdata
-from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
-from sklearn.model_selection import KFold
-from threadpoolctl import threadpool_limits
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-FOLDS = 2
-SUPPORT_FOLDS = 3
+import numpy as np
+import torch
+from scipy.special import expit, logit
+from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from demix_lite.cross_fit import held_out
+from demix_lite.detector.ranks import normal_ranks
+from demix_lite.detector.shortcuts import Candidates, ShortcutScorer, candidates, train_scorer
+
+# Small trees do not learn wrong verdicts and wrong labels by heart.
+TREES = {"max_leaf_nodes": 8, "early_stopping": False}
+CONSENSUS_TREES = {"max_iter": 80, "min_samples_leaf": 20, "max_features": 0.5}
+SUPPORT_TREES = {"max_iter": 60}
+FOLDS = 3
 LEAST_TRUST = 0.02
 SMALLEST = 1e-4
 LABEL_BINS = 20
-SUPPORTS = 6
-"""Columns of :func:`label_support`."""
+EVIDENCE = 22
+"""Numbers beside the hidden features: 4 × 3 of verdicts and consensus, 6 of labels, 4 of rules."""
+
+EPOCHS = 8
 
 
-def consensus(
-    columns: np.ndarray,
-    verdicts: np.ndarray,
-    *,
-    categorical: np.ndarray | None = None,
-    seed: int = 0,
-) -> np.ndarray:
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a run as models of trees read them.
+
+    Attributes
+    ----------
+    columns : array
+        Features and, last, the label of every row, categories as codes, shape ``(N, d + 1)``.
+    categorical : array
+        Which columns hold categories, boolean, shape ``(d + 1,)``.
+    classes : int
+        Number of classes; 0 if the label is a number.
+    """
+
+    columns: np.ndarray
+    categorical: np.ndarray
+    classes: int
+
+
+def consensus(rows: Rows, verdicts: np.ndarray, *, seed: int = 0) -> np.ndarray:
     """Predict the verdict on every row from the verdicts on the other rows of the run.
 
     Parameters
     ----------
-    columns : array
-        Features and label of every row, categories as codes, shape ``(N, d)``.
+    rows : Rows
+        The rows of the run.
     verdicts : array
         First-pass probabilities, shape ``(N, 3)``.
-    categorical : array, optional
-        Which columns hold categories, boolean, shape ``(d,)``.
     seed : int
         Fixes the folds.
 
@@ -58,53 +86,31 @@ def consensus(
     >>> x = rng.normal(size=(600, 2))
     >>> truth = (x[:, 0] > 1).astype(float)[:, None]
     >>> noisy = np.clip(truth + rng.normal(scale=0.4, size=(600, 1)), 0, 1)
-    >>> better = consensus(x, noisy)
+    >>> better = consensus(Rows(x, np.zeros(2, bool), 0), noisy)
     >>> bool(np.square(better - truth).mean() < np.square(noisy - truth).mean())
     True
     """
-    splits = list(KFold(FOLDS, shuffle=True, random_state=seed % 2**32).split(columns))
-    jobs = [(rest, held, kind) for rest, held in splits for kind in range(verdicts.shape[1])]
-    predictions = Parallel(n_jobs=-1, prefer="threads")(
-        delayed(_predict)(columns[rest], verdicts[rest, kind], columns[held], categorical)
-        for rest, held, kind in jobs
+    model = HistGradientBoostingRegressor(
+        **TREES,
+        **CONSENSUS_TREES,
+        categorical_features=rows.categorical,
+        random_state=seed % 2**32,
     )
-    result = np.empty_like(verdicts)
-    for (_, held, kind), prediction in zip(jobs, predictions, strict=True):
-        result[held, kind] = prediction
-    return result.clip(0.0, 1.0)
+    agreed = [
+        held_out(model, rows.columns, verdict, folds=FOLDS, seed=seed) for verdict in verdicts.T
+    ]
+    return np.column_stack(agreed).clip(0.0, 1.0)
 
 
-def _predict(
-    columns: np.ndarray, verdicts: np.ndarray, held: np.ndarray, categorical: np.ndarray | None
-) -> np.ndarray:
-    # One thread a model: the models already run side by side.
-    with threadpool_limits(1, "openmp"):
-        model = HistGradientBoostingRegressor(
-            min_samples_leaf=10, early_stopping=False, categorical_features=categorical
-        )
-        return model.fit(columns, verdicts).predict(held)
-
-
-def label_support(
-    columns: np.ndarray,
-    trust: np.ndarray,
-    *,
-    classes: int,
-    categorical: np.ndarray | None = None,
-    seed: int = 0,
-) -> np.ndarray:
+def label_support(rows: Rows, trust: np.ndarray, *, seed: int = 0) -> np.ndarray:
     """Say how well the label of every row is supported by the other rows, weighted by trust.
 
     Parameters
     ----------
-    columns : array
-        Features and, last, the label of every row, shape ``(N, d + 1)``.
+    rows : Rows
+        The rows of the run.
     trust : array
         Probability that the label of a row is right, shape ``(N,)``.
-    classes : int
-        Number of classes; 0 if the label is a number.
-    categorical : array, optional
-        Which columns hold categories, boolean, shape ``(d + 1,)``.
     seed : int
         Fixes the folds.
 
@@ -120,14 +126,17 @@ def label_support(
     >>> x = np.repeat([0.0, 1.0], 60)
     >>> label = x.copy()
     >>> label[0] = 1
-    >>> support = label_support(np.c_[x, label], np.ones(120), classes=2)
-    >>> int(support[:, 0].argmin())
+    >>> rows = Rows(np.c_[x, label], np.zeros(2, bool), classes=2)
+    >>> int(label_support(rows, np.ones(120))[:, 0].argmin())
     0
     """
     weights = np.clip(trust, LEAST_TRUST, 1.0)
-    said = _predict_labels(columns, weights, classes, categorical, seed)
-    describe = _class_support if classes else _number_support
-    return describe(said, columns[:, -1], weights)
+    kind = HistGradientBoostingClassifier if rows.classes else HistGradientBoostingRegressor
+    model = kind(**TREES, **SUPPORT_TREES, categorical_features=rows.categorical[:-1])
+    x, y = rows.columns[:, :-1], rows.columns[:, -1]
+    said = held_out(model, x, y, classes=rows.classes, weights=weights, folds=FOLDS, seed=seed)
+    describe = _class_support if rows.classes else _number_support
+    return describe(said, y, weights)
 
 
 def _class_support(said: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -151,44 +160,133 @@ def _number_support(said: np.ndarray, labels: np.ndarray, weights: np.ndarray) -
     return np.column_stack([2 * ranks[:, 0], rarity, ranks])
 
 
-def _predict_labels(
-    columns: np.ndarray,
-    weights: np.ndarray,
-    classes: int,
-    categorical: np.ndarray | None,
-    seed: int,
-) -> np.ndarray:
-    """Predict every label from the rows of the other folds: probabilities, or numbers."""
-    x, y = columns[:, :-1], columns[:, -1]
-    kinds = None if categorical is None else categorical[:-1]
-    said = np.zeros((len(y), classes) if classes else len(y))
+@dataclass
+class Judged:
+    """A run and what is known of its rows so far.
 
-    def predict(others: np.ndarray, held: np.ndarray) -> None:
-        # Small trees do not learn wrong labels by heart.
-        settings = {"max_leaf_nodes": 8, "max_iter": 60, "early_stopping": False}
-        kind = HistGradientBoostingClassifier if classes else HistGradientBoostingRegressor
-        with threadpool_limits(1, "openmp"):
-            model = kind(**settings, categorical_features=kinds)
-            model.fit(x[others], y[others], sample_weight=weights[others])
-            if classes:
-                known = model.classes_.astype(int)
-                said[np.ix_(held, known)] = model.predict_proba(x[held])[:, : len(known)]
-            else:
-                said[held] = model.predict(x[held])
+    Attributes
+    ----------
+    rows : Rows
+        The rows.
+    hidden, logits : Tensor
+        Features of the first pass, and the latest verdicts, shapes ``(N, hidden)`` and ``(N, 3)``.
+    """
 
-    splits = KFold(SUPPORT_FOLDS, shuffle=True, random_state=seed % 2**32).split(x)
-    Parallel(n_jobs=-1, prefer="threads", require="sharedmem")(
-        delayed(predict)(others, held) for others, held in splits
+    rows: Rows
+    hidden: Tensor
+    logits: Tensor
+
+
+class SecondPass(nn.Module):
+    """One round: joins the evidence of a row with what the run says about rows like it."""
+
+    calibration: Tensor
+
+    def __init__(self, hidden: int, width: int = 96):
+        super().__init__()
+        self.register_buffer("calibration", torch.tensor([[1.0, 0.0]] * 3))
+        self.shortcuts = ShortcutScorer()
+        self.layers = nn.Sequential(
+            *(nn.Linear(hidden + EVIDENCE, width), nn.GELU(), nn.Dropout(0.1)),
+            nn.Linear(width, 3),
+        )
+
+    @torch.no_grad()
+    def judge(self, run: Judged) -> Tensor:
+        """Return the next verdicts on the rows of a run, logits of shape ``(N, 3)``."""
+        verdicts = self._verdicts(run)
+        broken = self.shortcuts.evidence(_candidates(run.rows, verdicts))
+        return self.layers(_evidence(run, verdicts, broken))
+
+    def fit(
+        self, runs: Sequence[Judged], truths: Sequence[np.ndarray], *, seed: int
+    ) -> list[Tensor]:
+        """Train in place on runs whose errors are known; return the next verdicts on them."""
+        together = np.concatenate(truths)
+        logits = np.concatenate([run.logits.numpy() for run in runs])
+        self.calibration.copy_(torch.from_numpy(calibrate(logits, together)))
+        verdicts = [self._verdicts(run) for run in runs]
+        broken = self._fit_shortcuts(runs, verdicts, truths, seed)
+        evidence = [_evidence(*each) for each in zip(runs, verdicts, broken, strict=True)]
+        _train(self.layers, torch.cat(evidence), torch.from_numpy(together), seed)
+        with torch.no_grad():
+            return [self.layers(x) for x in evidence]
+
+    def _verdicts(self, run: Judged) -> np.ndarray:
+        """Return calibrated probabilities of the verdicts so far, shape ``(N, 3)``."""
+        slope, shift = self.calibration.numpy().T
+        return expit(slope * run.logits.numpy() + shift).astype(float)
+
+    def _fit_shortcuts(
+        self,
+        runs: Sequence[Judged],
+        verdicts: Sequence[np.ndarray],
+        truths: Sequence[np.ndarray],
+        seed: int,
+    ) -> list[np.ndarray]:
+        """Train the scorer; return evidence of one that has not seen the rule of the run."""
+        found = [_candidates(run.rows, v) for run, v in zip(runs, verdicts, strict=True)]
+        spurious = [truth[:, 2].astype(np.float32) for truth in truths]
+        evidence: list[np.ndarray] = [np.empty(0)] * len(runs)
+        for part in (0, 1):
+            half = ShortcutScorer()
+            train_scorer(half, found[part::2], spurious[part::2], seed=seed)
+            evidence[1 - part :: 2] = [half.evidence(each) for each in found[1 - part :: 2]]
+        train_scorer(self.shortcuts, found, spurious, seed=seed)
+        return evidence
+
+
+def _candidates(rows: Rows, verdicts: np.ndarray) -> Candidates:
+    return candidates(rows.columns, verdicts, categorical=rows.categorical, classes=rows.classes)
+
+
+def _evidence(run: Judged, verdicts: np.ndarray, broken: np.ndarray) -> Tensor:
+    """Join hidden features with all that is known of the rows, ``(N, hidden + EVIDENCE)``."""
+    seed = len(verdicts)
+    agreed = consensus(run.rows, verdicts, seed=seed)
+    support = label_support(run.rows, 1 - verdicts[:, 0], seed=seed)
+    extra = np.hstack(
+        [
+            *(_logit(verdicts), _logit(agreed), normal_ranks(verdicts), normal_ranks(agreed)),
+            support,
+            *(_logit(broken), normal_ranks(broken)),
+        ]
     )
-    return said
+    return torch.cat([run.hidden, torch.from_numpy(extra).float()], dim=1)
 
 
-def normal_ranks(values: np.ndarray) -> np.ndarray:
-    """Replace every value by the normal score of its rank within its column.
+def _logit(probability: np.ndarray) -> np.ndarray:
+    return logit(probability.clip(1e-4, 1 - 1e-4))
+
+
+def _train(network: nn.Module, x: Tensor, truth: Tensor, seed: int) -> None:
+    y = truth.float()
+    draw = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=1e-3)
+    batches = len(y) // 1024 + 1
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=EPOCHS * batches)
+    network.train()
+    for _ in range(EPOCHS):
+        for rows in torch.randperm(len(y), generator=draw).tensor_split(batches):
+            loss = F.binary_cross_entropy_with_logits(network(x[rows]), y[rows])
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    network.eval()
+
+
+def calibrate(logits: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Fit slope and shift of every error type (Platt scaling), shape ``(3, 2)``.
 
     Examples
     --------
-    >>> normal_ranks(np.array([[3.0], [1.0], [2.0]])).round(2).ravel().tolist()
-    [0.97, -0.97, 0.0]
+    >>> logits = np.array([[-1.0], [-1.0], [1.0], [1.0]])
+    >>> calibrate(logits, np.array([[0], [1], [0], [1]])).round(2).tolist()
+    [[0.0, 0.0]]
     """
-    return ndtri((rankdata(values, axis=0) - 0.5) / len(values))
+    fitted = [
+        LogisticRegression(C=1e6).fit(column[:, None], known)
+        for column, known in zip(logits.T, truth.T, strict=True)
+    ]
+    return np.array([[float(m.coef_[0, 0]), float(m.intercept_[0])] for m in fitted])

@@ -5,7 +5,7 @@ which a part was dropped.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -16,9 +16,13 @@ from tqdm import tqdm
 
 from demix_lite.detector.environments import Environment
 from demix_lite.detector.interventions import alignment_loss, contrastive_loss, validation_view
+from demix_lite.detector.ranks import normal_ranks
 from demix_lite.detector.runs import CHANNELS
 from demix_lite.detector.set_transformer import Pooling, SetTransformer
 from demix_lite.errors import unknown_name
+
+VIEWS = 4
+"""Validation sets that every environment is seen against."""
 
 FOCUS = 1.0
 """Exponent of the focal loss (Lin et al., 2017)."""
@@ -39,7 +43,9 @@ class FirstPass(nn.Module):
     pooling : str
         How the elements are pooled, one of ``set_transformer.Pooling``.
     relative : bool
-        Whether embeddings are standardised within their run.
+        Whether embeddings are compared within their run.
+    summarise : bool
+        Whether the embedding has the summaries of every channel.
     """
 
     mask: Tensor
@@ -50,6 +56,7 @@ class FirstPass(nn.Module):
         width: int = 64,
         pooling: Pooling = "attention",
         relative: bool = True,
+        summarise: bool = True,
     ):
         super().__init__()
         self.relative = relative
@@ -59,9 +66,12 @@ class FirstPass(nn.Module):
         mask = torch.tensor([float(name in channels) for name in CHANNELS])
         self.register_buffer("mask", mask[:, None], persistent=False)
         agreement = CHANNELS.index("label_agreement")
-        self.encoder = SetTransformer(len(CHANNELS), agreement, width=width, pooling=pooling)
+        self.encoder = SetTransformer(
+            len(CHANNELS), agreement, width=width, pooling=pooling, summarise=summarise
+        )
         self.trunk = nn.Sequential(
-            nn.Linear(self.encoder.embedding, 2 * width), nn.GELU(), nn.Dropout(0.2)
+            *(nn.Linear(self.encoder.embedding, 2 * width), nn.GELU(), nn.Dropout(0.2)),
+            *(nn.Linear(2 * width, 2 * width), nn.GELU(), nn.Dropout(0.2)),
         )
         self.heads = nn.Linear(2 * width, 3)
         self.projection = nn.Linear(2 * width, 32)
@@ -72,21 +82,27 @@ class FirstPass(nn.Module):
 
     def judge(self, embedding: Tensor) -> tuple[Tensor, Tensor]:
         """Return hidden features and logits of all the embeddings of one run."""
-        hidden = self.trunk(relative(embedding) if self.relative else embedding)
+        pooled, summary = embedding.tensor_split([self.encoder.pooled], dim=1)
+        return self.decide(pooled, self.compare(summary))
+
+    def pool(self, vectors: Tensor) -> Tensor:
+        """Return the learned part of the embedding."""
+        return self.encoder.pool(vectors * self.mask)
+
+    def summarise(self, vectors: Tensor) -> Tensor:
+        """Return the summaries of all rows of a run, compared with each other."""
+        return self.compare(self.encoder.summaries(vectors * self.mask))
+
+    def compare(self, summary: Tensor) -> Tensor:
+        """Replace the summaries of a run by normal scores of their ranks within it."""
+        if not self.relative or not summary.shape[1]:
+            return summary
+        return torch.from_numpy(normal_ranks(summary.numpy())).float()
+
+    def decide(self, pooled: Tensor, summary: Tensor) -> tuple[Tensor, Tensor]:
+        """Return hidden features and logits; each row by itself."""
+        hidden = self.trunk(torch.cat([pooled, summary], dim=1))
         return hidden, self.heads(hidden)
-
-
-def relative(embedding: Tensor) -> Tensor:
-    """Standardise the embeddings of one run: what counts is how a row differs from its run.
-
-    Examples
-    --------
-    >>> x = torch.randn(100, 3) * 5 + 2
-    >>> torch.allclose(relative(x).mean(0), torch.zeros(3), atol=1e-5)
-    True
-    """
-    centred = embedding - embedding.mean(0)
-    return (centred / (embedding.std(0, correction=0) + 1e-3)).clamp(-5.0, 5.0)
 
 
 def focal_loss(logits: Tensor, truth: Tensor, positive_weight: Tensor) -> Tensor:
@@ -112,10 +128,12 @@ class TrainingSettings:
 
     Attributes
     ----------
-    rows, batch : int
-        Rows kept of every injection, and rows of one step.
+    rows : int
+        Rows kept of every injection.
+    batch, mixed : int
+        Rows of one step, and the number of injections they come from.
     elements : int
-        Validation samples of one step, before some are dropped.
+        Validation samples that attention looks at in a step.
     steps : int
         Optimiser steps.
     loss : {"focal", "asymmetric"}
@@ -129,7 +147,8 @@ class TrainingSettings:
 
     rows: int = 768
     batch: int = 256
-    elements: int = 80
+    mixed: int = 16
+    elements: int = 48
     steps: int = 1000
     learning_rate: float = 2e-3
     weight_decay: float = 1e-2
@@ -150,7 +169,9 @@ def train_first_pass(
 ) -> list[float]:
     """Train in place; return the loss of every step."""
     draw = torch.Generator().manual_seed(settings.seed)
-    sets = _row_sets(environments, settings, progress)
+    sets = _row_sets(network, environments, settings, draw, progress)
+    seen = [len(view.samples) for rows in sets for views in rows.views for view in views]
+    settings = replace(settings, elements=min([settings.elements, *seen]))
     positive_weight = _positive_weight(sets)
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
@@ -162,8 +183,8 @@ def train_first_pass(
     network.train()
     with tqdm(total=settings.steps, desc="train detector", disable=not progress) as bar:
         for _ in range(settings.steps):
-            views, errors = _draw_batch(sets, settings, draw)
-            loss = _step_loss(network, views, errors, positive_weight, settings, draw)
+            looks, errors = _draw_batch(sets, settings, draw)
+            loss = _step_loss(network, looks, errors, positive_weight, settings)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -176,12 +197,43 @@ def train_first_pass(
     return losses
 
 
-RowSet = tuple[list[Tensor], Tensor]
-"""Vectors of the same rows, one tensor per architecture, and their true errors."""
+@dataclass(frozen=True)
+class View:
+    """Rows against a part of the validation samples: which ones, and the summaries over them."""
+
+    samples: Tensor
+    summary: Tensor
+
+
+@dataclass(frozen=True)
+class RowSet:
+    """Rows of one injection, as every architecture shows them.
+
+    Attributes
+    ----------
+    vectors : list of Tensor
+        Vectors of the same rows, shape ``(n, C, M)``, one tensor per architecture.
+    views : list of list of View
+        Views of these vectors, a list per architecture.
+    errors : Tensor
+        The true errors, shape ``(n, 3)``.
+    """
+
+    vectors: list[Tensor]
+    views: list[list[View]]
+    errors: Tensor
+
+
+Look = tuple[Tensor, Tensor]
+"""What the network reads of some rows: elements for attention and compared summaries."""
 
 
 def _row_sets(
-    environments: Sequence[Environment], settings: TrainingSettings, progress: bool
+    network: FirstPass,
+    environments: Sequence[Environment],
+    settings: TrainingSettings,
+    draw: torch.Generator,
+    progress: bool,
 ) -> list[RowSet]:
     """Take the vectors of some rows of every injection through all its architectures."""
     by_injection: dict[str, list[Environment]] = {}
@@ -191,47 +243,96 @@ def _row_sets(
     for group in tqdm(by_injection.values(), desc="vectors", disable=not progress):
         through = group if settings.model_intervention else group[:1]
         taken = [environment.sample(settings.rows) for environment in through]
-        sets.append(([vectors for vectors, _ in taken], taken[0][1]))
+        vectors = [vectors for vectors, _ in taken]
+        views = [_views(network, v.float(), settings, draw) for v in vectors]
+        sets.append(RowSet(vectors, views, taken[0][1]))
     return sets
 
 
+def _views(
+    network: FirstPass, vectors: Tensor, settings: TrainingSettings, draw: torch.Generator
+) -> list[View]:
+    """Draw the validation sets that the rows are seen against."""
+    m = vectors.shape[-1]
+    if settings.validation_intervention:
+        kept = [validation_view(m, draw) for _ in range(VIEWS)]
+    else:
+        kept = [torch.arange(m)]
+    return [View(k, network.summarise(vectors[..., k]).half()) for k in kept]
+
+
 def _positive_weight(sets: Sequence[RowSet]) -> Tensor:
-    share = torch.cat([errors for _, errors in sets]).mean(0).clamp(1e-3, 1 - 1e-3)
+    share = torch.cat([s.errors for s in sets]).mean(0).clamp(1e-3, 1 - 1e-3)
     return (1 - share) / share / 2
 
 
-def _draw_batch(sets: list[RowSet], settings: TrainingSettings, draw: torch.Generator) -> RowSet:
-    """Draw rows of one injection, through at most two of its architectures."""
-    vectors, errors = sets[int(torch.randint(len(sets), (1,), generator=draw))]
-    rows = torch.randperm(len(errors), generator=draw)[: settings.batch]
-    chosen = torch.randperm(len(vectors), generator=draw)[:2]
-    return [vectors[int(i)][rows] for i in chosen], errors[rows]
+def _draw_batch(
+    sets: list[RowSet], settings: TrainingSettings, draw: torch.Generator
+) -> tuple[list[Look], Tensor]:
+    """Draw rows of several injections; look at them two or three times.
+
+    The looks are: through one architecture, through another, and through the first one again
+    against other validation samples.
+    """
+    rows = settings.batch // settings.mixed
+    looks: list[list[Look]] = []
+    errors = []
+    for number in torch.randint(len(sets), (settings.mixed,), generator=draw).tolist():
+        chosen = sets[number]
+        picked = torch.randint(len(chosen.errors), (rows,), generator=draw)
+        one, other = _two(len(chosen.vectors), draw)
+        first, second = _two(len(chosen.views[one]), draw)
+        pairs = [(one, first)]
+        if settings.model_intervention:
+            pairs.append((other, first))
+        if settings.validation_intervention:
+            pairs.append((one, second))
+        looks.append([_look(chosen, picked, pair, settings, draw) for pair in pairs])
+        errors.append(chosen.errors[picked])
+    joined = [
+        (torch.cat([elements for elements, _ in same]), torch.cat([summary for _, summary in same]))
+        for same in zip(*looks, strict=True)
+    ]
+    return joined, torch.cat(errors)
+
+
+def _two(count: int, draw: torch.Generator) -> tuple[int, int]:
+    """Draw two different numbers below ``count``, or twice 0 if there is one only."""
+    drawn = torch.randperm(count, generator=draw)[:2].tolist()
+    return drawn[0], drawn[-1]
+
+
+def _look(
+    chosen: RowSet,
+    rows: Tensor,
+    pair: tuple[int, int],
+    settings: TrainingSettings,
+    draw: torch.Generator,
+) -> Look:
+    architecture, number = pair
+    view = chosen.views[architecture][number]
+    seen = view.samples[torch.randperm(len(view.samples), generator=draw)[: settings.elements]]
+    elements = chosen.vectors[architecture][rows[:, None], :, seen[None]].transpose(1, 2)
+    return elements.float(), view.summary[rows].float()
 
 
 def _step_loss(
     network: FirstPass,
-    through: list[Tensor],
+    looks: list[Look],
     errors: Tensor,
     positive_weight: Tensor,
     settings: TrainingSettings,
-    draw: torch.Generator,
 ) -> Tensor:
-    """Sum the losses of one view per architecture and of a second view of the first one."""
+    """Sum the losses of every look and of the interventions."""
     judge_loss = focal_loss if settings.loss == "focal" else asymmetric_loss
-    compare = settings.validation_intervention and settings.contrastive > 0
-    views = [*through, through[0]] if compare else through
     hidden, loss = [], torch.zeros(())
-    for vectors in views:
-        elements = torch.randperm(vectors.shape[-1], generator=draw)[: settings.elements]
-        view = vectors[..., elements].float()
-        if settings.validation_intervention:
-            view = validation_view(view, draw)
-        features, logits = network.judge(network.embed(view))
-        loss = loss + judge_loss(logits, errors, positive_weight) / len(views)
+    for elements, summary in looks:
+        features, logits = network.decide(network.pool(elements), summary)
+        loss = loss + judge_loss(logits, errors, positive_weight) / len(looks)
         hidden.append(features)
-    if compare:
+    if settings.validation_intervention and settings.contrastive:
         projected = (network.projection(features) for features in (hidden[0], hidden[-1]))
         loss = loss + settings.contrastive * contrastive_loss(*projected)
-    if settings.alignment and len(through) == 2:
+    if settings.model_intervention and settings.alignment:
         loss = loss + settings.alignment * alignment_loss(hidden[0], hidden[1], errors)
     return loss

@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -231,16 +232,26 @@ class InfluenceSource:
         self.capture = FactorCapture(self.model, loss_fn)
         dtype = next(p.dtype for p in model.parameters() if p.requires_grad)
         self.dtype = torch.promote_types(dtype, torch.float32)
-        partners = partners or self.valid_count
-        few = take(valid, slice(max(CHECKED_SAMPLES)))
-        entries = self._side(few[0], few[1], partners).entries
-        self._check_free(self.valid_count * 3 * entries * self.dtype.itemsize, self._free())
-        self._valid = self._side(valid[0], valid[1], partners)
+        self._valid_samples = valid
+        self._partners = partners or self.valid_count
+        few_inputs, few_targets = take(valid, slice(max(CHECKED_SAMPLES)))
+        few = self._side(few_inputs, few_targets, self._partners)
+        self._check_free(self.valid_count * 3 * few.entries * self.dtype.itemsize, self._free())
         self._layers = {
-            name: self._valid.layer(int(match[2]))
+            name: few.layer(int(match[2]))
             for name in self.channels
             if (match := LAYER_CHANNEL.fullmatch(name))
         }
+
+    @cached_property
+    def _valid(self) -> "_Side":
+        """Return the factors of the validation samples; the large part of a source."""
+        inputs, targets = self._valid_samples
+        return self._side(inputs, targets, self._partners)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the factors out: whoever reads the pickle computes them again when needed."""
+        return {name: value for name, value in vars(self).items() if name != "_valid"}
 
     def block(self, inputs: Any, targets: Tensor) -> Tensor:
         """Return the channels of a block of training samples, shape ``(n, C, M)``, on the CPU."""

@@ -1,20 +1,17 @@
-"""What a model says of rows it has not seen: out-of-fold predictions, computed once per run."""
+"""What the baselines look at: the rows of a run and out-of-fold predictions, computed once."""
 
 import weakref
 from collections.abc import Callable, Hashable
 from functools import wraps
-from typing import Any, Concatenate, ParamSpec
+from typing import Concatenate, ParamSpec
 
 import numpy as np
-from sklearn.base import BaseEstimator, clone
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
-from sklearn.model_selection import KFold
-from threadpoolctl import threadpool_limits
 
+from demix_lite.cross_fit import held_out
 from demix_lite.detector.runs import Run
 from demix_lite.tasks.labels import Classes
 
-FOLDS = 5
 LABEL_BINS = 5
 
 # Shallow and slow trees do not learn wrong labels by heart.
@@ -41,60 +38,6 @@ def once_per_run(
         return mine[key]
 
     return remembered
-
-
-def held_out(
-    model: BaseEstimator,
-    x: np.ndarray,
-    y: np.ndarray,
-    *,
-    classes: int = 0,
-    folds: int = FOLDS,
-    most: int | None = None,
-    seed: int = 0,
-) -> np.ndarray:
-    """Let every row be judged by a model fitted on rows of the other folds.
-
-    Parameters
-    ----------
-    model : estimator
-        Cloned for every fold.
-    x, y : array
-        Inputs and targets; classes are numbered from 0.
-    classes : int
-        Number of classes; 0 if the target is a number.
-    folds : int
-        Number of folds.
-    most : int, optional
-        Fit on at most so many rows, drawn at random.
-    seed : int
-        Names the folds and the draw.
-
-    Returns
-    -------
-    array
-        Probabilities, shape ``(n, classes)``, 0 for a class missing from the other folds; or
-        predictions, shape ``(n,)``.
-
-    Examples
-    --------
-    >>> from sklearn.dummy import DummyRegressor
-    >>> held_out(DummyRegressor(), np.zeros((3, 1)), np.array([0.0, 0.0, 6.0]), folds=3).tolist()
-    [3.0, 3.0, 0.0]
-    """
-    said = np.zeros((len(x), classes) if classes else len(x))
-    draw = np.random.default_rng(seed)
-    with threadpool_limits(1):
-        for others, held in KFold(folds, shuffle=True, random_state=seed % 2**32).split(x):
-            others = draw.permutation(others)[:most]
-            fitted: Any = clone(model).fit(x[others], y[others])
-            if classes:
-                known = fitted.classes_
-                # Boosting answers two columns even where it has seen one class only.
-                said[np.ix_(held, known)] = fitted.predict_proba(x[held])[:, : len(known)]
-            else:
-                said[held] = fitted.predict(x[held])
-    return said
 
 
 @once_per_run

@@ -1,0 +1,225 @@
+"""Candidate shortcuts: simple rules "where this condition holds, the label is that".
+
+Rows with a spurious error have one cause: a condition on the features goes with a target more often
+than it should, and a minority breaks the rule. A row's own influence vector says little of the
+rule, but all rows together say much: for every condition on one column and every target, the first
+verdicts on the rows that keep and break the rule are summed up in a few numbers, and a small
+network, trained on runs whose rule is known, says how well the rule explains the spurious errors.
+The best rules then say of every row how likely it breaks them. Labels that are likely wrong count
+half-and-half, so the rule shows through the noise.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from demix_lite.detector.ranks import normal_ranks
+
+LEVELS = np.linspace(0.04, 0.96, 24)
+"""Where conditions cut a column of numbers, as quantiles."""
+
+LABEL_LEVELS = (0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.95, 0.98)
+MOST_MERGED = 4
+LEAST_SHARE = 0.005
+LEADERS = 3
+FACTS = 28
+"""Numbers that describe a candidate."""
+
+SOFTNESS = 0.03
+STEPS, CANDIDATES = 800, 256
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """All candidate rules of one run.
+
+    Attributes
+    ----------
+    conditions : array
+        Whether a condition holds, 0 or 1, shape ``(N, C)``.
+    targets : array
+        How likely the true label is a target, shape ``(N, T)``.
+    facts : array
+        What describes a rule, shape ``(C * T, FACTS)``, the targets of a condition side by side.
+    """
+
+    conditions: np.ndarray
+    targets: np.ndarray
+    facts: np.ndarray
+
+    def breakers(self, chosen: np.ndarray) -> np.ndarray:
+        """Return how likely each row breaks each of the chosen rules, shape ``(N, chosen)``.
+
+        A rule and its opposite divide the rows alike; the smaller side breaks it.
+        """
+        condition, target = np.divmod(chosen, self.targets.shape[1])
+        c, t = self.conditions[:, condition], self.targets[:, target]
+        broken = c * (1 - t) + (1 - c) * t
+        return np.where(broken.mean(0) > 0.5, 1 - broken, broken)
+
+
+def candidates(
+    columns: np.ndarray, verdicts: np.ndarray, *, categorical: np.ndarray, classes: int
+) -> Candidates:
+    """Describe every candidate rule of a run by the verdicts on its rows.
+
+    Parameters
+    ----------
+    columns : array
+        Features and, last, the label of every row, shape ``(N, d + 1)``.
+    verdicts : array
+        Probabilities of the three error types so far, shape ``(N, 3)``.
+    categorical : array
+        Which columns hold categories, boolean, shape ``(d + 1,)``.
+    classes : int
+        Number of classes; 0 if the label is a number.
+    """
+    conditions = _conditions(columns[:, :-1], categorical[:-1], verdicts[:, 2])
+    targets = _targets(columns[:, -1], verdicts[:, 0], classes)
+    scores = normal_ranks(verdicts).astype(np.float32)
+    return Candidates(conditions, targets, _facts(conditions, targets, scores))
+
+
+def _conditions(columns: np.ndarray, categorical: np.ndarray, suspicion: np.ndarray) -> np.ndarray:
+    """List conditions on one column: a category, several suspicious categories, or a threshold."""
+    found: list[np.ndarray] = []
+    for x, is_category in zip(columns.T, categorical, strict=True):
+        known = x[~np.isnan(x)]
+        if not is_category:
+            found.extend(x >= cut for cut in np.unique(np.quantile(known, LEVELS)))
+            continue
+        codes = np.unique(known)
+        found.extend(x == code for code in codes)
+        most_suspicious = codes[np.argsort([-suspicion[x == code].mean() for code in codes])]
+        found.extend(
+            np.isin(x, most_suspicious[:count])
+            for count in range(2, min(MOST_MERGED + 1, len(codes) - 1))
+        )
+    holds = np.array(found).T
+    share = holds.mean(0)
+    return holds[:, (share > LEAST_SHARE) & (share < 1 - LEAST_SHARE)].astype(np.float32)
+
+
+def _targets(labels: np.ndarray, wrong: np.ndarray, classes: int) -> np.ndarray:
+    """Say how likely the true label of a row is each target, its own label being wrong or not."""
+    if classes:
+        held = labels[:, None] == np.arange(classes - (classes == 2))
+        elsewhere = 1 / (classes - 1)
+        soft = np.where(held, 1 - wrong[:, None], elsewhere * wrong[:, None])
+    else:
+        held = labels[:, None] >= np.quantile(labels, LABEL_LEVELS)
+        usual = np.average(held, axis=0, weights=1 - wrong)
+        soft = (1 - wrong[:, None]) * held + wrong[:, None] * usual
+    return soft[:, held.any(0) & ~held.all(0)].astype(np.float32)
+
+
+def _facts(conditions: np.ndarray, targets: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Describe every rule by the sizes of its four cells and by the mean scores in them."""
+    n = len(conditions)
+    weights = [np.ones(n, np.float32), *scores.T]
+    both = np.stack([conditions.T @ (targets * w[:, None]) / n for w in weights])
+    condition = np.stack([conditions.T @ w / n for w in weights])[:, :, None]
+    target = np.stack([targets.T @ w / n for w in weights])[:, None, :]
+    total = np.array([w.mean() for w in weights])[:, None, None]
+    cells = np.stack([condition - both, target - both, both, total - condition - target + both])
+    # A rule and its opposite are the same candidate: the smaller side comes first.
+    opposite = cells[0, 0] + cells[1, 0] > 0.5
+    cells = np.where(opposite, cells[[2, 3, 0, 1]], cells)
+    sizes = cells[:, 0]
+    means = cells[:, 1:] / np.maximum(sizes, 2e-3)[:, None]
+    c, t = condition[0], target[0]
+    link = np.abs(both[0] - c * t) / np.sqrt(c * (1 - c) * t * (1 - t))
+    broken = sizes[0] + sizes[1]
+    rare = np.minimum(t, 1 - t)
+    explained = _correlation(cells[0, 3] + cells[1, 3], broken)
+    by_target = _correlation(np.where(t < 0.5, target[3], -target[3]), rare)
+    facts = [
+        *sizes,
+        *means.reshape(12, *link.shape),
+        *(link, broken, explained, explained - by_target),
+        *np.broadcast_arrays(by_target, np.minimum(c, 1 - c), rare, link)[:3],
+    ]
+    flat = np.stack(facts, axis=-1).reshape(-1, len(facts))
+    leading = flat[:, [16, 18, 19]]
+    ranks = normal_ranks(leading)
+    gaps = leading[:, :2] - np.sort(leading[:, :2], axis=0)[-LEADERS:].mean(0)
+    return np.hstack([flat, ranks, gaps]).astype(np.float32)
+
+
+def _correlation(product: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """Correlate a yes-or-no variable of mean ``share`` with scores of mean 0 and variance 1."""
+    return product / np.sqrt(np.maximum(share * (1 - share), 1e-6))
+
+
+def quality(found: Candidates, truth: np.ndarray) -> np.ndarray:
+    """Return the correlation of the rows that break each rule with the true spurious errors."""
+    centred = (truth - truth.mean()) / (truth.std() + 1e-9)
+    values = np.empty(len(found.facts), np.float32)
+    for block in np.array_split(np.arange(len(values)), len(values) // 512 + 1):
+        broken = found.breakers(block)
+        values[block] = centred @ broken / len(truth) / (broken.std(0) + 1e-9)
+    return values
+
+
+class ShortcutScorer(nn.Module):
+    """Says how well each candidate rule explains the spurious errors of its run."""
+
+    centre: Tensor
+    spread: Tensor
+
+    def __init__(self, width: int = 48):
+        super().__init__()
+        self.register_buffer("centre", torch.zeros(FACTS))
+        self.register_buffer("spread", torch.ones(FACTS))
+        self.layers = nn.Sequential(
+            nn.Linear(FACTS, width),
+            nn.GELU(),
+            nn.Dropout(0.1),
+            nn.Linear(width, width),
+            nn.GELU(),
+            nn.Linear(width, 1),
+        )
+
+    def forward(self, facts: Tensor) -> Tensor:
+        """Map facts ``(n, FACTS)`` to expected qualities ``(n,)``."""
+        return self.layers((facts - self.centre) / self.spread).squeeze(-1)
+
+    @torch.no_grad()
+    def evidence(self, found: Candidates) -> np.ndarray:
+        """Return how likely each row breaks the likely rules, shape ``(N, 2)``.
+
+        The first column weighs all leading rules by their score, the second is the best rule.
+        """
+        scores = self(torch.from_numpy(found.facts)).numpy()
+        leading = np.argsort(-scores)[:CANDIDATES]
+        weights = np.exp((scores[leading] - scores[leading[0]]) / SOFTNESS)
+        broken = found.breakers(leading)
+        return np.column_stack([broken @ (weights / weights.sum()), broken[:, 0]])
+
+
+def train_scorer(
+    scorer: ShortcutScorer, runs: list[Candidates], truths: list[np.ndarray], *, seed: int
+) -> None:
+    """Train in place on the candidates of runs whose spurious errors are known."""
+    facts = [torch.from_numpy(run.facts) for run in runs]
+    aims = [torch.from_numpy(quality(*pair)) for pair in zip(runs, truths, strict=True)]
+    together = torch.cat(facts)
+    scorer.centre.copy_(together.mean(0))
+    scorer.spread.copy_(together.std(0) + 1e-3)
+    draw = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.AdamW(scorer.parameters(), lr=2e-3, weight_decay=1e-2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=STEPS)
+    scorer.train()
+    for _ in range(STEPS):
+        # The same number of candidates of every run, however many it has.
+        picks = [torch.randint(len(aim), (16,), generator=draw) for aim in aims]
+        x = torch.cat([f[pick] for f, pick in zip(facts, picks, strict=True)])
+        y = torch.cat([a[pick] for a, pick in zip(aims, picks, strict=True)])
+        loss = (scorer(x) - y).square().mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    scorer.eval()
