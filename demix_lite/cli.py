@@ -127,6 +127,11 @@ def _add_bench(commands: Any) -> None:
         action="store_true",
         help="instead of the grid: what each repair is worth, and F1 by validation samples",
     )
+    bench.add_argument(
+        "--ablation",
+        action="store_true",
+        help="instead of the grid: the detector without each of its parts (some: --methods)",
+    )
     bench.add_argument("--jobs", type=int, help="runs side by side (default: one a core)")
     bench.set_defaults(command=_bench)
 
@@ -140,7 +145,7 @@ def _add_train(commands: Any) -> None:
             "saw one of the tasks. A detector that is there is not trained again."
         ),
     )
-    train.add_argument("family", help="family of tasks (tabular)")
+    train.add_argument("family", help="family of tasks, such as tabular")
     train.add_argument("--source", default="real", help="twin or real (default: real)")
     train.add_argument("--only", nargs="+", metavar="NAME", help="names of single detectors")
     train.add_argument(
@@ -199,6 +204,16 @@ def _bench(options: argparse.Namespace) -> None:
         names = wanted or family_tasks(options.suite)
         run_studies(names, ledger.parent, source=source, jobs=options.jobs, progress=True)
         _say(f"written: {ledger.parent}/repair.csv and samples.csv")
+        return
+    if options.ablation:
+        from demix_lite.benchmark.ablation import run_ablation
+
+        names = wanted or family_tasks(options.suite)
+        file = ledger.with_name("ablation.csv")
+        run_ablation(
+            names, file, source=source, names=options.methods, progress=True, announce=_say
+        )
+        _say(f"written: {file}")
         return
     run_suite(
         some(

@@ -180,21 +180,23 @@ def test_weights_for_other_channels_are_refused(tmp_path, detector):
     about = json.loads(path.read_text())
     about["channels"] = about["channels"][:-1]
     path.write_text(json.dumps(about))
-    with pytest.raises(DemixError, match="other channels"):
+    with pytest.raises(DemixError, match="of another version"):
         ErrorDetector.load(tmp_path / "tiny")
 
 
-@pytest.mark.parametrize("change", ["an old setting", "no channels"])
+@pytest.mark.parametrize("change", ["an old setting", "no channels", "an old layout"])
 def test_weights_of_another_version_are_refused(change, tmp_path, detector):
     detector.save(tmp_path / "tiny")
     path = tmp_path / "tiny.json"
     about = json.loads(path.read_text())
     if change == "an old setting":
         about["settings"]["training"]["epochs"] = 8
+    elif change == "an old layout":
+        about["format"] -= 1
     else:
         del about["settings"]["channels"]
     path.write_text(json.dumps(about))
-    with pytest.raises(DemixError, match="other settings than this version"):
+    with pytest.raises(DemixError, match="of another version"):
         ErrorDetector.load(tmp_path / "tiny")
 
 
@@ -220,7 +222,7 @@ def test_every_task_has_injections_in_every_part_and_no_injection_is_in_two():
         for n in range(count)
         for architecture in ("mlp1", "mlp2")
     ]
-    parts = _split(made)
+    parts = _split(made, 60)
     names = [{e.injection for e in part} for part in parts]
     assert [len(part) for part in names] == [5 + 15, 2 + 7, 1 + 3]
     assert len(names[0] | names[1] | names[2]) == 8 + 25
@@ -229,7 +231,7 @@ def test_every_task_has_injections_in_every_part_and_no_injection_is_in_two():
         assert len(part) == len(injections)
         assert {e.architecture for e in part} == {"mlp1", "mlp2"}
     with pytest.raises(DemixError, match="at least 8 injections a task, not 7"):
-        _split([*made, *(fake("c", n, "mlp1") for n in range(7))])
+        _split([*made, *(fake("c", n, "mlp1") for n in range(7))], 60)
 
 
 def test_a_long_list_is_thinned_evenly():

@@ -44,6 +44,9 @@ STEPS = {
 }
 """Training steps of the first pass by protocol."""
 
+WHOLE_RUNS = {"unified": 60, "in-task": 60}
+"""Whole runs judged for the second pass by protocol; 30 for the others, of which there are many."""
+
 
 @dataclass(frozen=True)
 class Curriculum:
@@ -132,7 +135,7 @@ def _settings(protocol: str) -> DetectorSettings:
             rounds=0,
             training=training,
         )
-    return DetectorSettings(training=training)
+    return DetectorSettings(whole_runs=WHOLE_RUNS.get(protocol, 30), training=training)
 
 
 def detector_name(family: str, protocol: str, task: str, architecture: str) -> str:

@@ -21,11 +21,11 @@ from demix_lite.detector.training import FirstPass, TrainingSettings, train_firs
 from demix_lite.diagnosis import Diagnosis, expected_f1_threshold
 from demix_lite.errors import DemixError
 
+FORMAT = 2
+"""Number of the layout of saved weights."""
+
 SHIPPED = Path(__file__).parent / "weights"
 BLOCK = 128
-MOST_SECOND, MOST_HELD = 60, 24
-"""Whole runs judged for the second pass and for calibration, at most."""
-
 POOLED_RUNS, POOLED_ROWS = 32, 32
 
 T = TypeVar("T")
@@ -51,6 +51,8 @@ class DetectorSettings:
         Width of the set transformer.
     rounds : int
         How often the verdicts on similar rows are taken into account; 0 for the first pass alone.
+    whole_runs : int
+        Whole runs judged for the second pass, at most; two fifths as many calibrate.
     training : TrainingSettings
         Settings of the first pass.
     """
@@ -62,6 +64,7 @@ class DetectorSettings:
     summarise: bool = True
     width: int = 64
     rounds: int = 2
+    whole_runs: int = 60
     training: TrainingSettings = field(default_factory=TrainingSettings)
 
 
@@ -130,7 +133,7 @@ class ErrorDetector:
         if not self.settings.relative:
             self.pooled_scale = _pooled_scale(environments)
             environments = [replace(e, run=self._seen(e.run), _samples={}) for e in environments]
-        first, second, held = _split(environments)
+        first, second, held = _split(environments, self.settings.whole_runs)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.settings.training.seed)
             train_first_pass(self.first, first, self.settings.training, progress=progress)
@@ -170,7 +173,7 @@ class ErrorDetector:
             tensors |= {f"scale.{k}": v for k, v in vars(self.pooled_scale).items()}
         save_file(tensors, path.with_suffix(".safetensors"))
         about = {
-            "format": 1,
+            "format": FORMAT,
             "channels": CHANNELS,
             "settings": asdict(self.settings),
             "calibration": self.calibration.tolist(),
@@ -193,21 +196,15 @@ class ErrorDetector:
             tensors = load_file(path.with_suffix(".safetensors"))
         except FileNotFoundError as error:
             raise DemixError(f"there is no detector at {path} (.json and .safetensors).") from error
-        if tuple(about["channels"]) != CHANNELS:
-            raise DemixError(
-                f"the detector at {path} reads other channels than this version of demix_lite; "
-                "train it again with: demix-lite train-detector."
-            )
+        if about.get("format") != FORMAT or tuple(about["channels"]) != CHANNELS:
+            raise _outdated(path)
         settings = about["settings"]
         try:
             training = TrainingSettings(**settings.pop("training"))
             channels = tuple(settings.pop("channels"))
             detector = cls(DetectorSettings(channels=channels, **settings, training=training))
         except (KeyError, TypeError) as error:
-            raise DemixError(
-                f"the detector at {path} has other settings than this version of demix_lite; "
-                "train it again with: demix-lite train-detector."
-            ) from error
+            raise _outdated(path) from error
         if "scale.grid" in tensors:
             detector.pooled_scale = RelativeScale.of(tensors["scale.grid"], tensors["scale.scores"])
         for part, network in (
@@ -240,9 +237,7 @@ class ErrorDetector:
         self.first.eval()
         blocks = self._seen(run).blocks(size=BLOCK, progress=progress)
         hidden, logits = self.first.judge(torch.cat([self.first.embed(block) for block in blocks]))
-        columns, categorical = run.columns()
-        classes = run.task.label.outputs if categorical[-1] else 0
-        return Judged(Rows(columns, categorical, classes), hidden, logits)
+        return Judged(Rows.of(run), hidden, logits)
 
     def _seen(self, run: Run) -> Run:
         """Return the run with its values relative to what this detector compares with."""
@@ -265,8 +260,15 @@ class ErrorDetector:
             judged = [replace(run, logits=own) for run, own in zip(judged, logits, strict=True)]
 
 
+def _outdated(path: Path) -> DemixError:
+    return DemixError(
+        f"the detector at {path} is of another version of demix_lite, with other channels or "
+        "settings; train it again with: demix-lite train-detector."
+    )
+
+
 def _split(
-    environments: Sequence[Environment],
+    environments: Sequence[Environment], whole_runs: int
 ) -> tuple[list[Environment], list[Environment], list[Environment]]:
     """Divide injections 60 : 28 : 12 within every task; later parts take one run an injection."""
     names: dict[str, list[str]] = {}
@@ -285,7 +287,7 @@ def _split(
         for turn, name in enumerate(task_names[one:]):
             group = [e for e in environments if e.injection == name]
             parts[1 if turn < two - one else 2].append(group[turn % len(group)])
-    return parts[0], _thinned(parts[1], MOST_SECOND), _thinned(parts[2], MOST_HELD)
+    return parts[0], _thinned(parts[1], whole_runs), _thinned(parts[2], whole_runs * 2 // 5)
 
 
 def _thinned(environments: list[Environment], most: int) -> list[Environment]:

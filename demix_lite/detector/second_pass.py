@@ -26,6 +26,7 @@ from torch.nn import functional as F
 
 from demix_lite.cross_fit import held_out
 from demix_lite.detector.ranks import normal_ranks
+from demix_lite.detector.runs import Run
 from demix_lite.detector.shortcuts import Candidates, ShortcutScorer, candidates, train_scorer
 
 # Small trees do not learn wrong verdicts and wrong labels by heart.
@@ -59,6 +60,12 @@ class Rows:
     columns: np.ndarray
     categorical: np.ndarray
     classes: int
+
+    @classmethod
+    def of(cls, run: Run) -> "Rows":
+        """Return the rows of a run."""
+        columns, categorical = run.columns()
+        return cls(columns, categorical, run.task.label.outputs if categorical[-1] else 0)
 
 
 def consensus(rows: Rows, verdicts: np.ndarray, *, seed: int = 0) -> np.ndarray:
