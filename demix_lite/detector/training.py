@@ -24,6 +24,8 @@ from demix_lite.errors import unknown_name
 VIEWS = 4
 """Validation sets that every environment is seen against."""
 
+DECIMALS = 4
+
 FOCUS = 1.0
 """Exponent of the focal loss (Lin et al., 2017)."""
 
@@ -97,7 +99,8 @@ class FirstPass(nn.Module):
         """Replace the summaries of a run by normal scores of their ranks within it."""
         if not self.relative or not summary.shape[1]:
             return summary
-        return torch.from_numpy(normal_ranks(summary.numpy())).float()
+        # Rounded, so that the last bits of equal values do not become ranks.
+        return torch.from_numpy(normal_ranks(summary.numpy().round(DECIMALS))).float()
 
     def decide(self, pooled: Tensor, summary: Tensor) -> tuple[Tensor, Tensor]:
         """Return hidden features and logits; each row by itself."""
