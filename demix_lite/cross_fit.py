@@ -57,8 +57,9 @@ def held_out(
     draw = np.random.default_rng(seed)
 
     def judge(others: np.ndarray, held: np.ndarray) -> None:
-        # One thread a model: the folds already run side by side.
-        with threadpool_limits(1):
+        # One thread a model: the folds run side by side. OpenMP's limit belongs to the thread that
+        # sets it; that of BLAS belongs to the process, and folds would leave it behind changed.
+        with threadpool_limits(1, "openmp"):
             weighted = {} if weights is None else {"sample_weight": weights[others]}
             fitted: Any = clone(model).fit(x[others], y[others], **weighted)
             if classes:
