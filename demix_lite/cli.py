@@ -139,7 +139,7 @@ def _add_bench(commands: Any) -> None:
 def _add_train(commands: Any) -> None:
     train = commands.add_parser(
         "train-detector",
-        help="train the detectors of a family on many injections (an hour)",
+        help="train the detectors of a family on many injections (hours)",
         description=(
             "Train the detectors that ship with the package: the unified one and those that never "
             "saw one of the tasks. A detector that is there is not trained again."

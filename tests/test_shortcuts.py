@@ -111,6 +111,8 @@ def test_missing_values_and_constant_columns_are_no_obstacle():
     columns[::3, 0] = np.nan
     columns[::5, 1] = np.nan
     columns[:, 2] = 1.0
-    found = candidates(columns, verdicts, categorical=np.append(KINDS[:3], True), classes=2)
+    columns = np.column_stack([np.full(len(columns), np.nan), columns])
+    kinds = np.array([False, *KINDS[:3], True])
+    found = candidates(columns, verdicts, categorical=kinds, classes=2)
     assert np.isfinite(found.facts).all()
     assert found.conditions.shape[1] > 0

@@ -5,8 +5,8 @@ than it should, and a minority breaks the rule. A row's own influence vector say
 rule, but all rows together say much: for every condition on one column and every target, the first
 verdicts on the rows that keep and break the rule are summed up in a few numbers, and a small
 network, trained on runs whose rule is known, says how well the rule explains the spurious errors.
-The best rules then say of every row how likely it breaks them. Labels that are likely wrong count
-half-and-half, so the rule shows through the noise.
+The best rules then say of every row how likely it breaks them. A label counts as the target in
+proportion to the trust the verdicts leave in it, so the rule shows through the noise.
 """
 
 from dataclasses import dataclass
@@ -87,6 +87,8 @@ def _conditions(columns: np.ndarray, categorical: np.ndarray, suspicion: np.ndar
     found: list[np.ndarray] = []
     for x, is_category in zip(columns.T, categorical, strict=True):
         known = x[~np.isnan(x)]
+        if not len(known):
+            continue
         if not is_category:
             found.extend(x >= cut for cut in np.unique(np.quantile(known, LEVELS)))
             continue
