@@ -83,6 +83,16 @@ def test_summaries_are_the_quantiles_of_torch_and_the_plain_moments():
     torch.testing.assert_close(found[0, 12], vectors[0, :, ~same].mean(-1))
 
 
+def test_ranked_summaries_do_not_feel_the_order_of_the_samples(environments, detector):
+    # The last bit of a sum would decide about ranks, and ranks about logits.
+    vectors = environments[0].run.vectors(torch.arange(300))
+    summary = detector.first.summarise(vectors)
+    draw = torch.Generator().manual_seed(0)
+    for _ in range(10):
+        shuffled = vectors[..., torch.randperm(vectors.shape[-1], generator=draw)]
+        assert torch.equal(detector.first.summarise(shuffled), summary)
+
+
 def test_relative_scale_is_a_rank_and_ignores_monotone_changes():
     values = torch.randn(200, 2, 15)
     values[:, 1] = (values[:, 1] > 0.5).float()

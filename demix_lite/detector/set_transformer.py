@@ -146,17 +146,19 @@ def summaries(vectors: Tensor, agreement: int) -> Tensor:
     Examples
     --------
     >>> x = torch.randn(4, 3, 50)
-    >>> torch.allclose(summaries(x, agreement=0), summaries(x.flip(-1), agreement=0), atol=1e-5)
+    >>> torch.equal(summaries(x, agreement=0), summaries(x.flip(-1), agreement=0))
     True
     """
-    same = (vectors[:, agreement, None] > 0).to(vectors.dtype)
+    # Rounded from double precision, sums do not depend on the order of the samples.
+    exact = vectors.double()
+    same = (exact[:, agreement, None] > 0).double()
     parts = [
         *_quantiles(vectors),
-        vectors.mean(-1),
-        vectors.std(-1, correction=0),
-        *((vectors * part).sum(-1) / part.sum(-1).clamp(min=1) for part in (same, 1 - same)),
+        exact.mean(-1),
+        exact.std(-1, correction=0),
+        *((exact * part).sum(-1) / part.sum(-1).clamp(min=1) for part in (same, 1 - same)),
     ]
-    return torch.cat(parts, dim=1)
+    return torch.cat(parts, dim=1).to(vectors.dtype)
 
 
 def _quantiles(vectors: Tensor) -> Tensor:
