@@ -644,6 +644,36 @@ def test_long_products_are_taken_in_pieces(monkeypatch):
     assert_same(influence_vectors(model, loss, train, valid).values, whole.values, 1e-12)
 
 
+def histories(n, steps, rows, seed):
+    """Gradients of an embedding that is looked up at many steps."""
+    draw = torch.Generator().manual_seed(seed)
+    ids = torch.randint(rows, (n, steps), generator=draw)
+    return EmbeddingFactor(ids, torch.randn(n, steps, 3, generator=draw).double(), rows)
+
+
+@pytest.mark.parametrize("workspace", [1, 200, 2000, 2**25])
+@pytest.mark.parametrize("rows", [1, 8, 900])
+def test_long_histories_are_looked_up_in_tables_of_any_size(monkeypatch, workspace, rows):
+    one, other = histories(6, 9, rows, seed=0), histories(7, 5, rows, seed=1)
+    expected = one.dense() @ other.dense().T
+    monkeypatch.setattr("demix_lite.influence.gram.PAIR_WORKSPACE", workspace)
+    monkeypatch.delattr("demix_lite.influence.gram._over_positions")
+    assert_same(inner_products(one, other), expected)
+
+
+def test_a_large_vocabulary_is_never_written_out(monkeypatch):
+    monkeypatch.delattr(EmbeddingFactor, "dense")
+    one, other = histories(6, 9, 10**12, seed=0), histories(7, 5, 10**12, seed=1)
+    other.ids[:, :3], one.ids[:, 2:4] = 17, 17
+    assert prepare(other, 10**6) is other
+    expected = one.g[:, 2:4].sum(1) @ other.g[:, :3].sum(1).T
+    assert_same(inner_products(one, other), expected)
+
+
+def test_a_small_vocabulary_seen_often_is_written_out():
+    assert isinstance(prepare(histories(6, 9, 4, seed=0), 10**6), DenseFactor)
+
+
 ALL = (
     "influence", "input_similarity", "label_agreement", "train_loss", "valid_loss",
     "train_gradient_norm", "valid_gradient_norm", "input_side[0]", "output_side[0]",

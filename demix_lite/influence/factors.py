@@ -10,6 +10,7 @@ trainable module of a model; :mod:`demix_lite.influence.gram` multiplies them.
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -50,6 +51,23 @@ class LinearFactor:
 
 
 @dataclass
+class Table:
+    """Gradients of an embedding by row number.
+
+    Attributes
+    ----------
+    numbers : Tensor
+        The R row numbers that occur, sorted.
+    sums : Tensor
+        Their gradients, one column per sample, shape ``(R + 1, K, n)``; the last row is zero and
+        stands for all numbers that do not occur.
+    """
+
+    numbers: Tensor
+    sums: Tensor
+
+
+@dataclass
 class EmbeddingFactor:
     """Gradient of an embedding: row numbers ``ids`` (n, S) and output gradients ``g`` (n, S, K)."""
 
@@ -59,9 +77,8 @@ class EmbeddingFactor:
 
     @property
     def pair_flops(self) -> int:
-        """Multiplications per pair of samples when the factors are multiplied as they are."""
-        positions = self.ids.shape[1]
-        return positions * positions * self.g.shape[2]
+        """Multiplications per pair of samples when rows are looked up in those of the other."""
+        return self.g[0].numel()
 
     @property
     def size(self) -> int:
@@ -74,6 +91,17 @@ class EmbeddingFactor:
         gradient = self.g.new_zeros(n, self.rows, width)
         gradient.scatter_add_(1, self.ids[..., None].expand_as(self.g), self.g)
         return gradient.flatten(1)
+
+    @cached_property
+    def table(self) -> Table:
+        """The gradients by row number, kept for whatever they are multiplied with next."""
+        n, _, width = self.g.shape
+        numbers, places = self.ids.unique(return_inverse=True)
+        rows = places[..., None] * width + torch.arange(width, device=self.g.device)
+        cells = rows * n + torch.arange(n, device=self.g.device)[:, None, None]
+        sums = self.g.new_zeros((len(numbers) + 1) * width * n)
+        sums.index_add_(0, cells.flatten(), self.g.flatten())
+        return Table(numbers, sums.view(-1, width, n))
 
 
 @dataclass

@@ -2,18 +2,28 @@
 
 For factors with S positions, ⟨∇_i, ∇_j⟩ = Σ_tt' (a_it · a_jt')(g_it · g_jt'). Each layer takes the
 cheaper of this *factorised* route and of the *materialised* one, which writes out the layer's
-gradients and multiplies them; the choice is made by counting multiplications.
+gradients and multiplies them; the choice is made by counting multiplications. An embedding's
+positions need not be compared in pairs: one side is sorted into a table by row number, in which the
+other side looks its rows up.
 """
 
 from collections.abc import Callable
+from math import isqrt
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from demix_lite.influence.factors import DenseFactor, EmbeddingFactor, Factor, LinearFactor
+from demix_lite.influence.factors import (
+    DenseFactor,
+    EmbeddingFactor,
+    Factor,
+    LinearFactor,
+    Table,
+)
 
 PAIR_WORKSPACE = 2**25
-"""Most entries of a positions × positions product held at once (128 MB in float32)."""
+"""Most entries of a positions × positions product or of a table (128 MB in float32)."""
 
 
 def prepare(factor: Factor, partners: int) -> Factor:
@@ -56,6 +66,8 @@ def inner_products(one: Factor, other: Factor) -> Tensor:
             one.g, other.g, lambda rows: torch.einsum("nsd,mtd->nsmt", one.a[rows], other.a)
         )
     if isinstance(one, EmbeddingFactor) and isinstance(other, EmbeddingFactor):
+        if _table_pays(one, other):
+            return _through_tables(one, other)
         return _over_positions(
             one.g, other.g, lambda rows: one.ids[rows, :, None, None] == other.ids
         )
@@ -72,6 +84,40 @@ def _over_positions(one: Tensor, other: Tensor, inputs: Callable[[slice], Tensor
         g = torch.einsum("nsk,mtk->nsmt", one[rows], other)
         result[rows] = (g * inputs(rows)).sum((1, 3))
     return result
+
+
+def _table_pays(one: EmbeddingFactor, other: EmbeddingFactor) -> bool:
+    """Tell whether filling a table and looking rows up beats comparing all pairs of positions."""
+    (n, positions), (m, others) = one.ids.shape, other.ids.shape
+    return n * positions * others > n * positions + min(other.rows, m * others)
+
+
+def _through_tables(one: EmbeddingFactor, other: EmbeddingFactor) -> Tensor:
+    """Look the rows of one side up in tables of the other, each of at most PAIR_WORKSPACE."""
+    _, positions, width = other.g.shape
+    # A table has a row for each number that occurs: at most all of them, or one per position.
+    if_all_occur = PAIR_WORKSPACE // (other.rows * width)
+    samples = max(1, if_all_occur, isqrt(PAIR_WORKSPACE // (positions * width)))
+    if samples >= len(other.g):
+        return _looked_up(one, other.table)
+    parts = zip(other.ids.split(samples), other.g.split(samples), strict=True)
+    tables = (EmbeddingFactor(ids, g, other.rows).table for ids, g in parts)
+    return torch.cat([_looked_up(one, table) for table in tables], dim=1)
+
+
+def _looked_up(factor: EmbeddingFactor, table: Table) -> Tensor:
+    """Multiply the gradients of an embedding with those that stand in a table."""
+    absent, width = len(table.numbers), factor.g.shape[2]
+    places = torch.searchsorted(table.numbers, factor.ids).clamp_(max=absent - 1)
+    places = torch.where(table.numbers[places] == factor.ids, places, absent)
+    rows = places[..., None] * width + torch.arange(width, device=places.device)
+    # A weighted sum of table rows per sample, without a copy of the rows it reads.
+    return F.embedding_bag(
+        rows.flatten(1),
+        table.sums.flatten(0, 1),
+        mode="sum",
+        per_sample_weights=factor.g.flatten(1),
+    )
 
 
 def squared_norms(factor: Factor) -> Tensor:

@@ -24,6 +24,7 @@ from demix_lite.errors import DemixError, unknown_name
 from demix_lite.influence.factors import (
     CHECKED_SAMPLES,
     Captured,
+    DenseFactor,
     Factor,
     FactorCapture,
     LinearFactor,
@@ -53,6 +54,8 @@ BLOCK_BYTES = 2**25
 
 Samples = tuple[Any, Tensor]
 Features = Callable[[Any], Tensor]
+Form = Callable[[str, Factor], Factor]
+"""Maps the name of a module and its factor to the form that is multiplied."""
 
 
 @dataclass(frozen=True)
@@ -235,7 +238,7 @@ class InfluenceSource:
         self._valid_samples = valid
         self._partners = partners or self.valid_count
         few_inputs, few_targets = take(valid, slice(max(CHECKED_SAMPLES)))
-        few = self._side(few_inputs, few_targets, self._partners)
+        few = self._side(few_inputs, few_targets, self._cheaper)
         self._check_free(self.valid_count * 3 * few.entries * self.dtype.itemsize, self._free())
         self._layers = {
             name: few.layer(int(match[2]))
@@ -247,7 +250,7 @@ class InfluenceSource:
     def _valid(self) -> "_Side":
         """Return the factors of the validation samples; the large part of a source."""
         inputs, targets = self._valid_samples
-        return self._side(inputs, targets, self._partners)
+        return self._side(inputs, targets, self._cheaper)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the factors out: whoever reads the pickle computes them again when needed."""
@@ -255,7 +258,7 @@ class InfluenceSource:
 
     def block(self, inputs: Any, targets: Tensor) -> Tensor:
         """Return the channels of a block of training samples, shape ``(n, C, M)``, on the CPU."""
-        train, valid = self._side(inputs, targets), self._valid
+        train, valid = self._side(inputs, targets, self._as_for_valid), self._valid
         shape = (len(targets), self.valid_count)
         # The products of layers with a channel of their own serve the sum as well.
         shared = {
@@ -329,10 +332,18 @@ class InfluenceSource:
         entries = 3 * self._valid.entries + self.valid_count * (len(self.channels) + 4)
         return entries * self.dtype.itemsize
 
-    def _side(self, inputs: Any, targets: Tensor, partners: int | None = None) -> "_Side":
+    def _cheaper(self, name: str, factor: Factor) -> Factor:
+        return prepare(factor, self._partners)
+
+    def _as_for_valid(self, name: str, factor: Factor) -> Factor:
+        # Written out once here, not once for the norms and again for the products.
+        written = isinstance(self._valid.factors[name], DenseFactor)
+        return DenseFactor(factor.dense()) if written else factor
+
+    def _side(self, inputs: Any, targets: Tensor, form: Form) -> "_Side":
         inputs, targets = move((inputs, targets), self.device)
         captured = self.capture(inputs, targets)
-        return _Side(captured, self.features(inputs), targets, partners, self.channels)
+        return _Side(captured, self.features(inputs), targets, form, self.channels)
 
 
 class _Side:
@@ -343,18 +354,16 @@ class _Side:
         captured: Captured,
         features: Tensor,
         targets: Tensor,
-        partners: int | None,
+        form: Form,
         channels: Sequence[str],
     ):
         self.losses = captured.losses
         self.targets = targets
         self.features = F.normalize(features, dim=1) if "input_similarity" in channels else features
         self.linear = {n: f for n, f in captured.factors.items() if isinstance(f, LinearFactor)}
-        self.squared_norms = {n: squared_norms(f) for n, f in captured.factors.items()}
+        self.factors = {n: form(n, f) for n, f in captured.factors.items()}
+        self.squared_norms = {n: squared_norms(f) for n, f in self.factors.items()}
         self.norms = torch.stack(list(self.squared_norms.values())).sum(0).sqrt()
-        self.factors = captured.factors
-        if partners is not None:
-            self.factors = {n: prepare(f, partners) for n, f in captured.factors.items()}
         self.entries = features.shape[1] + sum(
             max(_entries(factor), _entries(self.factors[n]))
             for n, factor in captured.factors.items()
