@@ -5,18 +5,31 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_scripts.download import edition_notes, fetch_raw, read_raw
+import pandas as pd
+
+from data_scripts.download import choose_edition, edition_notes, fetch_raw, read_raw
 from data_scripts.source import Source, all_sources
-from demix_lite.data.store import Card, data_home, make_card, save_table
+from demix_lite.data.store import Card, data_home, make_card, save_table, save_tables
 from demix_lite.errors import DemixError
 
 
 def prepare(source: Source, raw: Path | None = None, home: Path | None = None) -> Path:
-    """Get the raw files (from ``raw`` if given), parse them, save the table, return its folder."""
+    """Get the raw files (from ``raw`` if given), parse them, save the tables, return their folder.
+
+    The folder ``raw`` may hold any edition of the source; the card says which one it was.
+    """
     home = home or data_home()
-    content = read_raw(source, raw) if raw else fetch_raw(source, home / "raw" / source.name)
-    editions = edition_notes(source, raw) if raw else []
-    return save_table(source.parse(content), real_card(source, editions), home)
+    if raw:
+        source = choose_edition(source, raw)
+        content = read_raw(source, raw)
+    else:
+        raw = home / "raw" / source.name
+        content = fetch_raw(source, raw)
+    card = real_card(source, edition_notes(source, raw))
+    prepared = source.parse(content)
+    if isinstance(prepared, pd.DataFrame):
+        return save_table(prepared, card, home)
+    return save_tables(prepared, card, home)
 
 
 def real_card(source: Source, editions: Sequence[str] = ()) -> Card:

@@ -9,17 +9,16 @@ import time
 import urllib.error
 import urllib.request
 import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
-from data_scripts.source import Edition, RawFile, Source
+from data_scripts.source import UNPACK_ERRORS, Edition, Lines, RawFile, Source
 from demix_lite.errors import DemixError
 
 TEMPORARY_HTTP = {408, 416, 425, 429, 500, 502, 503, 504}
-UNPACK_ERRORS = (zipfile.BadZipFile, KeyError, gzip.BadGzipFile, EOFError, zlib.error)
 NETWORK_ERRORS = (OSError, http.client.HTTPException)
 
 
@@ -32,15 +31,36 @@ class Patience:
     pause: float = 1.0
 
 
-def read_raw(source: Source, folder: Path) -> dict[str, bytes]:
+def choose_edition(source: Source, folder: Path) -> Source:
+    """Return the first edition of ``source``, itself included, whose files a folder holds.
+
+    Where it holds no edition whole, the error names what each of them lacks.
+    """
+    if not source.editions:
+        return source
+    lacking = {}
+    for edition in (source, *source.editions):
+        missing = [file.name for file in edition.files if not _candidates(file, folder)]
+        if not missing:
+            return edition
+        lacking[edition.facts["title"]] = " and ".join(missing)
+    listing = "; ".join(f"for {title} it lacks {names}" for title, names in lacking.items())
+    way_out = source.by_hand or f"to download it, run: python -m data_scripts {source.name}"
+    raise DemixError(f"{folder} holds no whole edition of {source.name!r}: {listing}; {way_out}")
+
+
+def read_raw(source: Source, folder: Path) -> dict[str, Any]:
     """Read the files of ``source``, plain or ``.gz``, from a folder a person filled.
 
     Where an official file is absent, an accepted edition of it is read; :func:`edition_notes` says
     so.
     """
-    raw = {}
+    raw: dict[str, Any] = {}
     for file in source.files:
         path, wanted = _find(file, folder, source.name)
+        if source.streamed:
+            raw[file.key] = Lines(path)
+            continue
         try:
             content = _unpack(path.read_bytes(), path.name, wanted.name)
             if not _is_exact(content, wanted):
@@ -55,18 +75,23 @@ def read_raw(source: Source, folder: Path) -> dict[str, bytes]:
 
 
 def edition_notes(source: Source, folder: Path) -> list[str]:
-    """Say which files of ``folder`` are another edition than the official one."""
-    found = [_find(file, folder, source.name)[1] for file in source.files]
-    return [edition.note for edition in found if isinstance(edition, Edition)]
+    """Say which files of ``folder`` are another edition than the official one, or unverified."""
+    found = [_find(file, folder, source.name) for file in source.files]
+    unverified = [path.name for path, wanted in found if not wanted.sha256]
+    notes = [wanted.note for _, wanted in found if isinstance(wanted, Edition)]
+    if unverified:
+        names = " and ".join(unverified)
+        notes.append(f"Read from {names}: not verified, no checksum of these files is published.")
+    return notes
 
 
 def _find(file: RawFile, folder: Path, name: str) -> tuple[Path, RawFile | Edition]:
-    """Look for the official file, then for its editions."""
-    accepted: list[RawFile | Edition] = [file, *file.editions]
-    for wanted in accepted:
-        for path in _places(wanted, folder):
-            if path.is_file():
-                return path, wanted
+    found = _candidates(file, folder)
+    if len(found) > 1 and "*" in file.name:
+        listing = ", ".join(path.name for path, _ in found)
+        raise DemixError(f"{folder} has several files {file.name}: {listing}; keep one of them.")
+    if found:
+        return found[0]
     names = [path.name for path in _places(file, folder)]
     lacks = f"neither {' nor '.join(names)}" if len(names) > 1 else f"no {names[0]}"
     raise DemixError(
@@ -75,30 +100,44 @@ def _find(file: RawFile, folder: Path, name: str) -> tuple[Path, RawFile | Editi
     )
 
 
+def _candidates(file: RawFile, folder: Path) -> list[tuple[Path, RawFile | Edition]]:
+    """Look for the official file, then for its editions."""
+    accepted: list[RawFile | Edition] = [file, *file.editions]
+    return [
+        (path, wanted)
+        for wanted in accepted
+        for place in _places(wanted, folder)
+        for path in sorted(folder.glob(place.name))
+        if path.is_file()
+    ]
+
+
 def _places(file: RawFile | Edition, folder: Path) -> list[Path]:
     endings = [""] if file.name.endswith(".gz") else ["", ".gz"]
     return [folder / f"{file.name}{ending}" for ending in endings]
 
 
-def fetch_raw(source: Source, folder: Path, patience: Patience = Patience()) -> dict[str, bytes]:
+def fetch_raw(source: Source, folder: Path, patience: Patience = Patience()) -> dict[str, Any]:
     """Download the files of ``source`` into ``folder`` and return their content.
 
     A file already there with the right checksum is not fetched again. Between tries ``folder`` also
     holds unfinished files (``*.part``), which are resumed.
     """
+    if source.by_hand:
+        raise DemixError(f"{source.name!r} cannot be downloaded: {source.by_hand}")
     folder.mkdir(parents=True, exist_ok=True)
-    raw = {}
+    raw: dict[str, Any] = {}
     for file in source.files:
         done = folder / file.name
         content = done.read_bytes() if done.is_file() else b""
-        if not _is_exact(content, file):
+        if not (content and _is_exact(content, file)):
             content = _fetch_one(file, folder, source.name, patience)
             whole = folder / f"{file.name}.whole"
             whole.write_bytes(content)
             os.replace(whole, done)
             for left_over in folder.glob(f"{file.name}.*.part"):
                 left_over.unlink()
-        raw[file.key] = _opened(content, file)
+        raw[file.key] = Lines(done) if source.streamed else _opened(content, file)
     return raw
 
 
@@ -192,4 +231,4 @@ def _kind(file: RawFile | Edition) -> str:
 
 
 def _is_exact(content: bytes, file: RawFile | Edition) -> bool:
-    return hashlib.sha256(content).hexdigest() == file.sha256
+    return not file.sha256 or hashlib.sha256(content).hexdigest() == file.sha256

@@ -1,10 +1,14 @@
 """The contract of a data source, and the list of the modules that keep it."""
 
+import gzip
 import importlib
 import pkgutil
+import zipfile
+import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -13,6 +17,7 @@ import data_scripts
 from demix_lite.errors import DemixError
 
 UCI = "https://archive.ics.uci.edu"
+UNPACK_ERRORS = (zipfile.BadZipFile, KeyError, gzip.BadGzipFile, EOFError, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -40,12 +45,15 @@ class RawFile:
     ----------
     name : str
         File name as upstream gives it, uncompressed. A name that ends in ``.gz`` is a file that
-        stays packed, because only the digest of the packed file is published.
+        stays packed, because only the digest of the packed file is published. A ``*`` stands for
+        any text.
     sha256 : str
-        Digest of the content under this name.
+        Digest of the content under this name; empty where none is published: the file is then
+        accepted unchecked, and the card says so.
     urls : tuple of str
         Tried in order. A ``.gz`` is unpacked; ``archive.zip#member`` takes one member of an
-        archive, and ``outer.zip#inner.zip#member`` a member of an archive inside it.
+        archive, and ``outer.zip#inner.zip#member`` a member of an archive inside it. Empty where
+        only a person can get the file.
     editions : tuple of Edition
         What may stand in for this file where a person has it; never downloaded.
     """
@@ -74,16 +82,41 @@ class Source:
     files : tuple of RawFile
         What has to be fetched.
     parse : callable
-        Turns ``{key of a file: uncompressed bytes}`` into the prepared table.
+        Turns ``{key of a file: uncompressed bytes}`` into the prepared table or tables.
     facts : dict
         The card's ``title``, ``url``, ``licence``, ``numeric``, ``categorical``, ``target``,
-        ``notes``.
+        ``notes``, ``keys``.
+    streamed : bool
+        Whether ``parse`` gets the :class:`Lines` of each file instead of its bytes, so that a file
+        may be larger than the memory.
+    by_hand : str
+        How a person gets files that have no address; one sentence.
+    editions : tuple of Source
+        Editions made of other files, of which a folder may hold one instead; never downloaded.
     """
 
     name: str
     files: tuple[RawFile, ...]
-    parse: Callable[[Mapping[str, bytes]], pd.DataFrame]
+    parse: Callable[[Mapping[str, Any]], pd.DataFrame | dict[str, pd.DataFrame]]
     facts: dict[str, Any]
+    streamed: bool = False
+    by_hand: str = ""
+    editions: tuple["Source", ...] = ()
+
+
+@dataclass(frozen=True)
+class Lines:
+    """The lines of a file, plain or ``.gz``, read one at a time."""
+
+    path: Path
+
+    def __iter__(self) -> Iterator[bytes]:
+        opened = gzip.open if self.path.suffix == ".gz" else open
+        try:
+            with opened(self.path, "rb") as file:
+                yield from file
+        except UNPACK_ERRORS as error:
+            raise DemixError(f"{self.path} is damaged ({error}); download it again.") from error
 
 
 def all_sources() -> dict[str, Source]:
@@ -97,6 +130,11 @@ def all_sources() -> dict[str, Source]:
 def uci_urls(static: str, old: str) -> tuple[str, str]:
     """Return the addresses of a file in the UCI archive: static files first, then the old tree."""
     return f"{UCI}/static/public/{static}", f"{UCI}/ml/machine-learning-databases/{old}"
+
+
+def from_folder(name: str, sha256: str = "") -> RawFile:
+    """Return a file that only a person can get."""
+    return RawFile(name, sha256, urls=())
 
 
 @contextmanager

@@ -357,9 +357,9 @@ def test_every_source_keeps_the_contract():
         assert name == source.name
         assert source.files
         for file in source.files:
-            assert file.urls
+            assert file.urls or source.by_hand
             for accepted in (file, *file.editions):
-                assert re.fullmatch("[0-9a-f]{64}", accepted.sha256)
+                assert re.fullmatch("[0-9a-f]{64}", accepted.sha256) or source.streamed
             assert all(edition.note.endswith(".") for edition in file.editions)
         assert {"title", "url", "licence", "numeric", "categorical", "target"} <= set(source.facts)
 
@@ -566,6 +566,19 @@ def test_a_file_whose_packed_digest_is_known_stays_packed(server, tmp_path):
             assert got == {"adult.data": TRAIN}
         assert names(folder) == ["adult.data.gz"]
     assert len(server.asked) == 2
+
+
+def test_files_without_a_published_digest_are_streamed_and_fetched_once(server, tmp_path):
+    content = b'{"a": 1}\n{"a": 2}\n'
+    server.files = {"/a.json.gz": gzip.compress(content), "/page.json.gz": b"<html>moved</html>"}
+    file = RawFile("a.json", "", (f"{server.url}/page.json.gz", f"{server.url}/a.json.gz"))
+    source = replace(SOURCE, files=(file,), streamed=True)
+    for _ in range(2):
+        lines = fetch_raw(source, tmp_path, FAST)["a.json"]
+        assert list(lines) == content.splitlines(keepends=True)
+    assert names(tmp_path) == ["a.json"]
+    assert len(server.asked) == 2
+    assert "a.json: not verified" in edition_notes(source, tmp_path)[0]
 
 
 def test_the_last_word_names_every_source_and_the_way_out(server, tmp_path):

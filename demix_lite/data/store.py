@@ -1,4 +1,8 @@
-"""The store of prepared tables: one folder a table, holding ``table.parquet`` and ``card.json``."""
+"""The store of prepared data sets: one folder each, holding its tables and ``card.json``.
+
+Most data sets are one table, ``table.parquet``. One of users and items is three: ``interactions``,
+``users`` and ``items``, joined by the columns ``user`` and ``item``.
+"""
 
 import hashlib
 import json
@@ -12,29 +16,37 @@ import numpy as np
 import pandas as pd
 
 from demix_lite.data.twin import load_twin, sample_twin, twin_names
+from demix_lite.data.world import is_world, sample_world
 from demix_lite.errors import DemixError, unknown_name
 from demix_lite.seeds import generator
 
 SOURCES = ("twin", "real")
-TABLE, CARD = "table.parquet", "card.json"
+CARD = "card.json"
+TABLE = "table"
+WORLD = ("interactions", "users", "items")
+Tables = dict[str, pd.DataFrame]
 
 
 @dataclass(frozen=True)
 class Card:
-    """What a table is, where it comes from, and the role of every column.
+    """What a data set is, where it comes from, and the role of every column.
 
     Attributes
     ----------
     name, source : str
-        Which table, and ``"real"`` or ``"twin"``.
+        Which data set, and ``"real"`` or ``"twin"``.
     title, url, licence : str
         What it is, where it lives, what one may do with it.
     rows, sha256 : int, str
-        Length and :func:`content_sha256` of the very table this card came with.
+        Length of the table that holds the target (its interactions, if there are users and items)
+        and :func:`tables_sha256` of the very tables this card came with.
     numeric, categorical, target : tuple of str, tuple of str, str
-        The role of each column; together they are all the columns.
+        The role of each column, over all tables.
     notes : str
         Anything else a reader should know.
+    keys : tuple of str
+        Columns that name or order rows and are no features: ``user``, ``item``, ``time``, a title.
+        Only a data set of users and items has them.
     """
 
     name: str
@@ -48,11 +60,17 @@ class Card:
     categorical: tuple[str, ...]
     target: str
     notes: str = ""
+    keys: tuple[str, ...] = ()
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Every column of the table, features first."""
-        return (*self.numeric, *self.categorical, self.target)
+        """Every column, features first."""
+        return (*self.numeric, *self.categorical, self.target, *self.keys)
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """Names of the tables: one, or three where keys join them."""
+        return WORLD if self.keys else (TABLE,)
 
 
 def data_home() -> Path:
@@ -74,27 +92,55 @@ def content_sha256(frame: pd.DataFrame) -> str:
     return hashlib.sha256(frame.to_csv(index=False, lineterminator="\n").encode()).hexdigest()
 
 
-def describe(frame: pd.DataFrame, card: Card) -> Card:
-    """Return ``card`` with the row count and the hash of ``frame``."""
-    return replace(card, rows=len(frame), sha256=content_sha256(frame))
+def tables_sha256(tables: Tables) -> str:
+    """Hash the content of several tables, whatever their order; of one table, its own hash.
+
+    Examples
+    --------
+    >>> frame = pd.DataFrame({"x": [1, 2]})
+    >>> tables_sha256({"table": frame}) == content_sha256(frame)
+    True
+    """
+    hashes = {name: content_sha256(tables[name]) for name in sorted(tables)}
+    if len(hashes) == 1:
+        return hashes.popitem()[1]
+    listing = "".join(f"{name} {digest}\n" for name, digest in hashes.items())
+    return hashlib.sha256(listing.encode()).hexdigest()
+
+
+def describe(tables: Tables, card: Card) -> Card:
+    """Return ``card`` with the row count and the hash of these tables."""
+    return replace(card, rows=len(tables[card.tables[0]]), sha256=tables_sha256(tables))
 
 
 def save_table(frame: pd.DataFrame, card: Card, home: Path | str | None = None) -> Path:
-    """Write a prepared table and its card, both or neither, and return their folder.
+    """Write a data set of one table; see :func:`save_tables`."""
+    return save_tables({TABLE: frame}, card, home)
 
-    Row count and hash are filled in here. A table already there is replaced in one step.
+
+def save_tables(tables: Tables, card: Card, home: Path | str | None = None) -> Path:
+    """Write a prepared data set and its card, all or nothing, and return their folder.
+
+    Row count and hash are filled in here. A data set already there is replaced in one step.
+
+    Examples
+    --------
+    >>> tables, card = load_tables("movielens", rows=1000)
+    >>> with tempfile.TemporaryDirectory() as home:
+    ...     folder = save_tables(tables, card, home)
+    ...     print(sorted(path.name for path in folder.iterdir()))
+    ['card.json', 'interactions.parquet', 'items.parquet', 'users.parquet']
     """
-    if sorted(frame.columns) != sorted(card.columns):
-        odd = sorted(set(frame.columns) ^ set(card.columns))
-        raise DemixError(f"table {card.name!r} and its card name different columns: {odd}.")
-    tables = _tables(home)
-    tables.mkdir(parents=True, exist_ok=True)
-    folder = tables / card.name
-    with tempfile.TemporaryDirectory(prefix=f".{card.name}-", dir=tables) as scratch:
+    _check_fit(tables, card)
+    home = _tables(home)
+    home.mkdir(parents=True, exist_ok=True)
+    folder = home / card.name
+    with tempfile.TemporaryDirectory(prefix=f".{card.name}-", dir=home) as scratch:
         new, old = Path(scratch, "new"), Path(scratch, "old")
         new.mkdir()
-        frame.to_parquet(new / TABLE, index=False)
-        (new / CARD).write_text(json.dumps(asdict(describe(frame, card)), indent=2) + "\n", "utf-8")
+        for name, frame in tables.items():
+            frame.to_parquet(new / f"{name}.parquet", index=False)
+        (new / CARD).write_text(_card_json(describe(tables, card)), "utf-8")
         if folder.exists():
             folder.rename(old)
         try:
@@ -106,6 +152,26 @@ def save_table(frame: pd.DataFrame, card: Card, home: Path | str | None = None) 
     return folder
 
 
+def _check_fit(tables: Tables, card: Card) -> None:
+    if sorted(tables) != sorted(card.tables):
+        raise DemixError(
+            f"{card.name!r} should be the tables {', '.join(card.tables)}, not {', '.join(tables)}."
+        )
+    found = [column for frame in tables.values() for column in frame]
+    # the columns that join tables stand in two of them
+    found = list(dict.fromkeys(found)) if card.keys else found
+    if sorted(found) != sorted(card.columns):
+        odd = sorted(set(found) ^ set(card.columns))
+        raise DemixError(f"table {card.name!r} and its card name different columns: {odd}.")
+
+
+def _card_json(card: Card) -> str:
+    facts = asdict(card)
+    if not card.keys:  # the cards of single tables stay what they were before there were keys
+        del facts["keys"]
+    return json.dumps(facts, indent=2) + "\n"
+
+
 def load_table(
     name: str,
     source: str = "twin",
@@ -114,27 +180,59 @@ def load_table(
     seed: int = 0,
     home: Path | str | None = None,
 ) -> tuple[pd.DataFrame, Card]:
-    """Load a table and the card that describes exactly the rows returned.
+    """Load a data set of one table and the card that describes exactly the rows returned.
 
-    Parameters
-    ----------
-    name : str
-        A table such as ``"adult"``.
-    source : {"twin", "real"}
-        ``"twin"`` samples the built-in stand-in, ``"real"`` reads the prepared official data.
-    rows : int, optional
-        How many rows; a seeded subsample of ``"real"``. Left out: all of ``"real"``, and of
-        ``"twin"`` the number its description names.
-    seed : int
-        The same seed gives the same rows.
-    home : path, optional
-        Where the prepared tables are; :func:`data_home` if left out.
+    The parameters are those of :func:`load_tables`.
 
     Examples
     --------
     >>> frame, card = load_table("adult", rows=100)
     >>> len(frame), card.source, card.target
     (100, 'twin', 'income')
+    """
+    tables, card = load_tables(name, source, rows=rows, seed=seed, home=home)
+    if TABLE not in tables:
+        raise DemixError(f"{name!r} is {len(tables)} tables, not one; load it with load_tables.")
+    return tables[TABLE], card
+
+
+def load_tables(
+    name: str,
+    source: str = "twin",
+    *,
+    rows: int | None = None,
+    seed: int = 0,
+    home: Path | str | None = None,
+) -> tuple[Tables, Card]:
+    """Load the tables of a data set and the card that describes exactly the rows returned.
+
+    Parameters
+    ----------
+    name : str
+        A data set such as ``"adult"`` or ``"movielens"``.
+    source : {"twin", "real"}
+        ``"twin"`` samples the built-in stand-in, ``"real"`` reads the prepared official data.
+    rows : int, optional
+        How many rows; a seeded subsample of ``"real"``. Of users and items: about how many
+        interactions, keeping whole users and the items they met. Left out: all of ``"real"``, and
+        of ``"twin"`` the number its description names.
+    seed : int
+        The same seed gives the same rows.
+    home : path, optional
+        Where the prepared tables are; :func:`data_home` if left out.
+
+    Returns
+    -------
+    tables : dict of DataFrame
+        ``{"table": ...}``, or ``interactions``, ``users`` and ``items``.
+    card : Card
+        What they are.
+
+    Examples
+    --------
+    >>> tables, card = load_tables("movielens", rows=1000)
+    >>> list(tables), card.target, card.keys
+    (['interactions', 'users', 'items'], 'rating', ('user', 'item', 'time', 'title'))
     """
     if source not in SOURCES:
         raise unknown_name("data source", source, SOURCES)
@@ -146,8 +244,41 @@ def load_table(
     if source == "real":
         return _load_real(name, rows, seed, _tables(home) / name)
     twin = load_twin(name)
-    frame = sample_twin(twin, rows or twin["rows"], seed)
-    return frame, describe(frame, make_card(twin["card"], source="twin", rows=0, sha256=""))
+    card = make_card(twin["card"], source="twin", rows=0, sha256="")
+    tables = _sample(twin, rows, seed)
+    return tables, describe(tables, card)
+
+
+def _sample(twin: dict[str, Any], rows: int | None, seed: int) -> Tables:
+    if not is_world(twin):
+        return {TABLE: sample_twin(twin, rows or twin["rows"], seed)}
+    world = sample_world(twin, rows, seed)
+    return world if rows is None else keep_users(world, rows, twin["card"]["name"], seed)
+
+
+def keep_users(tables: Tables, rows: int, name: str, seed: int) -> Tables:
+    """Keep whole users at random, about ``rows`` of their interactions, and the items they met.
+
+    Examples
+    --------
+    >>> met = pd.DataFrame({"user": ["a", "a", "b"], "item": ["x", "y", "x"]})
+    >>> users, items = pd.DataFrame({"user": ["a", "b"]}), pd.DataFrame({"item": ["x", "y"]})
+    >>> part = keep_users({"interactions": met, "users": users, "items": items}, 2, "toy", seed=0)
+    >>> len(part["users"])
+    1
+    """
+    interactions, users, items = (tables[table] for table in WORLD)
+    counts = interactions["user"].value_counts()[users["user"]]
+    shuffled = counts.iloc[generator(name, "subsample", seed).permutation(len(counts))]
+    fits = shuffled.cumsum().le(rows)
+    fits.iloc[0] = True  # one user there must be
+    interactions = interactions[interactions["user"].isin(shuffled.index[fits])]
+    kept = (
+        interactions,
+        users[users["user"].isin(interactions["user"])],
+        items[items["item"].isin(interactions["item"])],
+    )
+    return {table: part.reset_index(drop=True) for table, part in zip(WORLD, kept, strict=True)}
 
 
 def make_card(facts: dict[str, Any], **more: Any) -> Card:
@@ -157,7 +288,7 @@ def make_card(facts: dict[str, Any], **more: Any) -> Card:
 
 
 def known_tables(home: Path | str | None = None) -> list[str]:
-    """List the tables that have a twin or have been prepared."""
+    """List the data sets that have a twin or have been prepared."""
     prepared = {card.parent.name for card in _tables(home).glob(f"[!.]*/{CARD}")}
     return sorted(prepared | set(twin_names()))
 
@@ -166,24 +297,35 @@ def _tables(home: Path | str | None) -> Path:
     return (data_home() if home is None else Path(home).expanduser()) / "tables"
 
 
-def _load_real(name: str, rows: int | None, seed: int, folder: Path) -> tuple[pd.DataFrame, Card]:
+def _load_real(name: str, rows: int | None, seed: int, folder: Path) -> tuple[Tables, Card]:
     command = f"python -m data_scripts {name}"
     if not (folder / CARD).exists():
         raise DemixError(f"table {name!r} is not prepared in {folder.parent}; run: {command}")
     try:
         card = make_card(json.loads((folder / CARD).read_text("utf-8")))
-        frame = pd.read_parquet(folder / TABLE)
-        frame = frame.where(frame.notna(), np.nan)  # pandas 2 reads missing text as None
-        damage = "" if content_sha256(frame) == card.sha256 else "its content has another checksum"
+        tables = {table: _read_table(folder / f"{table}.parquet") for table in card.tables}
+        damage = "" if tables_sha256(tables) == card.sha256 else "its content has another checksum"
     except (OSError, ValueError, TypeError, KeyError) as error:
         damage = str(error).splitlines()[0]
     if damage:
         raise DemixError(f"table {name!r} in {folder} is damaged ({damage}); run again: {command}")
     if rows is None or rows == card.rows:
-        return frame, card
+        return tables, card
     if rows > card.rows:
         raise DemixError(f"table {name!r} has {card.rows} rows, fewer than the {rows} asked for.")
-    chosen = generator(name, "subsample", seed).choice(card.rows, rows, replace=False)
-    part = frame.iloc[sorted(chosen)].reset_index(drop=True)
-    note = f"{rows} of {card.rows} rows, seed {seed}, of the table {card.sha256[:12]}. {card.notes}"
+    keep = keep_users if card.keys else _keep_rows
+    part = keep(tables, rows, name, seed)
+    kept = len(part[card.tables[0]])
+    note = f"{kept} of {card.rows} rows, seed {seed}, of the table {card.sha256[:12]}. {card.notes}"
     return part, describe(part, replace(card, notes=note))
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    frame = pd.read_parquet(path)
+    return frame.where(frame.notna(), np.nan)  # pandas 2 reads missing text as None
+
+
+def _keep_rows(tables: Tables, rows: int, name: str, seed: int) -> Tables:
+    frame = tables[TABLE]
+    chosen = generator(name, "subsample", seed).choice(len(frame), rows, replace=False)
+    return {TABLE: frame.iloc[sorted(chosen)].reset_index(drop=True)}

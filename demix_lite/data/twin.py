@@ -1,6 +1,7 @@
 """Twins: small parametric stand-ins for real tables, sampled without a download.
 
-A twin is a JSON file fitted by ``data_scripts/fit_twin.py``. It describes
+A twin of one table is a JSON file fitted by ``data_scripts/fit_twin.py`` (for users and items see
+:mod:`demix_lite.data.world`). It describes
 
 - ``columns``, in the order they are drawn. A decision tree (``tree``) looks at the columns drawn
   before and leads each row to one line of ``table``, which holds a weight for each code of this
@@ -11,7 +12,6 @@ A twin is a JSON file fitted by ``data_scripts/fit_twin.py``. It describes
   of decision trees under a softmax, the probability of each class, from which the class is drawn.
   ``number`` is a sum of decision trees, the mean of a numeric target; the distance from it is drawn
   from evenly spaced quantiles (``knots``), one list for each level of the mean (between ``cuts``).
-
 
 A tree sees a numeric column by its values and a categorical one by its codes.
 """
@@ -65,15 +65,23 @@ def sample_twin(twin: dict[str, Any], rows: int, seed: int = 0) -> pd.DataFrame:
     True
     """
     rng = generator(twin["card"]["name"], "twin", seed)
-    seen = np.empty((rows, len(twin["columns"])))
+    drawn, seen = draw_columns(twin["columns"], rows, rng)
+    drawn[twin["card"]["target"]] = draw_label(twin["label"], seen, rng)
+    return pd.DataFrame(drawn)[twin["order"]]
+
+
+def draw_columns(
+    columns: list[dict[str, Any]], rows: int, rng: np.random.Generator
+) -> tuple[dict[str, pd.Series], np.ndarray]:
+    """Draw columns one after the other; return them and what a tree sees of them."""
+    seen = np.empty((rows, len(columns)))
     drawn = {}
-    for position, column in enumerate(twin["columns"]):
+    for position, column in enumerate(columns):
         line = tree_scores(column["tree"], seen).astype(int)
         codes = _draw_codes(np.array(column["table"], dtype=float)[line], rng)
         drawn[column["name"]] = _decode(column, codes, rng)
         seen[:, position] = tree_input(column, drawn[column["name"]], codes)
-    drawn[twin["card"]["target"]] = draw_label(twin["label"], seen, rng)
-    return pd.DataFrame(drawn)[twin["order"]]
+    return drawn, seen
 
 
 def tree_input(column: dict[str, Any], values: pd.Series, codes: np.ndarray) -> np.ndarray:

@@ -1,0 +1,421 @@
+"""``python -m data_scripts.fit_world movielens``: fit the twin of prepared users and items.
+
+The tastes are those of a factorisation that learns to tell an item that a user took from one at
+random. How strong they are in the twin is chosen so that they add to popularity what they add in
+the real tables. With ``--check`` it measures instead how well that can be told on real and on twin
+tables, and the areas under the curve go to ``book/results/world_fidelity.csv``.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.stats import norm, rankdata
+
+from data_scripts.fit_twin import (
+    LARGEST_FILE,
+    ROOT,
+    TWINS,
+    code_category,
+    code_number,
+    draw_order,
+    fit_column,
+    write_twin,
+)
+from demix_lite.data.store import Card, Tables, load_tables
+from demix_lite.data.twin import tree_input
+from demix_lite.data.world import MOST_TAKEN, sample_world, token_matrix
+from demix_lite.errors import DemixError
+from demix_lite.seeds import derive_seed, generator
+
+USERS, ITEMS, ROWS = 1_000, 600, 40_000
+AVERAGES = ("review_count", "average_stars", "stars")  # follow from the ratings drawn
+MOST_LEVELS = 250  # of an attribute that a twin draws; the rarest are left out
+MOST_TOKENS = 60  # of an attribute with a taste of their own
+LEAVES = 24
+DIMENSIONS = 8
+EPOCHS, BATCH, NEGATIVES, RATE = 12, 8192, 4, 0.02
+PENALTY = 2e-3  # on what is special to one user or item, so that attributes explain what they can
+KNOTS = 33
+FIDELITY = ROOT / "book" / "results" / "world_fidelity.csv"
+STRENGTHS = (1, 1.2, 1.4, 1.6, 1.8, 2, 2.3, 2.6, 3)
+DAY = 86_400
+
+
+class Tastes(torch.nn.Module):
+    """A factorisation: vectors of attribute values, plus one for each user and item."""
+
+    def __init__(self, user_tokens: np.ndarray, item_tokens: np.ndarray) -> None:
+        super().__init__()
+        self.user_tokens = torch.tensor(user_tokens, dtype=torch.float32)
+        self.item_tokens = torch.tensor(item_tokens, dtype=torch.float32)
+        users, of_users = user_tokens.shape
+        items, of_items = item_tokens.shape
+
+        def small(*shape: int) -> torch.nn.Parameter:
+            return torch.nn.Parameter(0.1 * torch.randn(shape))
+
+        self.of_user_tokens, self.of_users = small(of_users, DIMENSIONS), small(users, DIMENSIONS)
+        self.of_item_tokens = small(of_items, DIMENSIONS + 1)
+        self.of_items = small(items, DIMENSIONS + 1)
+        self.base = torch.nn.Parameter(torch.zeros(()))
+
+    def forward(self, user: torch.Tensor, item: torch.Tensor) -> torch.Tensor:
+        """Return the appeal of ``item`` (users, many) to ``user`` (users,)."""
+        return self.appeal(self.user_vectors()[user], self.item_vectors()[item]) + self.base
+
+    def user_vectors(self) -> torch.Tensor:
+        """Return the tastes of all users."""
+        return self.user_tokens @ self.of_user_tokens + self.of_users
+
+    def item_vectors(self) -> torch.Tensor:
+        """Return the tastes of all items, their popularity last."""
+        return self.item_tokens @ self.of_item_tokens + self.of_items
+
+    @staticmethod
+    def appeal(user: torch.Tensor, item: torch.Tensor) -> torch.Tensor:
+        """Multiply tastes and add the popularity."""
+        return torch.einsum("ud,und->un", user, item[..., :-1]) + item[..., -1]
+
+
+def fit_tastes(
+    tokens: dict[str, np.ndarray], user: np.ndarray, item: np.ndarray, seed: int = 0
+) -> Tastes:
+    """Learn to tell the item that a user took from items at random."""
+    torch.manual_seed(derive_seed("tastes", seed))
+    model = Tastes(tokens["user"], tokens["item"])
+    optimiser = torch.optim.Adam(model.parameters(), lr=RATE)
+    users, items = torch.tensor(user), torch.tensor(item)
+    for _ in range(EPOCHS):
+        for batch in torch.randperm(len(users)).split(BATCH):
+            others = torch.randint(len(tokens["item"]), (len(batch), NEGATIVES))
+            offered = torch.cat([items[batch, None], others], dim=1)
+            truth = torch.zeros(offered.shape)
+            truth[:, 0] = 1
+            loss = torch.nn.functional.binary_cross_entropy_with_logits(
+                model(users[batch], offered), truth
+            )
+            special = model.of_users[users[batch]].square().sum(1).mean()
+            special = special + model.of_items[items[batch], :-1].square().sum(1).mean()
+            optimiser.zero_grad()
+            (loss + PENALTY * special).backward()
+            optimiser.step()
+    return model
+
+
+def fit_world(tables: Tables, card: Card) -> dict[str, Any]:
+    """Describe users, items and interactions so that ``sample_world`` can imitate them."""
+    interactions, users, items = (tables[name] for name in ("interactions", "users", "items"))
+    user, item = places(interactions, tables)
+    specs = {"user": token_specs(users, card), "item": token_specs(items, card)}
+    model = fit_tastes(token_matrices(tables, specs), user, item)
+    with torch.no_grad():
+        popularity = model.item_vectors()[item, -1].numpy()
+        affinity = model(torch.tensor(user), torch.tensor(item)[:, None])[:, 0].numpy() - popularity
+    counts = np.bincount(user)
+    facts = ("name", "title", "url", "licence", "numeric", "categorical", "target")
+    notes = (
+        f"Synthetic users, items and ratings, drawn after {len(user)} real ratings. {card.notes}"
+    )
+    if "time" not in interactions:
+        notes += " The times of the twin are invented."
+    keys = [key for key in card.keys if key != "time"]
+    world = {
+        "rows": ROWS,
+        "card": {fact: getattr(card, fact) for fact in facts}
+        | {"keys": [*keys[:2], "time", *keys[2:]], "notes": notes.strip()},
+        "users": {
+            "count": USERS,
+            **fit_attributes(users, card, counts),
+            **written_tastes(specs["user"], model.of_user_tokens, model.of_users),
+        },
+        "items": {
+            "count": ITEMS,
+            **fit_attributes(items, card, np.bincount(item, minlength=len(items))),
+            **written_tastes(specs["item"], model.of_item_tokens, model.of_items),
+        },
+        "activity": fit_activity(counts),
+        "rating": fit_ratings(interactions["rating"], affinity, popularity, user, item),
+        "time": fit_times(interactions),
+        "averages": "average_stars" in card.numeric,
+    }
+    if "price" in items and items["price"].isna().all():
+        invent_prices(world)
+    return strengthen(world, tables, card)
+
+
+def places(interactions: pd.DataFrame, tables: Tables) -> tuple[np.ndarray, np.ndarray]:
+    """Return the row of the user and of the item of each interaction."""
+    of_user = pd.Index(tables["users"]["user"]).get_indexer(interactions["user"])
+    return of_user, pd.Index(tables["items"]["item"]).get_indexer(interactions["item"])
+
+
+def attributes(frame: pd.DataFrame, card: Card) -> list[str]:
+    """List the columns of users or items that are drawn, not computed, and not empty."""
+    features = (*card.numeric, *card.categorical)
+    names = [name for name in frame if name in features and name not in AVERAGES]
+    return [name for name in names if frame[name].notna().any()]
+
+
+def token_specs(frame: pd.DataFrame, card: Card) -> dict[str, dict[str, Any]]:
+    """Say which values of each attribute have a taste of their own."""
+    specs: dict[str, dict[str, Any]] = {}
+    for name in attributes(frame, card):
+        if name in card.numeric:
+            inner = np.quantile(frame[name].dropna(), np.linspace(0, 1, 8)[1:-1])
+            specs[name] = {"cuts": np.unique(inner).tolist()}
+        else:
+            counts = frame[name].fillna("").str.split("|").explode().value_counts()
+            specs[name] = {"levels": sorted(counts.index[:MOST_TOKENS])}
+    return specs
+
+
+def token_matrices(tables: Tables, specs: dict[str, dict]) -> dict[str, np.ndarray]:
+    """Put the tokens of all attributes side by side, for users and for items."""
+    matrices = {}
+    for key, name in (("user", "users"), ("item", "items")):
+        frame = tables[name]
+        parts = [token_matrix(frame[column], spec) for column, spec in specs[key].items()]
+        matrices[key] = np.column_stack([*parts, np.ones(len(frame))])
+    return matrices
+
+
+def written_tastes(
+    specs: dict[str, dict[str, Any]], of_tokens: torch.Tensor, of_each: torch.Tensor
+) -> dict[str, Any]:
+    """Write down the vectors of attribute values, and the spread of what they leave open."""
+    vectors = of_tokens.detach().numpy().astype(float)
+    # the last row belongs to everyone, and so does the mean of what is special
+    vectors[-1] += of_each.detach().numpy().mean(axis=0)
+    tastes, start = {}, 0
+    for name, spec in specs.items():
+        width = len(spec["levels"]) if "levels" in spec else len(spec["cuts"]) + 2
+        tastes[name] = {**spec, "vectors": vectors[start : start + width].round(3).tolist()}
+        start += width
+    noise = of_each.detach().numpy().std(axis=0).astype(float).round(3)
+    return {"base": vectors[-1].round(3).tolist(), "tastes": tastes, "noise": noise.tolist()}
+
+
+def fit_attributes(frame: pd.DataFrame, card: Card, counts: np.ndarray) -> dict[str, Any]:
+    """Describe the attributes of users or items like the columns of a table."""
+    names = attributes(frame, card)
+    order = [name for name in frame if name in {*names, *card.keys} - {"user", "item"}]
+    if not names:
+        return {"columns": [], "order": order}
+    common = np.ones(len(frame), dtype=bool)
+    for name in set(names) & set(card.categorical):
+        levels = frame[name].value_counts(dropna=False).index[:MOST_LEVELS]
+        common &= frame[name].isin(levels).to_numpy()
+    frame, counts = frame[common], pd.Series(np.log1p(counts[common]), index=frame.index[common])
+    numbers = [name for name in names if name in card.numeric]
+    coded = {name: code_number(frame[name]) for name in numbers}
+    coded |= {name: code_category(frame[name], counts) for name in names if name not in numbers}
+    drawn = draw_order({name: codes for name, (_, codes) in coded.items()})
+    seen = np.column_stack([tree_input(coded[n][0], frame[n], coded[n][1]) for n in drawn])
+    columns = [
+        {"name": name, **coded[name][0], **fit_column(seen[:, :place], coded[name][1], LEAVES)}
+        for place, name in enumerate(drawn)
+    ]
+    return {"columns": columns, "order": order}
+
+
+def fit_ratings(
+    rating: pd.Series,
+    affinity: np.ndarray,
+    popularity: np.ndarray,
+    user: np.ndarray,
+    item: np.ndarray,
+) -> dict[str, Any]:
+    """Split the spread of the ratings, as normal scores, by what they lean on, and the rest."""
+    levels, weights = np.unique(rating, return_counts=True)
+    score = norm.ppf((rankdata(rating) - 0.5) / len(rating))
+    leaning = np.column_stack([affinity, popularity, np.ones(len(score))])
+    slopes = np.linalg.lstsq(leaning, score)[0]
+    rest = score - leaning @ slopes
+    parts = {"affinity": slopes[0], "popularity": slopes[1]}
+    spread = rest.var()
+    for name, group in (("user", user), ("item", item)):
+        counts = np.bincount(group)
+        mean = np.bincount(group, rest) / np.maximum(counts, 1)
+        within = (rest - mean[group]).var()
+        by_chance = (within / counts[counts > 0]).mean()
+        between = max(mean[counts > 0].var() - by_chance, 0.0)
+        parts[name] = between**0.5
+        spread -= between
+    parts["noise"] = max(spread, 0.1) ** 0.5
+    rounded = {name: round(float(value), 3) for name, value in parts.items()}
+    return {"levels": levels.tolist(), "weights": weights.tolist(), **rounded}
+
+
+def fit_activity(counts: np.ndarray) -> list[float]:
+    """Describe how many items users take, as a share of a mean that the cap leaves as it is."""
+    shares = np.quantile(counts, np.linspace(0, 1, KNOTS))
+    most = MOST_TAKEN * ITEMS * USERS / ROWS
+    for _ in range(20):  # what the cap takes away, the others get
+        shares = np.minimum(shares / np.trapezoid(shares, dx=1 / (KNOTS - 1)), most)
+    return [float(f"{share:.6g}") for share in shares]
+
+
+def fit_times(interactions: pd.DataFrame) -> dict[str, Any]:
+    """Describe when users start, how long they stay and when within it they rate.
+
+    Tables without dates get invented ones: users who come one after the other for six years.
+    """
+    if "time" not in interactions:
+        even = [0.0, 1.0]
+        start, end = (int(pd.Timestamp(day).timestamp()) for day in ("2008-01-01", "2016-01-01"))
+        starts = [start, start + (end - start) * 3 // 4]
+        return {"starts": starts, "end": end, "spans": even, "parts": even, "step": 1}
+    time = interactions["time"]
+    by_user = time.groupby(interactions["user"])
+    first, span = by_user.min(), by_user.max() - by_user.min()
+    end = int(time.max())
+    length = interactions["user"].map(span)
+    part = ((time - interactions["user"].map(first)) / length)[length > 0]
+    return {
+        "starts": knots(first),
+        "end": end,
+        "spans": knots(span / (end - first).clip(lower=1)),
+        "parts": knots(part),
+        "step": DAY if (time % DAY == 0).all() else 1,
+    }
+
+
+def knots(values: pd.Series | np.ndarray) -> list[float]:
+    """Describe a distribution by evenly spaced quantiles, in six digits or whole numbers."""
+    points = np.quantile(values, np.linspace(0, 1, KNOTS))
+    return [int(point) if abs(point) > 1e6 else float(f"{point:.6g}") for point in points]
+
+
+def invent_prices(world: dict[str, Any]) -> None:
+    """Add prices to the twin of Amazon: the graph set it is fitted to has none.
+
+    Half of them are below 25 dollars, a tenth is missing, and users differ in liking dear things.
+    """
+    inner = 25 * np.exp(1.5 * norm.ppf(np.linspace(0.005, 0.995, KNOTS)))
+    inner = [round(float(price), 2) for price in inner]
+    column = {"name": "price", "dtype": "float64", "decimals": 2}
+    column |= {"bins": [None, {"knots": inner}], "table": [[1, 9]]}
+    column["tree"] = {"feature": [-1], "value": [0], "right": [0]}
+    items = world["items"]
+    items["columns"].append(column)
+    items["order"].append("price")
+    size = len(items["noise"])
+    liking = np.outer([-0.6, -0.3, 0.0, 0.3, 0.6, 0.0], np.eye(size)[0])
+    items["tastes"]["price"] = {"cuts": [10, 25, 100, 500], "vectors": liking.tolist()}
+    world["card"]["notes"] += " The prices of the twin are invented."
+
+
+def check_world(tables: Tables, card: Card, seed: int = 0) -> dict[str, float]:
+    """Tell interactions held out from pairs at random; return the area under the curve.
+
+    ``popularity`` knows how often an item is taken, ``tastes`` also what user and item are and what
+    the user took. Of the interactions 20 % are held out.
+    """
+    from sklearn.metrics import roc_auc_score
+
+    user, item = places(tables["interactions"], tables)
+    rng = generator(card.name, "check", seed)
+    held = rng.random(len(user)) < 0.2
+    shape = len(tables["users"]), len(tables["items"])
+    taken = np.zeros(shape, dtype=bool)
+    taken[user, item] = True
+    others = rng.integers(shape[1], size=held.sum())
+    new = ~taken[user[held], others]
+    asked_user = np.concatenate([user[held], user[held][new]])
+    asked_item = np.concatenate([item[held], others[new]])
+    truth = np.repeat([1, 0], [held.sum(), new.sum()])
+    popularity = np.bincount(item[~held], minlength=shape[1])
+    specs = {"user": token_specs(tables["users"], card), "item": token_specs(tables["items"], card)}
+    model = fit_tastes(token_matrices(tables, specs), user[~held], item[~held], seed)
+    with torch.no_grad():
+        tastes = model(torch.tensor(asked_user), torch.tensor(asked_item)[:, None])[:, 0]
+    return {
+        "popularity": roc_auc_score(truth, popularity[asked_item]),
+        "tastes": roc_auc_score(truth, tastes),
+    }
+
+
+def check_fidelity(tables: Tables, card: Card, seeds: int) -> pd.DataFrame:
+    """Check the real tables and as many worlds of the built-in twin, one for each seed."""
+    rows = []
+    for seed in range(seeds):
+        for table, found in (("real", (tables, card)), ("twin", load_tables(card.name, seed=seed))):
+            facts = {"task": card.name, "table": table, "seed": seed, "rows": found[1].rows}
+            rows.append(facts | check_world(*found, seed))
+    return pd.DataFrame(rows)
+
+
+def write_fidelity(results: pd.DataFrame) -> None:
+    """Put the results of a data set in place of its earlier ones, and print their means."""
+    FIDELITY.parent.mkdir(parents=True, exist_ok=True)
+    if FIDELITY.exists():
+        earlier = pd.read_csv(FIDELITY)
+        results = pd.concat([earlier[~earlier["task"].isin(results["task"])], results])
+    results.to_csv(FIDELITY, index=False, float_format="%.4f", lineterminator="\n")
+    print(results.groupby(["task", "table"])[["popularity", "tastes"]].mean().round(3))
+
+
+def strengthen(world: dict[str, Any], tables: Tables, card: Card) -> dict[str, Any]:
+    """Make tastes as strong as it takes for them to add to popularity what they add in reality.
+
+    A factorisation of few ratings shrinks them.
+    """
+
+    def added(tables: Tables) -> float:
+        found = check_world(tables, card)
+        return found["tastes"] - found["popularity"]
+
+    wanted = added(tables)
+    candidates = [scaled(world, strength) for strength in STRENGTHS]
+    return min(candidates, key=lambda one: abs(added(sample_world(one)) - wanted))
+
+
+def scaled(world: dict[str, Any], strength: float) -> dict[str, Any]:
+    """Return the world with all tastes of its users so many times as strong."""
+
+    def times(vectors: list) -> list:
+        return (strength * np.array(vectors)).round(3).tolist()
+
+    users = world["users"]
+    tastes = {
+        name: {**spec, "vectors": times(spec["vectors"])} for name, spec in users["tastes"].items()
+    }
+    louder = {"base": times(users["base"]), "noise": times(users["noise"]), "tastes": tastes}
+    return world | {"users": users | louder}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    parser = argparse.ArgumentParser(prog="python -m data_scripts.fit_world", description=__doc__)
+    parser.add_argument("name", help="a prepared data set of users and items, such as movielens")
+    parser.add_argument("--home", type=Path, help="where prepared tables live")
+    parser.add_argument("--check", action="store_true", help="measure how near the twin is")
+    parser.add_argument("--seeds", type=int, default=5, help="how often to measure (default: 5)")
+    chosen = parser.parse_args(arguments)
+    try:
+        tables, card = load_tables(chosen.name, "real", home=chosen.home)
+        if not card.keys:
+            raise DemixError(f"{chosen.name!r} is one table; fit it with data_scripts.fit_twin.")
+    except DemixError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if chosen.check:
+        write_fidelity(check_fidelity(tables, card, chosen.seeds))
+        return 0
+    text = write_twin(fit_world(tables, card))
+    if len(text) > LARGEST_FILE:
+        print(f"error: the twin takes {len(text)} bytes, over {LARGEST_FILE}.", file=sys.stderr)
+        return 2
+    path = TWINS / f"{card.name}.json"
+    path.write_text(text, encoding="utf-8")
+    print(f"wrote {path.relative_to(ROOT)}: {len(text)} bytes")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
