@@ -88,7 +88,8 @@ def inject(
     """
     check_clean_ratio(clean_ratio)
     rng = generator(task.name, "inject", "plan", seed)
-    drawn = task.rules[rng.integers(len(task.rules))]
+    rules = task.rules_for(splits.train)
+    drawn = rules[rng.integers(len(rules))]
     chosen = drawn if rule is None else task.rule(rule)
     plan = task.plan_feature_errors(splits.train, rng)
     parts = {
@@ -129,7 +130,9 @@ def _corrupt(
     if clean_ratio < 1:
         frame = _drop_minority(frame, task.minority(frame, rule), task.minority_share, rng)
     original = frame.reset_index(drop=True)
-    label_rows, feature_rows = _draw_rows(len(original), (1 - clean_ratio) / 2, co_occurring, rng)
+    units = plan.order(original) if plan.order else None
+    share = (1 - clean_ratio) / 2
+    label_rows, feature_rows = _draw_rows(len(original), share, co_occurring, rng, units)
     dirty = original.copy()
     if len(label_rows):
         labels = original.loc[label_rows, task.target]
@@ -160,13 +163,37 @@ def _drop_minority(
 
 
 def _draw_rows(
-    n: int, share: float, co_occurring: bool, rng: np.random.Generator
+    n: int,
+    share: float,
+    co_occurring: bool,
+    rng: np.random.Generator,
+    units: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draw the rows of the label errors and of the feature errors, ``share`` of all for each."""
     count = round(share * n)
     order = rng.permutation(n)
+    if units is not None:
+        feature_rows = _whole_units(units, count)
+        others = order if co_occurring else order[~np.isin(order, feature_rows)]
+        return others[:count], feature_rows
     others = rng.permutation(n) if co_occurring else order[count:]
     return order[:count], others[:count]
+
+
+def _whole_units(units: np.ndarray, count: int) -> np.ndarray:
+    """Return the rows of units that go wrong as a whole, in their order, as long as they fit.
+
+    Examples
+    --------
+    >>> _whole_units(np.array([1, 1, 1, 0, 2, 2]), 3).tolist()
+    [3, 4, 5]
+    """
+    chosen, left = [], count
+    for unit, size in enumerate(np.bincount(units)):
+        if size <= left:
+            chosen.append(unit)
+            left -= size
+    return np.flatnonzero(np.isin(units, chosen))
 
 
 def _differs(dirty: pd.DataFrame, original: pd.DataFrame) -> pd.DataFrame:

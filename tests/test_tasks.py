@@ -8,9 +8,10 @@ import pytest
 import torch
 from pandas.testing import assert_frame_equal, assert_series_equal
 
+from demix_lite.benchmark.protocols import family_tasks
 from demix_lite.errors import DemixError
 from demix_lite.injection import inject
-from demix_lite.tasks import TASKS, get_task
+from demix_lite.tasks import get_task
 from demix_lite.tasks.base import Rule, check_columns, seeded_model
 from demix_lite.tasks.labels import Classes
 from demix_lite.tasks.tabular import MISSING, MOST_CATEGORIES, TabularTask
@@ -86,7 +87,7 @@ def test_rules_and_tasks_have_names():
         toy_task().check_architecture("mlp")
 
 
-@pytest.fixture(scope="module", params=TASKS)
+@pytest.fixture(scope="module", params=family_tasks("tabular"))
 def six(request):
     """Every task with 4,000 rows of its twin."""
     task = get_task(request.param)

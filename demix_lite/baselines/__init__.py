@@ -25,6 +25,7 @@ from demix_lite.baselines.isolation_forest import IsolationForest
 from demix_lite.baselines.just_train_twice import JustTrainTwice
 from demix_lite.baselines.knn_shapley import KNNShapley
 from demix_lite.baselines.map_d import MapD
+from demix_lite.baselines.noisy_clicks import NoisyClicks
 from demix_lite.baselines.oracle import Oracle, Yardstick
 from demix_lite.baselines.random_guess import RandomGuess
 from demix_lite.baselines.summary_gbm import SummaryGBM
@@ -72,6 +73,7 @@ BASELINES: dict[str, type[Baseline]] = {
         Datalab,
         IsolationForest,
         KNNShapley,
+        NoisyClicks,
     )
 }
 """Baselines by name."""

@@ -21,6 +21,7 @@ from demix_lite.detector.environments import Environment
 from demix_lite.detector.runs import Run
 from demix_lite.diagnosis import ERROR_TYPES, Diagnosis, expected_f1_threshold, score
 from demix_lite.errors import DemixError
+from demix_lite.tasks.base import Task
 
 BINS = 50
 
@@ -57,6 +58,11 @@ class Baseline(ABC):
         self.settings = {key: values[0] for key, values in self.space.items()} | settings
         self.fixed = set(settings)
         self.rates: np.ndarray | None = None
+
+    @classmethod
+    def applies_to(cls, task: Task) -> bool:
+        """Return whether the method makes sense for a task; True unless it says otherwise."""
+        return True
 
     @abstractmethod
     def scores(self, run: Run) -> np.ndarray:

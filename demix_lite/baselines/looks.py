@@ -10,7 +10,6 @@ from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostin
 
 from demix_lite.cross_fit import held_out
 from demix_lite.detector.runs import Run
-from demix_lite.tasks.labels import Classes
 
 LABEL_BINS = 5
 
@@ -59,8 +58,7 @@ def out_of_fold(run: Run) -> np.ndarray:
 
 def class_count(run: Run) -> int:
     """Return the number of classes; 0 if the label is a number."""
-    label = run.task.label
-    return len(label.names) if isinstance(label, Classes) else 0
+    return run.task.label.classes
 
 
 def targets(run: Run) -> np.ndarray:

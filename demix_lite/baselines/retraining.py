@@ -41,11 +41,12 @@ def retrain(
         Called with the model after every epoch.
     """
     seed = run_seed(run, name)
+    settings = {**run.task.training, "epochs": epochs or len(run.trained.losses)}
     return fit(
         seeded_model(run.task, run.architecture, run.encoder, seed),
         run.task.loss,
         *samples,
-        epochs=epochs or len(run.trained.losses),
+        **settings,
         seed=seed,
         device=run.sources[0].device,
         after_epoch=after_epoch,

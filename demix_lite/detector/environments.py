@@ -17,13 +17,8 @@ from demix_lite.tasks.base import Splits, Task, seeded_model
 CLEAN_RATIOS = (0.5, 0.4, 0.5, 0.6, 0.5, 0.7, 0.5, 0.8)
 """Clean ratios of successive training injections: every second one is the standard 0.5."""
 
-ARCHITECTURES = ("mlp1", "mlp2")
-SLOW_ARCHITECTURES = ("ft_transformer",)
-"""Architectures that only some training injections are seen through."""
-
 SLOW_EVERY = 6
-
-TRAINING_ROWS = 5000
+"""Every so many training injections are seen through the slow architectures of a task, too."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +83,7 @@ def make_environment(
     fit_seed = derive_seed(task.name, "fit", architecture, seed)
     model = seeded_model(task, architecture, encoder, fit_seed)
     samples = encoder.transform(train, task.target)
-    trained = fit(model, task.loss, *samples, seed=fit_seed)
+    trained = fit(model, task.loss, *samples, **task.training, seed=fit_seed)
     run = open_run(
         task, architecture, encoder, trained, train, valid, validation=validation, seed=seed
     )
@@ -101,8 +96,8 @@ def training_environments(
     splits: Splits,
     injections: int,
     *,
-    architectures: Sequence[str] = (*ARCHITECTURES, *SLOW_ARCHITECTURES),
-    rows: int = TRAINING_ROWS,
+    architectures: Sequence[str] | None = None,
+    rows: int | None = None,
     progress: bool = False,
 ) -> list[Environment]:
     """Make environments for a detector; every fourth injection lets errors co-occur.
@@ -124,20 +119,20 @@ def injection_environments(
     splits: Splits,
     number: int,
     *,
-    architectures: Sequence[str] = (*ARCHITECTURES, *SLOW_ARCHITECTURES),
-    rows: int = TRAINING_ROWS,
+    architectures: Sequence[str] | None = None,
+    rows: int | None = None,
 ) -> list[Environment]:
     """Make the environments of one training injection, one per architecture."""
     seed = f"train {number}"
     return [
         make_environment(
             task,
-            splits.sample(rows, seed=seed),
+            splits.sample(rows or task.practice_rows, seed=seed),
             architecture=architecture,
             clean_ratio=CLEAN_RATIOS[number % len(CLEAN_RATIOS)],
             seed=seed,
             co_occurring=number % 4 == 3,
         )
-        for architecture in architectures
-        if architecture not in SLOW_ARCHITECTURES or number % SLOW_EVERY == 0
+        for architecture in architectures or task.architectures
+        if architecture not in task.slow_architectures or number % SLOW_EVERY == 0
     ]

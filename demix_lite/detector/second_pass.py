@@ -65,7 +65,7 @@ class Rows:
     def of(cls, run: Run) -> "Rows":
         """Return the rows of a run."""
         columns, categorical = run.columns()
-        return cls(columns, categorical, run.task.label.outputs if categorical[-1] else 0)
+        return cls(columns, categorical, run.task.label.classes)
 
 
 def consensus(rows: Rows, verdicts: np.ndarray, *, seed: int = 0) -> np.ndarray:

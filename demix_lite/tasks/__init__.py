@@ -2,9 +2,10 @@
 
 from demix_lite.errors import unknown_name
 from demix_lite.tasks.base import Rule, Splits, Task
+from demix_lite.tasks.recommenders import RECOMMENDERS
 from demix_lite.tasks.tables import TABLES
 
-TASKS: dict[str, Task] = {task.name: task for task in TABLES}
+TASKS: dict[str, Task] = {task.name: task for task in (*TABLES, *RECOMMENDERS)}
 
 __all__ = ["TASKS", "Rule", "Splits", "Task", "get_task"]
 

@@ -6,8 +6,9 @@ changes.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,24 @@ from demix_lite.tasks.labels import Label
 
 Interval = tuple[float, float]
 
+SEPARATOR = "|"
+"""Stands between the values of a cell that holds several of them."""
+
+
+class AnyOf(frozenset[str]):
+    """Categories of which a cell with several values has to list at least one.
+
+    Examples
+    --------
+    >>> AnyOf(["Action", "Sci-Fi"]).within(pd.Series(["Drama|Action", "Drama", None])).tolist()
+    [True, False, False]
+    """
+
+    def within(self, cells: pd.Series) -> np.ndarray:
+        """Return a boolean array, True where a cell lists one of the values."""
+        listed, inverse = np.unique(cells.fillna("").to_numpy(dtype=object), return_inverse=True)
+        return np.array([not self.isdisjoint(c.split(SEPARATOR)) for c in listed])[inverse]
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -32,13 +51,14 @@ class Rule:
     name : str
         Short name shown to people.
     condition : dict
-        Column name to a set of categories, or to a closed ``(low, high)`` interval; all must hold.
+        Column name to a set of categories, to a closed ``(low, high)`` interval, or to
+        :class:`AnyOf` for a cell that lists several values; all must hold.
     target : str, number or interval
         The label (or range of labels) that the condition falsely announces.
     """
 
     name: str
-    condition: dict[str, frozenset[str] | Interval]
+    condition: "dict[str, frozenset[str] | AnyOf | Interval]"
     target: str | float | Interval
 
     def holds(self, frame: pd.DataFrame) -> np.ndarray:
@@ -55,6 +75,8 @@ class Rule:
 
 
 def _within(values: pd.Series, wanted: frozenset | Interval) -> np.ndarray:
+    if isinstance(wanted, AnyOf):
+        return wanted.within(values)
     found = values.between(*wanted) if isinstance(wanted, tuple) else values.isin(list(wanted))
     return found.to_numpy(dtype=bool)
 
@@ -97,11 +119,15 @@ class FeatureErrorPlan:
         The kind of corruption, in the task's own words (``"outlier"``, ``"scale"``, ...).
     details : dict
         Whatever the task needs to corrupt train and validation rows alike.
+    order : callable, optional
+        Where rows go wrong together, because they show the same broken thing: maps a frame to the
+        number of the unit of every row, counted from 0 in the order in which units go wrong.
     """
 
     columns: tuple[str, ...]
     kind: str
     details: dict[str, Any] = field(default_factory=dict)
+    order: Callable[[pd.DataFrame], np.ndarray] | None = None
 
 
 class Task(ABC):
@@ -118,9 +144,15 @@ class Task(ABC):
     rules : tuple of Rule
         Known spurious rules.
     architectures : tuple of str
-        Names accepted by :meth:`build_model`.
+        Names accepted by :meth:`build_model`, the standard one first.
+    slow_architectures : tuple of str
+        Those that only some training injections are seen through.
     minority_share : float
         Share that the minority group of a spurious rule is reduced to.
+    training : dict
+        Settings of :func:`demix_lite.models.training.fit` that are not its defaults.
+    judged_rows, practice_rows : int
+        Training rows, at most, of the runs of the benchmark and of those a detector learns from.
     """
 
     name: str
@@ -129,7 +161,11 @@ class Task(ABC):
     label: Label
     rules: tuple[Rule, ...]
     architectures: tuple[str, ...]
+    slow_architectures: tuple[str, ...] = ()
     minority_share: float
+    training: Mapping[str, Any] = MappingProxyType({})
+    judged_rows: int = 8000
+    practice_rows: int = 5000
 
     @abstractmethod
     def load(self, source: str = "twin", *, rows: int | None = None, home: Any = None) -> Splits:
@@ -191,6 +227,10 @@ class Task(ABC):
             if rule.name == name:
                 return rule
         raise unknown_name(f"rule of {self.name}", name, [rule.name for rule in self.rules])
+
+    def rules_for(self, frame: pd.DataFrame) -> tuple[Rule, ...]:
+        """Return the rules that mean something in this very table; all of them by default."""
+        return self.rules
 
     def minority(self, frame: pd.DataFrame, rule: Rule) -> np.ndarray:
         """Return True for the rows that break the rule: condition and target do not go together."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
+from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -26,6 +27,8 @@ class Label(ABC):
         Whether a larger metric is a better model.
     outputs : int
         Number of outputs of a model of this label.
+    classes : int
+        Number of classes; 0 for a number.
     two_sided : bool
         Whether another label always lies on the other side of a shortcut, as with two classes.
     """
@@ -33,6 +36,7 @@ class Label(ABC):
     metric_name: str
     larger_is_better: bool
     outputs: int
+    classes: int
     two_sided: bool
 
     @abstractmethod
@@ -50,6 +54,10 @@ class Label(ABC):
     @abstractmethod
     def metric(self, outputs: Tensor, targets: Tensor) -> float:
         """Return the task metric."""
+
+    def group_metric(self, outputs: Tensor, targets: Tensor) -> float:
+        """Return the metric of a group, whose samples may all have the same label."""
+        return self.metric(outputs, targets)
 
     @abstractmethod
     def better(self, labels: pd.Series, outputs: Tensor) -> pd.Series:
@@ -82,6 +90,11 @@ class Classes(Label):
     names: tuple[str, ...]
     metric_name = "accuracy"
     larger_is_better = True
+
+    @property
+    def classes(self) -> int:  # type: ignore[override]
+        """Number of classes."""
+        return len(self.names)
 
     @property
     def outputs(self) -> int:  # type: ignore[override]
@@ -132,6 +145,42 @@ class Classes(Label):
 
 
 @dataclass(frozen=True)
+class Clicks(Classes):
+    """Whether an item was taken; one output, the log-odds of a click; the metric is the AUC.
+
+    Examples
+    --------
+    >>> clicks = Clicks()
+    >>> clicks.metric(torch.tensor([[-1.0], [2.0], [0.5]]), torch.tensor([0, 1, 1]))
+    1.0
+    """
+
+    names: tuple[str, ...] = ("no", "yes")
+    metric_name = "AUC"
+    outputs = 1
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the binary cross-entropy of every sample, in nats."""
+        wanted = targets.to(outputs.dtype)
+        return F.binary_cross_entropy_with_logits(outputs[:, 0], wanted, reduction="none")
+
+    def metric(self, outputs: Tensor, targets: Tensor) -> float:
+        """Return the area under the ROC curve, between 0 and 1; NaN if all labels are the same."""
+        if targets.unique().numel() < 2:
+            return float("nan")
+        return float(roc_auc_score(targets.numpy(), outputs[:, 0].double().numpy()))
+
+    def group_metric(self, outputs: Tensor, targets: Tensor) -> float:
+        """Return the accuracy at even odds: a group of a shortcut has one label only."""
+        return float(((outputs[:, 0] > 0) == targets.bool()).double().mean())
+
+    def better(self, labels: pd.Series, outputs: Tensor) -> pd.Series:
+        """Return the other label."""
+        other = np.asarray(self.names)[1 - self.codes(labels)]
+        return pd.Series(other, index=labels.index, name=labels.name).astype(labels.dtype)
+
+
+@dataclass(frozen=True)
 class Number(Label):
     """A label that is a number; the metric is the mean squared error in units of the range.
 
@@ -153,6 +202,7 @@ class Number(Label):
     metric_name = "MSE"
     larger_is_better = False
     outputs = 1
+    classes = 0
     two_sided = False
 
     def encode(self, labels: pd.Series) -> Tensor:

@@ -53,6 +53,7 @@ class TabularTask(Task):
     rules: tuple[Rule, ...]
     family: str = "tabular"
     architectures: tuple[str, ...] = ("mlp1", "mlp2", "ft_transformer")
+    slow_architectures: tuple[str, ...] = ("ft_transformer",)
     minority_share: float = 0.15
 
     @property

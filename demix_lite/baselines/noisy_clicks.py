@@ -1,0 +1,104 @@
+"""Noise-robust learning from clicks: the model learns how often clicks and their absence lie."""
+
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from demix_lite.baselines.base import Baseline
+from demix_lite.baselines.retraining import run_seed
+from demix_lite.detector.runs import Run
+from demix_lite.models.training import fit, predict
+from demix_lite.tasks.base import Task, seeded_model
+from demix_lite.tasks.labels import Clicks
+
+
+class NoisyClicks(Baseline):
+    """How likely a click, or its absence, was recorded wrongly, under a model that expects it.
+
+    A click is recorded with probability (1 − a) p + b (1 − p), where p is the model's own
+    probability that the user takes the item, a the rate of lost and b that of false clicks. The
+    model and both rates are learned together by maximum likelihood, and by Bayes' rule they say of
+    every sample how likely its label is wrong.
+
+    Parameters
+    ----------
+    rate : float
+        Both rates before training.
+    """
+
+    name = "noisy_clicks"
+    claims = ("label",)
+    space: ClassVar = {"rate": (0.25, 0.1)}
+    source = (
+        "Yu & Qin (2020), Sampler Design for Implicit Feedback Data by Noisy-label Robust "
+        "Learning, SIGIR (NBPO), pointwise, on the task's own model"
+    )
+
+    @classmethod
+    def applies_to(cls, task: Task) -> bool:
+        """Return True for tasks of clicks."""
+        return isinstance(task.label, Clicks)
+
+    def scores(self, run: Run) -> np.ndarray:
+        """Return the posterior probability of a wrong label, shape ``(N,)``."""
+        seed, (inputs, targets) = run_seed(run, self.name), run.samples
+        model = seeded_model(run.task, run.architecture, run.encoder, seed)
+        noisy = Noisy(model, self.settings["rate"])
+        trained = fit(
+            noisy,
+            run.task.loss,
+            inputs,
+            targets,
+            **run.task.training,
+            seed=seed,
+            device=run.sources[0].device,
+        ).model
+        assert isinstance(trained, Noisy)
+        return trained.wrong(predict(trained.model, inputs), targets).numpy()
+
+
+class Noisy(nn.Module):
+    """A model of clicks behind a channel that loses some and makes some up.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Returns the log-odds that the item is taken, shape ``(n, 1)``.
+    rate : float
+        Rates of lost and of false clicks before training, in (0, 1/2).
+
+    Examples
+    --------
+    A click that the model finds impossible was recorded wrongly.
+
+    >>> noisy = Noisy(nn.Identity(), 0.2)
+    >>> noisy.wrong(torch.tensor([[-9.0], [9.0]]), torch.tensor([1, 1])).round(decimals=2)
+    tensor([1., 0.])
+    """
+
+    def __init__(self, model: nn.Module, rate: float):
+        super().__init__()
+        self.model = model
+        # A rate of one half would mean that labels say nothing.
+        self.rates = nn.Parameter(torch.logit(torch.full((2,), 2 * rate)))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the log-odds that a click is recorded, shape ``(n, 1)``."""
+        taken = self.model(inputs)
+        yes, no = self._recorded(taken, 1), self._recorded(taken, 0)
+        return torch.logsumexp(yes, 0) - torch.logsumexp(no, 0)
+
+    def _recorded(self, taken: Tensor, label: int) -> Tensor:
+        """Log-probability that the item is taken (first) or not and this label is recorded."""
+        lost, false = (self.rates.sigmoid() / 2).unbind()
+        kept, made_up = (1 - lost, false) if label else (lost, 1 - false)
+        return torch.stack([F.logsigmoid(taken) + kept.log(), F.logsigmoid(-taken) + made_up.log()])
+
+    @torch.no_grad()
+    def wrong(self, taken: Tensor, targets: Tensor) -> Tensor:
+        """Return the probability that each label is wrong, given the model's log-odds."""
+        yes, no = (self._recorded(taken[:, 0].cpu(), label).softmax(0) for label in (1, 0))
+        return torch.where(targets.cpu() == 1, yes[1], no[0])
