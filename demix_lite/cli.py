@@ -62,7 +62,10 @@ def _add_run(commands: Any) -> None:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    run.add_argument("task", help="which data set (adult, bank, credit, covertype, bike, air)")
+    run.add_argument(
+        "task",
+        help="which data set (adult, bank, credit, covertype, bike, air, movielens, amazon, yelp)",
+    )
     run.add_argument(
         "--source",
         default="twin",
@@ -77,8 +80,10 @@ def _add_run(commands: Any) -> None:
     )
     run.add_argument(
         "--architecture",
-        default="mlp1",
-        help="task model: mlp1 (256-128-64), mlp2 (64-32) or ft_transformer (default: mlp1)",
+        help=(
+            "task model; tables: mlp1 (256-128-64), mlp2 (64-32) or ft_transformer; "
+            "recommendation: din or dien (default: the first)"
+        ),
     )
     run.add_argument(
         "--seed", type=int, default=0, help="another seed, other errors and weights (default: 0)"

@@ -189,6 +189,7 @@ def dot_panels(
     columns: int = 3,
     share: bool = True,
     digits: int = 2,
+    bounds: tuple[float, float] = (-np.inf, np.inf),
 ) -> "list[Axes]":
     """Draw a table as panels side by side: one panel a column, one dot and interval a row.
 
@@ -206,25 +207,31 @@ def dot_panels(
         Whether all panels have the same scale.
     digits : int
         Decimals of the numbers beside the dots.
+    bounds : tuple of float
+        Where intervals are cut off: (0, 1) for a share, whose t-interval may go beyond.
     """
     columns = max(1, min(columns, len(mean.columns)))
     lines = -(-len(mean.columns) // columns)
     size = (2.2 + 2.4 * columns, lines * (1.0 + 0.24 * len(mean)))
     how: Any = {"sharex": share, "sharey": True, "squeeze": False, "layout": "constrained"}
     grid = _pyplot().subplots(lines, columns, figsize=size, **how)[1]
-    drawn = []
+    drawn: list[Axes] = []
     for axes, name in zip(grid.flat, mean.columns, strict=False):
         widths = np.zeros(len(mean)) if half is None else half[name].fillna(0).to_numpy(float)
         for y, (row, x, width) in enumerate(zip(mean.index, mean[name], widths, strict=True)):
             colour, marker = looks.get(row, ("#595959", "o"))
-            axes.hlines(y, x - width, x + width, color=colour, linewidth=1.5)
+            low, high = np.clip([x - width, x + width], *bounds)
+            axes.hlines(y, low, high, color=colour, linewidth=1.5)
             axes.plot(x, y, marker, color=colour, markersize=6)
             if np.isfinite(x):
                 where: Any = {"xytext": (6, 0), "textcoords": "offset points", "va": "center"}
-                axes.annotate(f"{x:.{digits}f}", (x + width, y), fontsize=8, color=colour, **where)
+                axes.annotate(f"{x:.{digits}f}", (high, y), fontsize=8, color=colour, **where)
         axes.set_yticks(range(len(mean)), list(mean.index))
-        axes.set(title=name, ylim=(len(mean) - 0.4, -0.6))
-        axes.set_xlabel(unit if isinstance(unit, str) else unit[str(name)])
+        axes.set_title(name, fontsize="medium")
+        axes.set_ylim(len(mean) - 0.4, -0.6)
+        axes.tick_params(labelbottom=True)
+        if not share or len(drawn) + columns >= len(mean.columns):  # nothing stands below
+            axes.set_xlabel(unit if isinstance(unit, str) else unit[str(name)])
         axes.grid(axis="x", alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         axes.margins(x=0.2)

@@ -1,13 +1,16 @@
 """Say what a run found, in words and tables a person reads."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from demix_lite.diagnosis import ERROR_TYPES
 from demix_lite.errors import DemixError, unknown_name
-from demix_lite.tasks.base import Rule
+from demix_lite.tasks.base import Rule, Task
+
+if TYPE_CHECKING:
+    from pandas.io.formats.style import Styler
 
 VARIANTS = {
     "dirty": "trained on the dirty rows",
@@ -15,6 +18,8 @@ VARIANTS = {
     "oracle": "repaired with the true errors",
     "clean": "trained on clean rows",
 }
+
+MARK = "background: #fff3b0; color: #000"
 
 
 def detection_table(row: Mapping[str, Any]) -> pd.DataFrame:
@@ -123,6 +128,53 @@ def confusion_table(flag: pd.DataFrame, errors: pd.DataFrame) -> pd.DataFrame:
     return counts.reindex(index=kinds, columns=kinds, fill_value=0)
 
 
+def as_text(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return every cell as text: numbers kept short, a missing value as a dash.
+
+    Examples
+    --------
+    >>> as_text(pd.DataFrame({"a": [2 / 3, None], "b": ["x", "y"]})).to_dict("list")
+    {'a': ['0.666667', '–'], 'b': ['x', 'y']}
+    """
+
+    def short(value: object) -> str:
+        if pd.isna(value):
+            return "–"
+        return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+    return frame.map(short).astype(str)
+
+
+def before_after(
+    before: pd.DataFrame, after: pd.DataFrame, below: pd.DataFrame | None = None
+) -> "Styler":
+    """Show cells as they are now; one that changed says ``before → after`` and is marked.
+
+    Parameters
+    ----------
+    before, after : DataFrame
+        The same cells, then and now.
+    below : DataFrame, optional
+        Lines to stand under them, of the same columns.
+
+    Examples
+    --------
+    >>> shown = before_after(pd.DataFrame({"age": [30, 40]}), pd.DataFrame({"age": [30, 99]}))
+    >>> shown.data["age"].tolist()
+    ['30', '40 → 99']
+    """
+    old, new = as_text(before), as_text(after)
+    changed = old != new
+    shown = new.where(~changed, old + " → " + new)
+    marks = changed.map({True: MARK, False: ""}.get)
+    if below is not None:
+        shown = pd.concat([shown, below])
+        marks = marks.reindex(shown.index, fill_value="")
+    wrapped: Any = [{"selector": "td", "props": "white-space: normal"}]
+    styled = shown.style.format(escape="html").set_table_styles(wrapped)
+    return styled.apply(lambda _: marks, axis=None)
+
+
 def rule_in_words(rule: Rule, target: str) -> str:
     """Say what a spurious rule claims; ``target`` is the name of the label column.
 
@@ -140,6 +192,21 @@ def rule_in_words(rule: Rule, target: str) -> str:
 
     condition = " and ".join(claim(column, wanted) for column, wanted in rule.condition.items())
     return f"{condition} → {claim(target, rule.target)}"
+
+
+def check_family(task: Task, family: str) -> None:
+    """Refuse a task in a chapter that is not about its family.
+
+    Raises
+    ------
+    DemixError
+        One sentence naming the chapter that is.
+    """
+    if task.family != family:
+        raise DemixError(
+            f"{task.name} is not a {family} task; its chapter is"
+            f" notebooks/tasks/{task.family}.ipynb."
+        )
 
 
 def check_parameters(given: Mapping[str, Any], known: Mapping[str, type]) -> None:

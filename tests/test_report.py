@@ -1,6 +1,7 @@
 """Words and tables: what a person reads about a run."""
 
 import math
+import re
 
 import pandas as pd
 import pytest
@@ -123,6 +124,29 @@ def test_conditions_are_joined():
     assert said == "sex = f and race = a or b → rides from 600 to 1000"
 
 
+# ------------------------------------------------------------------ cells before and after
+
+
+def test_changed_cells_are_marked_and_say_both_values():
+    before = pd.DataFrame({"age": [30, 40], "stars": [4.5, None]}, index=[7, 9])
+    after = pd.DataFrame({"age": [30, 41], "stars": [1 / 3, None]}, index=[7, 9])
+    below = pd.DataFrame({"age": ["x"], "stars": ["<y>"]}, index=["note"])
+    styled = report.before_after(before, after, below)
+    assert styled.data.to_numpy().tolist() == [
+        ["30", "4.5 → 0.333333"],
+        ["40 → 41", "–"],
+        ["x", "<y>"],
+    ]
+    html = styled.to_html()
+    assert "&lt;y&gt;" in html
+    assert set(re.findall(r"#T_\w+_(row\d_col\d)", html)) == {"row0_col1", "row1_col0"}
+
+
+def test_no_rows_make_an_empty_table():
+    nothing = pd.DataFrame({"age": []})
+    assert report.before_after(nothing, nothing).data.empty
+
+
 # ------------------------------------------------------------------ parameters of notebooks
 
 KNOWN = {"task": str, "clean_ratio": float, "seed": int, "quick": bool}
@@ -133,6 +157,12 @@ def test_good_parameters_pass_and_the_rest_of_the_namespace_is_ignored():
     others = {"_": "x", "In": [], "Out": {}, "pd": pd, "print": print}
     report.check_parameters(GIVEN | others, KNOWN)
     report.check_parameters(GIVEN | {"clean_ratio": 1}, KNOWN)
+
+
+def test_a_task_of_another_family_is_sent_to_its_chapter():
+    report.check_family(TASKS["adult"], "tabular")
+    with pytest.raises(DemixError, match=r"^adult is not a recommendation .*/tabular\.ipynb\.$"):
+        report.check_family(TASKS["adult"], "recommendation")
 
 
 def test_an_unknown_parameter_gets_a_suggestion():

@@ -7,6 +7,7 @@ import pytest
 from demix_lite import plots
 from demix_lite.benchmark import results
 from demix_lite.benchmark.ledger import COLUMNS, KEY
+from demix_lite.tasks import TASKS
 
 ROWS = pd.DataFrame(
     {
@@ -83,9 +84,44 @@ def test_a_ledger_of_other_columns_and_doubled_rows_is_read(tmp_path):
 
 
 def test_the_grid_names_every_row_once():
-    grid = results.expected("tabular")
+    grid = results.expected()
     assert not grid.duplicated().any()
-    assert {"demix_lite", "summary_gbm", "oracle"} <= set(grid["method"])
+    assert set(grid["task"]) == set(TASKS)
+    one = [results.expected(family) for family in results.FAMILIES]
+    pd.testing.assert_frame_equal(grid, pd.concat(one, ignore_index=True))
+    for part in one:
+        assert {"demix_lite", "summary_gbm", "oracle"} <= set(part["method"])
+
+
+def test_the_standard_setting_has_the_first_architecture_of_every_task():
+    grid = results.standard(results.expected())
+    assert set(grid["task"]) == set(TASKS)
+    assert set(grid["clean_ratio"]) == {0.5}
+    for task, part in grid.groupby("task"):
+        assert set(part["architecture"]) == {TASKS[task].architectures[0]}
+    assert results.standard(pd.DataFrame(columns=list(COLUMNS))).empty
+
+
+def test_a_family_does_not_hide_what_another_one_says():
+    table = pd.DataFrame({"adult": [0.2, 0.4], "bank": [0.4, 0.6], "yelp": [0.9, np.nan]})
+    found = results.means(table)
+    assert {name: len(values) for name, values in found.items()} == {
+        "all tasks (3)": 1,
+        "tabular (2)": 2,
+        "recommendation (1)": 1,
+    }
+    assert found["tabular (2)"].tolist() == pytest.approx([0.3, 0.5])
+    assert found["all tasks (3)"].tolist() == pytest.approx([0.5])
+    assert list(results.means(table[["adult"]])) == ["tabular (1)"]
+    assert results.means(table.iloc[:, :0]) == {}
+
+
+def test_how_families_differ_is_said_of_those_that_are_there():
+    both = results.settings_of(["adult", "yelp", "amazon"])
+    assert both.startswith("Tabular (1): task model mlp1, at most 8,000")
+    assert "recommendation (2): task model din, at most 16,000" in both
+    assert both.endswith("cut to 10 %.")
+    assert results.settings_of([]) == ""
 
 
 def test_panels_and_curves_draw_what_is_there():
@@ -94,8 +130,17 @@ def test_panels_and_curves_draw_what_is_there():
     panels = plots.dot_panels(table, table / 10, unit="F1", looks={"x": ("#0072B2", "o")})
     assert [axes.get_title() for axes in panels] == ["a", "b"]
     assert [len(axes.texts) for axes in panels] == [1, 2]
+    four = plots.dot_panels(
+        table[["a", "b", "a", "b"]].set_axis(list("abcd"), axis=1), unit="F1", looks={}
+    )
+    assert [axes.get_xlabel() for axes in four] == ["", "F1", "F1", "F1"], (
+        "only where none is below"
+    )
+    wide = plots.dot_panels(table[["b"]], table[["b"]] * 9, unit="F1", looks={}, bounds=(0, 1))[0]
+    ends = [line.get_segments()[0][:, 0].tolist() for line in wide.collections]
+    assert ends == [[0, 1], [0, 1]], "no share lies beyond 0 and 1"
     lines = plots.curves(table.set_axis([0.4, 0.5]), unit="F1", xlabel="clean ratio").lines
     assert [len(line.get_xdata()) for line in lines] == [1, 2]
-    for axes in (*panels, plots.new_axes()):
+    for axes in (*panels, *four, wide, plots.new_axes()):
         axes.figure.canvas.draw()
     pytest.importorskip("matplotlib.pyplot").close("all")

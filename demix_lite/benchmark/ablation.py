@@ -19,7 +19,6 @@ from demix_lite.detector import (
     TrainingSettings,
     make_environment,
 )
-from demix_lite.detector.environments import ARCHITECTURES
 from demix_lite.diagnosis import ERROR_TYPES, score
 from demix_lite.tasks import get_task
 
@@ -98,7 +97,7 @@ def run_ablation(
     if not todo:
         return
     bank = bank or environment_bank(tasks, source=source, progress=progress)
-    known = [e for name in tasks for e in bank[name] if e.architecture in ARCHITECTURES]
+    known = [e for name in tasks for e in bank[name] if e.architecture != NEW_ARCHITECTURE]
     judged = _judged(tasks, source, progress)
     for name, settings in todo.items():
         detector = ErrorDetector(settings).fit(known, progress=progress)
@@ -108,7 +107,8 @@ def run_ablation(
 
 def _judged(tasks: Sequence[str], source: str, progress: bool) -> list[tuple[int, Environment]]:
     """Return the runs that all variants judge, with their seeds; no training ever sees them."""
-    work = [(n, s, a) for n in tasks for s in SEEDS for a in (ARCHITECTURES[0], NEW_ARCHITECTURE)]
+    seen = get_task(tasks[0]).architectures[0]
+    work = [(n, s, a) for n in tasks for s in SEEDS for a in (seen, NEW_ARCHITECTURE)]
     judged = []
     for name, seed, architecture in tqdm(work, desc="judged runs", disable=not progress):
         task = get_task(name)

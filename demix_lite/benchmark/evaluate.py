@@ -42,7 +42,7 @@ def evaluate(
     number = task.groups(test, rule)
     names = ("neither", "target only", "condition only", "both")
     groups = {
-        name: task.metric(outputs[rows], targets[rows])
+        name: task.label.group_metric(outputs[rows], targets[rows])
         for code, name in enumerate(names)
         if len(rows := torch.from_numpy(np.flatnonzero(number == code))) >= SMALLEST_GROUP
     }

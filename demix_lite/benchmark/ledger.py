@@ -21,6 +21,7 @@ from demix_lite.diagnosis import ERROR_TYPES
 from demix_lite.errors import DemixError
 from demix_lite.models.training import resolve_device
 
+RESULTS_LEFT_OUT = ":(top,exclude)book/results"
 VARIANTS = ("dirty", "repaired", "oracle", "clean")
 STAGES = ("load", "inject", "fit", "influence", "detect", "repair", "refit", "evaluate")
 KEY = ("task", "method", "architecture", "clean_ratio", "seed", "protocol", "source")
@@ -164,14 +165,18 @@ def _version(package: str) -> str:
 
 
 def _commit() -> str:
-    here = Path(__file__).resolve().parent
+    """Return the commit of the code, with "-dirty" behind it if the code was changed since."""
     if not shutil.which("git"):
         return "unknown"
+    name = _git("describe", "--always", "--exclude", "*")
+    # The rows that a long run has just written to the ledger do not change what is measured.
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", ":/", RESULTS_LEFT_OUT)
+    return f"{name}-dirty" if name and changed else name or "unknown"
+
+
+def _git(*arguments: str) -> str:
+    here = Path(__file__).resolve().parent
     asked = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--exclude", "*"],
-        cwd=here,
-        capture_output=True,
-        text=True,
-        check=False,
+        ["git", *arguments], cwd=here, capture_output=True, text=True, check=False
     )
-    return asked.stdout.strip() or "unknown"
+    return asked.stdout.strip()

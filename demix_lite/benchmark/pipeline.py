@@ -183,7 +183,7 @@ def prepare(
     *,
     source: str = "twin",
     clean_ratio: float = 0.5,
-    architecture: str = "mlp1",
+    architecture: str | None = None,
     seed: int = 0,
     rows: int | None = None,
     train_rows: int | None = None,
@@ -204,8 +204,8 @@ def prepare(
         The built-in twin or the prepared real table.
     clean_ratio : float
         Share of rows without label or feature error, in (0, 1].
-    architecture : str
-        Task model.
+    architecture : str, optional
+        Task model; the standard one of the task by default.
     seed : int
         Repeat; names the errors, the weights and the batches.
     rows : int, optional
@@ -226,7 +226,7 @@ def prepare(
         Called with the name of each stage as it begins.
     """
     task = get_task(task_name)
-    task.check_architecture(architecture)
+    architecture = task.check_architecture(architecture or task.architectures[0])
     check_clean_ratio(clean_ratio)
     resolve_device(device)
     clock = _Clock(announce)
@@ -236,7 +236,8 @@ def prepare(
         encoder = task.encoder(frame)
         model = seeded_model(task, architecture, encoder, fit_seed)
         samples = encoder.transform(frame, task.target)
-        done = fit(model, task.loss, *samples, weights=weights, seed=fit_seed, device=device)
+        options = {**task.training, "weights": weights, "seed": fit_seed, "device": device}
+        done = fit(model, task.loss, *samples, **options)
         return done, encoder
 
     with clock.stage("load"):

@@ -5,6 +5,7 @@
 - *in-task*: the judged task alone, with other errors, as in the paper.
 - *leave-one-architecture-out*: all tasks, but never the judged architecture.
 - *paper*: in-task with the four channels and the network of the paper, to compare with.
+- *other-family*: the unified detector of another family, as it is.
 
 The validation set is new in every judged run, whatever the protocol: errors, rows and the choice of
 the M samples are drawn from the run's own seed.
@@ -24,12 +25,7 @@ from demix_lite.benchmark.ledger import provenance
 from demix_lite.data.store import data_home
 from demix_lite.detector import DetectorSettings, Environment, ErrorDetector, TrainingSettings
 from demix_lite.detector.classifier import SHIPPED
-from demix_lite.detector.environments import (
-    ARCHITECTURES,
-    SLOW_ARCHITECTURES,
-    TRAINING_ROWS,
-    injection_environments,
-)
+from demix_lite.detector.environments import injection_environments
 from demix_lite.errors import DemixError, unknown_name
 from demix_lite.tasks import TASKS, get_task
 from demix_lite.tasks.base import Splits
@@ -43,6 +39,9 @@ STEPS = {
     "paper": 400,
 }
 """Training steps of the first pass by protocol."""
+
+OTHER_FAMILY = {"recommendation": "tabular"}
+"""Family to the one whose unified detector is tried on it under the protocol other-family."""
 
 WHOLE_RUNS = {"unified": 60, "in-task": 60}
 """Whole runs judged for the second pass by protocol; 30 for the others, of which there are many."""
@@ -67,7 +66,7 @@ class Curriculum:
     name: str
     protocol: str
     tasks: tuple[str, ...]
-    architectures: tuple[str, ...] = (*ARCHITECTURES, *SLOW_ARCHITECTURES)
+    architectures: tuple[str, ...]
     settings: DetectorSettings = field(default_factory=DetectorSettings)
 
     @property
@@ -104,18 +103,17 @@ def curricula(family: str) -> dict[str, Curriculum]:
     'leave-one-task-out'
     """
     tasks = family_tasks(family)
-    fast = TASKS[tasks[0]].architectures[0]
-    plans = [Curriculum(family, "unified", tasks)]
+    every = TASKS[tasks[0]].architectures
+    plans = [Curriculum(family, "unified", tasks, every)]
     for task in tasks:
         others = tuple(t for t in tasks if t != task)
-        plans.append(Curriculum(f"{family}-without-{task}", "leave-one-task-out", others))
-    plans.extend(Curriculum(f"{family}-only-{task}", "in-task", (task,)) for task in tasks)
-    plans.extend(Curriculum(f"{family}-paper-{task}", "paper", (task,)) for task in tasks)
-    for left_out in TASKS[tasks[0]].architectures:
-        if left_out != fast:
-            kept = tuple(a for a in TASKS[tasks[0]].architectures if a != left_out)
-            name = f"{family}-without-{left_out}"
-            plans.append(Curriculum(name, "leave-one-architecture-out", tasks, kept))
+        plans.append(Curriculum(f"{family}-without-{task}", "leave-one-task-out", others, every))
+    plans.extend(Curriculum(f"{family}-only-{task}", "in-task", (task,), every) for task in tasks)
+    plans.extend(Curriculum(f"{family}-paper-{task}", "paper", (task,), every) for task in tasks)
+    for left_out in every[1:]:
+        kept = tuple(a for a in every if a != left_out)
+        name = f"{family}-without-{left_out}"
+        plans.append(Curriculum(name, "leave-one-architecture-out", tasks, kept))
     return {plan.name: replace(plan, settings=_settings(plan.protocol)) for plan in plans}
 
 
@@ -144,12 +142,14 @@ def detector_name(family: str, protocol: str, task: str, architecture: str) -> s
     Raises
     ------
     DemixError
-        If the protocol is unknown.
+        If the protocol is unknown, or the family has none such.
 
     Examples
     --------
     >>> detector_name("tabular", "in-task", "bank", "mlp1")
     'tabular-only-bank'
+    >>> detector_name("recommendation", "other-family", "yelp", "din")
+    'tabular'
     """
     names = {
         "unified": family,
@@ -158,9 +158,29 @@ def detector_name(family: str, protocol: str, task: str, architecture: str) -> s
         "leave-one-architecture-out": f"{family}-without-{architecture}",
         "paper": f"{family}-paper-{task}",
     }
+    if family in OTHER_FAMILY:
+        names["other-family"] = OTHER_FAMILY[family]
     if protocol not in names:
         raise unknown_name("protocol", protocol, names)
     return names[protocol]
+
+
+def curriculum_for(protocol: str, task_name: str, architecture: str) -> Curriculum:
+    """Return what the detector that judges a task under a protocol learns from.
+
+    Raises
+    ------
+    DemixError
+        If the protocol is unknown, or the task's family has none such.
+
+    Examples
+    --------
+    >>> curriculum_for("other-family", "yelp", "din").protocol
+    'unified'
+    """
+    family = get_task(task_name).family
+    name = detector_name(family, protocol, task_name, architecture)
+    return curricula(OTHER_FAMILY[family] if protocol == "other-family" else family)[name]
 
 
 def detector_for(protocol: str, task_name: str, architecture: str) -> ErrorDetector:
@@ -171,14 +191,13 @@ def detector_for(protocol: str, task_name: str, architecture: str) -> ErrorDetec
     DemixError
         If the protocol is unknown or its detector was not trained yet.
     """
-    family = get_task(task_name).family
-    plan = curricula(family)[detector_name(family, protocol, task_name, architecture)]
+    plan = curriculum_for(protocol, task_name, architecture)
     try:
         return ErrorDetector.load(plan.path)
     except DemixError as error:
         raise DemixError(
             f"the detector {plan.name} is missing or outdated; train it with: "
-            f"demix-lite train-detector {family} --only {plan.name}."
+            f"demix-lite train-detector {get_task(plan.tasks[0]).family} --only {plan.name}."
         ) from error
 
 
@@ -191,8 +210,8 @@ def environment_bank(
     *,
     source: str = "real",
     injections: int = INJECTIONS,
-    rows: int = TRAINING_ROWS,
-    architectures: Sequence[str] = (*ARCHITECTURES, *SLOW_ARCHITECTURES),
+    rows: int | None = None,
+    architectures: Sequence[str] | None = None,
     sample: int | None = TrainingSettings.rows,
     jobs: int | None = None,
     progress: bool = False,
@@ -205,10 +224,12 @@ def environment_bank(
         Names of tasks.
     source : {"real", "twin"}
         Their tables.
-    injections, rows : int
-        Injections a task, and training rows of each at most.
-    architectures : sequence of str
-        Task models that every injection is seen through.
+    injections : int
+        Injections a task.
+    rows : int, optional
+        Training rows of each, at most; the task's number by default.
+    architectures : sequence of str, optional
+        Task models that every injection is seen through; all of a task by default.
     sample : int, optional
         Rows whose vectors are taken at once, side by side; None takes none.
     jobs : int, optional
@@ -229,8 +250,8 @@ def _make(
     name: str,
     source: str,
     number: int,
-    rows: int,
-    architectures: Sequence[str],
+    rows: int | None,
+    architectures: Sequence[str] | None,
     sample: int | None,
 ) -> list[Environment]:
     torch.set_num_threads(1)

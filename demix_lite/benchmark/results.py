@@ -13,9 +13,10 @@ from scipy.stats import t as student
 
 from demix_lite.benchmark.ledger import KEY
 from demix_lite.benchmark.suite import suite
-from demix_lite.tasks import TASKS
+from demix_lite.tasks import TASKS, get_task
 
 LEVEL = 0.95
+FAMILIES = tuple(dict.fromkeys(task.family for task in TASKS.values()))
 
 
 def results_folder(given: str = "") -> Path:
@@ -64,18 +65,112 @@ def read_rows(
     )
 
 
-def expected(family: str = "tabular") -> pd.DataFrame:
-    """Return the keys of all rows that the grid of a family will have.
+def expected(family: str | None = None) -> pd.DataFrame:
+    """Return the keys of all rows that the grid of a family, or of every family, will have.
 
     Examples
     --------
-    >>> expected()["task"].nunique()
+    >>> expected("tabular")["task"].nunique()
     6
+    >>> sorted(set(expected()["task"].map(family_of)))
+    ['recommendation', 'tabular']
     """
     rows = [
-        cell.key(entry, "")[:-1] for cell in suite(family) for entry in cell.entries
+        cell.key(entry, "")[:-1]
+        for name in ([family] if family else FAMILIES)
+        for cell in suite(name)
+        for entry in cell.entries
     ]  # the source is a matter of the file
     return pd.DataFrame(rows, columns=[column for column in KEY if column != "source"])
+
+
+def family_of(task: str) -> str:
+    """Return the family of a task.
+
+    Examples
+    --------
+    >>> family_of("yelp")
+    'recommendation'
+    """
+    return get_task(task).family
+
+
+def standard(rows: pd.DataFrame) -> pd.DataFrame:
+    """Keep the rows of the standard setting: clean ratio 0.5, the first architecture of each task.
+
+    Examples
+    --------
+    >>> rows = pd.DataFrame(
+    ...     {"task": ["bank", "yelp"], "architecture": ["mlp2", "din"], "clean_ratio": 0.5}
+    ... )
+    >>> standard(rows)["task"].tolist()
+    ['yelp']
+    """
+    first = rows["task"].map({name: task.architectures[0] for name, task in TASKS.items()})
+    return rows[rows["clean_ratio"].eq(0.5) & rows["architecture"].eq(first)]
+
+
+def by_family(tasks: Iterable[str]) -> dict[str, list[str]]:
+    """Return the tasks of every family that has some.
+
+    Examples
+    --------
+    >>> by_family(["adult", "yelp", "bank"])
+    {'tabular': ['adult', 'bank'], 'recommendation': ['yelp']}
+    """
+    names = list(tasks)
+    groups = {family: [n for n in names if family_of(n) == family] for family in FAMILIES}
+    return {family: members for family, members in groups.items() if members}
+
+
+def groups_of_tasks(tasks: Iterable[str]) -> dict[str, list[str]]:
+    """Return what means are taken over: all tasks and, of several families, each by itself.
+
+    Examples
+    --------
+    >>> list(groups_of_tasks(["adult", "yelp", "bank"]))
+    ['all tasks (3)', 'tabular (2)', 'recommendation (1)']
+    >>> list(groups_of_tasks(["adult", "bank"]))
+    ['tabular (2)']
+    """
+    names = list(tasks)
+    families = by_family(names)
+    every = {"all tasks": names} if len(families) > 1 else {}
+    return {f"{name} ({len(some)})": some for name, some in {**every, **families}.items()}
+
+
+def means(table: pd.DataFrame) -> dict[str, pd.Series]:
+    """Return the mean over tasks (columns) by seed: of all tasks, and of each family.
+
+    Examples
+    --------
+    >>> table = pd.DataFrame({"adult": [0.2, 0.4], "yelp": [0.4, np.nan]})
+    >>> {name: values.round(1).tolist() for name, values in means(table).items()}
+    {'all tasks (2)': [0.3], 'tabular (1)': [0.2, 0.4], 'recommendation (1)': [0.4]}
+    """
+    known = table.dropna(axis=1, how="all")
+    return {name: mean_over_tasks(known[some]) for name, some in groups_of_tasks(known).items()}
+
+
+def settings_of(tasks: Iterable[str]) -> str:
+    """Say in one sentence how the runs of the families of some tasks differ.
+
+    Examples
+    --------
+    >>> settings_of(["bank"])
+    'Tabular (1): task model mlp1, at most 8,000 training rows, minority of a shortcut cut to 15 %.'
+    """
+    said = []
+    for family, names in by_family(tasks).items():
+        members = [get_task(name) for name in names]
+        rows = max(task.judged_rows for task in members)
+        cut = 100 * max(task.minority_share for task in members)
+        said.append(
+            f"{family} ({len(names)}): task model {members[0].architectures[0]}, at most {rows:,} "
+            f"training rows, minority of a shortcut cut to {cut:g} %"
+        )
+    text = "; ".join(said)
+    return f"{text[:1].upper()}{text[1:]}." if text else ""
 
 
 def interval(values: Iterable[float], level: float = LEVEL) -> pd.Series:

@@ -1,5 +1,6 @@
 """Smaller questions than the grid's: what each repair is worth, and how many samples it takes."""
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from tqdm import tqdm
 from demix_lite.benchmark.evaluate import evaluate
 from demix_lite.benchmark.ledger import append_rows, provenance
 from demix_lite.benchmark.pipeline import Prepared, judge, model_outputs, prepare
-from demix_lite.benchmark.suite import SEEDS, TRAIN_ROWS
+from demix_lite.benchmark.suite import SEEDS
 from demix_lite.detector import ErrorDetector
 from demix_lite.diagnosis import ERROR_TYPES, Diagnosis, certain, score
 from demix_lite.repair import repair
@@ -111,11 +112,11 @@ def samples_study(
     task_name: str, detector: ErrorDetector, **settings: Any
 ) -> Iterator[dict[str, Any]]:
     """Judge the same errors with a growing share of the validation samples."""
-    everyone = len(
-        get_task(task_name).load(settings["source"]).sample(settings["train_rows"]).valid
-    )
+    whole = prepare(task_name, validation=sys.maxsize, **settings)
+    everyone = len(whole.injection.valid.frame)
     for share in SHARES:
-        prepared = prepare(task_name, validation=round(share * everyone), **settings)
+        few = round(share * everyone)
+        prepared = whole if share == 1 else prepare(task_name, validation=few, **settings)
         outcome = judge(prepared, detector)
         spent = outcome.row["seconds_influence"] + outcome.row["seconds_detect"]
         found = score(outcome.diagnosis, prepared.injection.train.errors)
@@ -156,7 +157,7 @@ def _repairs(name: str, seed: int, ratio: float, together: bool, path: Path, sou
         source=source,
         clean_ratio=ratio,
         seed=seed,
-        train_rows=TRAIN_ROWS,
+        train_rows=get_task(name).judged_rows,
         co_occurring=together,
     )
     rows = repair_study(prepared, ErrorDetector.shipped(prepared.task.family))
@@ -168,7 +169,9 @@ def _samples(name: str, seed: int, path: Path, source: str) -> None:
     if _is_there(path, {"task": name, "seed": seed, "source": source}):
         return
     detector = ErrorDetector.shipped(get_task(name).family)
-    rows = samples_study(name, detector, source=source, seed=seed, train_rows=TRAIN_ROWS)
+    rows = samples_study(
+        name, detector, source=source, seed=seed, train_rows=get_task(name).judged_rows
+    )
     append_rows(path, list(rows), SAMPLES_COLUMNS)
 
 

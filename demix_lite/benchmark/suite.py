@@ -18,15 +18,15 @@ from demix_lite.baselines import BASELINES, YARDSTICKS, Method, SummaryGBM
 from demix_lite.benchmark.ledger import KEY, append_row, check_columns, read_ledger
 from demix_lite.benchmark.pipeline import Prepared, judge, prepare
 from demix_lite.benchmark.protocols import (
-    curricula,
+    OTHER_FAMILY,
+    Curriculum,
+    curriculum_for,
     detector_for,
-    detector_name,
     environment_bank,
     family_tasks,
     train_detectors,
 )
 from demix_lite.data.store import data_home
-from demix_lite.detector.environments import ARCHITECTURES
 from demix_lite.errors import DemixError
 from demix_lite.tasks import get_task
 
@@ -35,9 +35,9 @@ RATIOS = (0.4, 0.6, 0.7, 0.8)
 MAIN = ("demix_lite", "summary_gbm", "ddc", "dda_repair", "random", "oracle")
 """Methods that are also judged at other clean ratios and on other architectures."""
 
-TRAIN_ROWS = 8000
 TUNING_ROWS, TUNING_INJECTIONS = 3000, 6
 PROTOCOLS = ("in-task", "leave-one-task-out", "unified")
+"""Of every family; where another family's detector is tried, other-family comes on top."""
 
 Entry = tuple[str, str]
 """A method and the protocol it learned under."""
@@ -73,19 +73,21 @@ def suite(family: str, *, quick: bool = False) -> list[Cell]:
     (210, 1)
     """
     tasks = family_tasks(family)
+    standard, *others = get_task(tasks[0]).architectures
+    fitting = (name for name, kind in BASELINES.items() if kind.applies_to(get_task(tasks[0])))
+    ours = (*PROTOCOLS, "other-family") if family in OTHER_FAMILY else PROTOCOLS
     everyone = (
-        *(("demix_lite", protocol) for protocol in PROTOCOLS),
-        *((name, "in-task") for name in ("demix_paper", "summary_gbm", *BASELINES, *YARDSTICKS)),
+        *(("demix_lite", protocol) for protocol in ours),
+        *((name, "in-task") for name in ("demix_paper", "summary_gbm", *fitting, *YARDSTICKS)),
     )
     if quick:
         few = (("demix_lite", "unified"), ("composite", "in-task"), ("random", "in-task"))
-        return [Cell(tasks[0], ARCHITECTURES[0], 0.5, 0, (*few, ("oracle", "in-task")))]
+        return [Cell(tasks[0], standard, 0.5, 0, (*few, ("oracle", "in-task")))]
     main = tuple(
         entry
         for entry in everyone
-        if entry[0] in MAIN and entry != ("demix_lite", "leave-one-task-out")
+        if entry[0] in MAIN and entry[1] not in ("leave-one-task-out", "other-family")
     )
-    standard, *others = get_task(tasks[0]).architectures
     grid = [(standard, 0.5, everyone), *((standard, ratio, main) for ratio in RATIOS)]
     for other in others:
         left_out = (("demix_lite", "leave-one-architecture-out"),)
@@ -131,7 +133,7 @@ def run_suite(
     ledger: Path,
     *,
     source: str = "real",
-    train_rows: int = TRAIN_ROWS,
+    train_rows: int | None = None,
     jobs: int | None = None,
     progress: bool = False,
     announce: Callable[[str], None] = lambda line: None,
@@ -146,8 +148,8 @@ def run_suite(
         The ledger; rows are appended as they are finished.
     source : {"real", "twin"}
         Tables.
-    train_rows : int
-        Training rows of a run, at most.
+    train_rows : int, optional
+        Training rows of a run, at most; the task's number by default.
     jobs : int, optional
         Cells run side by side, one thread each; all cores by default.
     """
@@ -176,7 +178,7 @@ def _missing(cells: Sequence[Cell], ledger: Path, source: str) -> Iterator[Cell]
             yield replace(cell, entries=entries)
 
 
-def _run_cell(cell: Cell, ledger: Path, source: str, train_rows: int) -> None:
+def _run_cell(cell: Cell, ledger: Path, source: str, train_rows: int | None) -> None:
     torch.set_num_threads(1)
     prepared = prepare(
         cell.task,
@@ -184,7 +186,7 @@ def _run_cell(cell: Cell, ledger: Path, source: str, train_rows: int) -> None:
         clean_ratio=cell.clean_ratio,
         architecture=cell.architecture,
         seed=cell.seed,
-        train_rows=train_rows,
+        train_rows=train_rows or get_task(cell.task).judged_rows,
     )
     for name, protocol in cell.entries:
         method = _method(name, protocol, prepared, source)
@@ -210,16 +212,14 @@ def _kept(name: str, task: str, source: str) -> Path:
 
 def _train_missing(cells: Iterable[Cell], **options: Any) -> None:
     """Train the detectors that the cells ask for and that are not there."""
-    wanted: dict[str, None] = {}
+    wanted: dict[str, Curriculum] = {}
     for cell in cells:
-        family = get_task(cell.task).family
         for name, protocol in cell.entries:
-            if name == "demix_lite":
-                wanted[detector_name(family, protocol, cell.task, cell.architecture)] = None
-            if name == "demix_paper":
-                wanted[f"{family}-paper-{cell.task}"] = None
-    known = curricula(family)
-    train_detectors([known[name] for name in wanted], **options)
+            if name in ("demix_lite", "demix_paper"):
+                learned = "paper" if name == "demix_paper" else protocol
+                plan = curriculum_for(learned, cell.task, cell.architecture)
+                wanted[plan.name] = plan
+    train_detectors(list(wanted.values()), **options)
 
 
 def fit_methods(
@@ -245,7 +245,7 @@ def fit_methods(
         source=source,
         injections=TUNING_INJECTIONS,
         rows=TUNING_ROWS,
-        architectures=ARCHITECTURES[:1],
+        architectures=get_task(task).architectures[:1],
         sample=None,
     )[task]
     for name in missing:
