@@ -85,6 +85,24 @@ TASK_PAGES: dict[str, tuple[str, dict[str, Any], str, str]] = {
         "Hours at road level in an Italian city: how much benzene is in the air, judged by other"
         " sensors?",
     ),
+    "tasks/movielens": (
+        "tasks/recommendation.ipynb",
+        {"task": "movielens"},
+        "MovieLens",
+        "Members of a film site and what they rated: who watches which film next?",
+    ),
+    "tasks/amazon": (
+        "tasks/recommendation.ipynb",
+        {"task": "amazon"},
+        "Amazon",
+        "Customers of a shop and what they reviewed: who buys which product next?",
+    ),
+    "tasks/yelp": (
+        "tasks/recommendation.ipynb",
+        {"task": "yelp"},
+        "Yelp",
+        "Guests and the places they reviewed: who goes where next?",
+    ),
 }
 
 # pages: the files, besides the package, that they are drawn from
@@ -97,6 +115,8 @@ OUTLINE = re.compile(r"^(?:#+ .*|\([^)]+\)=|\s*:(?:name|label): .*)$", re.MULTIL
 
 # The label of an exercise or a figure.
 LABEL = re.compile(r"^:(?:label|name): *(\S+)$", re.MULTILINE)
+
+COLOURED = re.compile(r"\x1b\[[\d;]*m")
 
 # Of MathJax one file serves every page; the other builds and the source maps stay behind.
 UNUSED = re.compile(r"^_static/mathjax/(?!tex-chtml\.js)[^/]+\.js$|\.map$")
@@ -296,7 +316,10 @@ def describe_failure(error: Exception) -> str:
     if not isinstance(error, PapermillExecutionError):
         return f"{type(error).__name__}: {error}"
     source = "\n".join("    " + line for line in error.source.splitlines())
-    return f"cell {error.cell_index + 1}:\n{source}\n{error.ename}: {error.evalue}"
+    trace = COLOURED.sub("", "\n".join(error.traceback))
+    arrow = re.search(r"^-+> \d+ (.*)$", trace, re.MULTILINE)
+    line = f"\nraised by: {arrow.group(1).strip()}" if arrow else ""
+    return f"cell {error.cell_index + 1}:\n{source}\n{error.ename}: {error.evalue}{line}"
 
 
 def run_notebook(book: Book, page: Page) -> float:

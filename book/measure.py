@@ -24,12 +24,16 @@ from torch.nn import functional as F
 
 from demix_lite.benchmark.ledger import peak_megabytes, provenance, read_ledger
 from demix_lite.benchmark.suite import Cell, run_suite
+from demix_lite.data.store import data_home
 from demix_lite.detector import ErrorDetector, make_environment
 from demix_lite.detector.classifier import BLOCK
 from demix_lite.detector.runs import EARLY_CHANNELS, FINAL_CHANNELS
 from demix_lite.influence import influence_vectors
-from demix_lite.models import MLP
-from demix_lite.tasks import get_task
+from demix_lite.models import MLP, Layout, fit, predict
+from demix_lite.models.training import take
+from demix_lite.tasks import Task, get_task
+from demix_lite.tasks.base import seeded_model
+from demix_lite.tasks.recommenders import MOVIELENS
 
 RESULTS = Path(__file__).resolve().parent / "results"
 SIZES = (8000, 2048)
@@ -41,6 +45,12 @@ METHODS = (
     ("ceiling_all_rows", "in-task"),
 )
 ALL_ROWS = sys.maxsize
+EDITIONS = {"ml-1m": data_home, "ml-100k": lambda: data_home() / "ml-100k"}
+"""Where the editions of MovieLens are prepared."""
+
+CLICK_EPOCHS, CLICK_SEEDS = 5, range(3)
+LOOPED = 500
+"""Samples of the loop over gradients, whose time is scaled up."""
 
 
 def _mlp_problem() -> tuple[nn.Module, Callable, tuple, tuple]:
@@ -164,6 +174,107 @@ def _timed_run(source: str) -> dict[str, float]:
     return {"seconds": time.perf_counter() - start}
 
 
+def measure_clicks() -> dict[str, float]:
+    """Compare our DIN with that of deepctr-torch, on every edition of MovieLens that is prepared.
+
+    Both learn from the same rows by the same optimiser; validation rows choose the epoch of each.
+    """
+    found: dict[str, float] = {}
+    for edition, home in EDITIONS.items():
+        if not (home() / "tables" / "movielens").exists():
+            continue
+        splits = MOVIELENS.load("real", home=home())
+        encoder = MOVIELENS.encoder(splits.train)
+        parts = [encoder.transform(part, MOVIELENS.target) for part in (splits.valid, splits.test)]
+        samples = encoder.transform(splits.train, MOVIELENS.target)
+        for seed in CLICK_SEEDS:
+            ours = seeded_model(MOVIELENS, "din", encoder, seed)
+            theirs = _TheirDIN(encoder.layout, MOVIELENS.history, seed)
+            for name, model in (("ours", ours), ("theirs", theirs)):
+                auc, seconds = _best_epoch(MOVIELENS, model, samples, parts, seed)
+                found[f"{edition} {name} {seed}"] = auc
+                found[f"{edition} {name} seconds {seed}"] = seconds
+    return found
+
+
+class _TheirDIN(nn.Module):
+    """The DIN of deepctr-torch with our sizes, on our inputs."""
+
+    def __init__(self, layout: Layout, length: int, seed: int):
+        super().__init__()
+        from their_models import deepctr, their_columns
+
+        self.model = deepctr().DIN(
+            their_columns(layout, length, 8),
+            ["item", "kind"],
+            task="regression",
+            dnn_hidden_units=(64, 32),
+            att_hidden_size=(64, 32),
+            att_activation="relu",
+            seed=seed,
+        )
+
+    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+        from their_models import their_inputs
+
+        return self.model(their_inputs(self.model, inputs))
+
+
+def _best_epoch(
+    task: Task, model: nn.Module, samples: tuple, parts: list[tuple], seed: int
+) -> tuple[float, float]:
+    """Return the test AUC at the epoch with the best validation AUC, and seconds of training."""
+    reached: list[list[float]] = []
+    judging = 0.0
+
+    def look(model: nn.Module) -> None:
+        nonlocal judging
+        start = time.perf_counter()
+        reached.append([task.metric(predict(model, x), y) for x, y in parts])
+        judging += time.perf_counter() - start
+
+    start = time.perf_counter()
+    settings = {**task.training, "epochs": CLICK_EPOCHS}
+    fit(model, task.loss, *samples, **settings, seed=seed, after_epoch=look)
+    return max(reached)[1], time.perf_counter() - start - judging
+
+
+def measure_recommender() -> dict[str, float]:
+    """Influence of DIN and DIEN on real MovieLens against vmap(grad) and a loop, 2,000 × 256."""
+    task, found = get_task("movielens"), {}
+    splits = task.load("real")
+    encoder = task.encoder(splits.train)
+    inputs, targets = encoder.transform(splits.train, task.target)
+    train, valid = (
+        tuple(take((inputs, targets), slice(*bounds))) for bounds in ((0, 2000), (2000, 2256))
+    )
+    few = take(train, slice(0, LOOPED))
+    for name in task.architectures:
+        model = seeded_model(task, name, encoder, 0).eval()
+        start = time.perf_counter()
+        fast = influence_vectors(model, task.loss, train, valid).values[:, 0]
+        found[f"{name} engine"] = time.perf_counter() - start
+        other = _gradients(model, task, valid)
+        start = time.perf_counter()
+        slow = F.normalize(_gradients(model, task, few)) @ F.normalize(other).T
+        found[f"{name} loop"] = (time.perf_counter() - start) * (2256 / LOOPED)
+        found[f"{name} difference"] = float((fast[:LOOPED] - slow).abs().max())
+    return found
+
+
+def _gradients(model: nn.Module, task: Task, samples: tuple) -> Tensor:
+    """Full gradients, one backward pass a sample."""
+    inputs, targets = samples
+    rows = []
+    for i in range(len(targets)):
+        row = slice(i, i + 1)
+        loss = task.loss(model(take(inputs, row)), targets[row])[0]
+        rows.append(
+            torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.parameters()))])
+        )
+    return torch.stack(rows)
+
+
 PARTS = {
     function.__name__.removeprefix("measure_"): function
     for function in (
@@ -173,6 +284,8 @@ PARTS = {
         measure_judging,
         measure_twin,
         measure_real,
+        measure_clicks,
+        measure_recommender,
     )
 }
 
@@ -226,6 +339,7 @@ def figures(parts: dict[str, dict[str, float]], adult: pd.DataFrame) -> list[dic
         ("demix-lite run adult --source twin", parts["twin"]["seconds"], "s", 60, "<="),
         ("demix-lite run adult --source real", parts["real"]["seconds"], "s", 240, "<="),
     ]
+    rows.extend(recommender_figures(parts["clicks"], parts["recommender"]))
     for kind, bar in (("label", 0.86), ("feature", 0.86), ("spurious", 0.56), ("macro", 0.77)):
         rows.append(
             (f"real Adult, F1 {kind}, mean of five seeds", ours[f"f1_{kind}"], "", bar, ">=")
@@ -244,6 +358,32 @@ def figures(parts: dict[str, dict[str, float]], adult: pd.DataFrame) -> list[dic
     lead = ours["worst_group_repaired"] - ours["worst_group_dirty"]
     rows.append(("real Adult, worst group, repaired minus dirty", lead, "", 0, ">="))
     return [_figure(*row) for row in rows]
+
+
+def recommender_figures(clicks: dict[str, float], influence: dict[str, float]) -> list[tuple]:
+    """Lay our DIN beside that of deepctr-torch, and the engine beside a loop of gradients."""
+
+    def mean(edition: str, name: str) -> float:
+        return sum(clicks[f"{edition} {name} {seed}"] for seed in CLICK_SEEDS) / len(CLICK_SEEDS)
+
+    rows: list[tuple] = []
+    for edition in (name for name in EDITIONS if f"{name} ours 0" in clicks):
+        ours, theirs = mean(edition, "ours"), mean(edition, "theirs")
+        speed = mean(edition, "ours seconds") / mean(edition, "theirs seconds")
+        rows += [
+            (f"{edition}, clean test AUC of DIN, mean of three seeds", ours, "", None, ""),
+            (f"{edition}, the same minus DIN of deepctr-torch", ours - theirs, "", -0.005, ">="),
+            (f"{edition}, seconds of training, times those of deepctr-torch", speed, "×", 1, "<="),
+        ]
+    for name in ("din", "dien"):
+        title, times = name.upper(), influence[f"{name} loop"] / influence[f"{name} engine"]
+        gap = influence[f"{name} difference"]
+        faster = f"influence of {title} 2,000 × 256, times faster than a loop of gradients"
+        rows += [
+            (faster, times, "×", 10, ">="),
+            (f"{title}, largest difference from the loop", gap, "", 1e-5, "<="),
+        ]
+    return rows
 
 
 def _figure(figure: str, value: float, unit: str, bar: float | None, sense: str) -> dict[str, Any]:
@@ -267,16 +407,27 @@ def main() -> None:
     """Measure everything and write the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--part", choices=PARTS, help="measure one part and print it as JSON")
+    parser.add_argument(
+        "--recommenders",
+        action="store_true",
+        help="measure these alone, and keep what else is there",
+    )
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     options = parser.parse_args()
     if options.part:
         print(json.dumps(PARTS[options.part]()))
         return
-    adult = write_adult(options.out / "adult.csv")
-    parts = {part: _apart(part) for part in PARTS}
     path = options.out / "measured.csv"
+    if options.recommenders:
+        found = recommender_figures(_apart("clicks"), _apart("recommender"))
+        new = pd.DataFrame([_figure(*row) for row in found])
+        kept = pd.read_csv(path, keep_default_na=False, dtype=str)
+        table = pd.concat([kept[~kept["figure"].isin(new["figure"])], new])
+    else:
+        adult = write_adult(options.out / "adult.csv")
+        table = pd.DataFrame(figures({part: _apart(part) for part in PARTS}, adult))
     partial = path.with_suffix(".part")
-    pd.DataFrame(figures(parts, adult)).to_csv(partial, index=False)
+    table.to_csv(partial, index=False)
     os.replace(partial, path)
     print(f"written: {path}")
 

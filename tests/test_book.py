@@ -252,6 +252,7 @@ def test_a_failing_cell_is_named_and_nothing_is_published(tiny):
     done = run_build(tiny)
     assert done.returncode == 1
     assert "notebooks/lesson.ipynb failed, cell 3:\n    1 / 0\nZeroDivisionError" in done.stderr
+    assert "\nraised by: 1 / 0\n" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tiny / "_build" / "html").exists()
     assert not list((tiny / "_build" / "executed").rglob("*.ipynb"))

@@ -21,7 +21,18 @@ PARTS = {
     "judging": {"judging": 3000.0, "with_vectors": 900.0},
     "twin": {"seconds": 20.0},
     "real": {"seconds": 300.0},
-}
+    "clicks": {
+        f"ml-1m {name} {seed}": value + seed / 100
+        for name, value in {
+            "ours": 0.8, "theirs": 0.81, "ours seconds": 3.0, "theirs seconds": 4.0,
+        }.items()
+        for seed in range(3)
+    },
+    "recommender": {
+        "din engine": 1.0, "din loop": 12.0, "din difference": 1e-6,
+        "dien engine": 1.0, "dien loop": 9.0, "dien difference": 1e-6,
+    },
+}  # fmt: skip
 
 
 def adult() -> pd.DataFrame:
@@ -57,10 +68,14 @@ def found():
         ("real Adult, F1 label, our lead over summary_gbm", 0.1, "true"),
         ("real Adult, accuracy recovered from dirty to oracle", 80, "false"),
         ("real Adult, worst group, repaired minus dirty", -0.05, "false"),
+        ("ml-1m, the same minus DIN of deepctr-torch", -0.01, "false"),
+        ("ml-1m, seconds of training, times those of deepctr-torch", 3.01 / 4.01, "true"),
+        ("influence of DIN 2,000 × 256, times faster than a loop of gradients", 12, "true"),
+        ("influence of DIEN 2,000 × 256, times faster than a loop of gradients", 9, "false"),
     ],
 )
 def test_a_figure_stands_beside_its_bar(figure, value, met, found):
-    assert float(found.loc[figure, "value"]) == pytest.approx(value)
+    assert float(found.loc[figure, "value"]) == pytest.approx(value, rel=1e-3)
     assert found.loc[figure, "met"] == met
     assert (found.loc[figure, "bar"] == "") == (met == "")
 
