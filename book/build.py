@@ -120,6 +120,7 @@ OUTLINE = re.compile(r"^(?:#+ .*|\([^)]+\)=|\s*:(?:name|label): .*)$", re.MULTIL
 # The label of an exercise or a figure.
 LABEL = re.compile(r"^:(?:label|name): *(\S+)$", re.MULTILINE)
 
+# The codes that colour what a terminal shows.
 COLOURED = re.compile(r"\x1b\[[\d;]*m")
 
 # Of MathJax one file serves every page; the other builds and the source maps stay behind.
@@ -558,9 +559,6 @@ def frame_digest(files: dict[str, bytes]) -> str:
     return digest(frame)
 
 
-ANSI = re.compile(r"\x1b\[[0-9;]*m")
-
-
 def jupyter_book(source: Path, target: Path, *options: str) -> subprocess.CompletedProcess[str]:
     """Call Jupyter Book and keep what it says."""
     call = "from jupyter_book.cli.main import main; main()"
@@ -577,7 +575,7 @@ def jupyter_book(source: Path, target: Path, *options: str) -> subprocess.Comple
 
 def complaints(said: str, source: Path) -> str:
     """Pick the warnings and errors out of what Jupyter Book said."""
-    lines = ANSI.sub("", said).replace(f"{source}{os.sep}", "").splitlines()
+    lines = COLOURED.sub("", said).replace(f"{source}{os.sep}", "").splitlines()
     picked = [line for line in lines if re.search(r"WARNING|ERROR|CRITICAL|Error:", line)]
     return "\n".join(dict.fromkeys(picked or lines[-30:]))
 
@@ -618,7 +616,7 @@ def check_links(book: Book) -> None:
     folder = book.out / "links"
     sync(staged_files(book, outputs=False), folder / "source")
     result = jupyter_book(folder / "source", folder, "--builder", "linkcheck")
-    lines = ANSI.sub("", result.stdout).splitlines()
+    lines = COLOURED.sub("", result.stdout).splitlines()
     broken = [line for line in lines if re.match(r"\(.*\) broken ", line)]
     if broken or result.returncode:
         text = "\n".join(broken) or complaints(result.stdout, folder / "source")

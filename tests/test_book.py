@@ -16,6 +16,7 @@ import papermill
 import psutil
 import pytest
 import yaml
+from papermill.exceptions import PapermillExecutionError
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted(
@@ -260,6 +261,21 @@ def test_a_failing_cell_is_named_and_nothing_is_published(tiny):
     assert not (tiny / "_build" / "html").exists()
     assert not list((tiny / "_build" / "executed").rglob("*.ipynb"))
     assert (tiny / "_build" / "failed" / "lesson.ipynb").is_file()
+
+
+def test_a_failure_is_described_without_colours():
+    trace = [
+        "\x1b[31m-----------\x1b[39m",
+        "\x1b[31mZeroDivisionError\x1b[39m   Traceback (most recent call last)",
+        "\x1b[36mCell\x1b[39m\x1b[36m \x1b[39m\x1b[32mIn[3]\x1b[39m\x1b[32m, line 2\x1b[39m",
+        "\x1b[32m      1\x1b[39m x = \x1b[32m0\x1b[39m",
+        "\x1b[32m----> \x1b[39m\x1b[32m2\x1b[39m \x1b[32;43m1\x1b[39;49m / x",
+    ]
+    error = PapermillExecutionError(2, 3, "x = 0\n1 / x", "ZeroDivisionError", "by zero", trace)
+    assert build.describe_failure(error) == (
+        "cell 3:\n    x = 0\n    1 / x\nZeroDivisionError: by zero\nraised by: 1 / x"
+    )
+    assert build.describe_failure(RuntimeError("Kernel died")) == "RuntimeError: Kernel died"
 
 
 MEETING = """
