@@ -32,7 +32,7 @@ from demix_lite.tasks.base import Splits
 
 INJECTIONS = 48
 STEPS = {
-    "unified": 5000,
+    "unified": 4000,
     "leave-one-task-out": 1500,
     "leave-one-architecture-out": 1500,
     "in-task": 1500,
