@@ -7,6 +7,9 @@
 - *paper*: in-task with the four channels and the network of the paper, to compare with.
 - *other-family*: the unified detector of another family, as it is.
 
+All but *in-task* and *paper* also practise: as many injections again ask another question of the
+same table, where the family can (see :mod:`demix_lite.tasks.practice`).
+
 The validation set is new in every judged run, whatever the protocol: errors, rows and the choice of
 the M samples are drawn from the run's own seed.
 """
