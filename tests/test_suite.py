@@ -49,8 +49,8 @@ def test_every_method_judges_every_task_at_the_standard_setting():
         (t, s) for t in family_tasks("tabular") for s in range(5)
     }
     everyone = {"demix_lite", "demix_paper", "summary_gbm", *BASELINES, *YARDSTICKS}
-    # It learns from clicks, and tables have none.
-    everyone.remove("noisy_clicks")
+    # They learn from clicks and from preferences, and tables have none.
+    everyone -= {"noisy_clicks", "reward_margin"}
     assert all({name for name, _ in cell.entries} == everyone for cell in standard)
     ours = {protocol for name, protocol in standard[0].entries if name == "demix_lite"}
     assert ours == {*suite.PROTOCOLS, "practised"}

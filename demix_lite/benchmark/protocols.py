@@ -43,7 +43,7 @@ STEPS = {
 }
 """Training steps of the first pass by protocol."""
 
-OTHER_FAMILY = {"recommendation": "tabular"}
+OTHER_FAMILY = {"recommendation": "tabular", "alignment": "tabular"}
 """Family to the one whose unified detector is tried on it under the protocol other-family."""
 
 PRACTISING = ("tabular",)
@@ -196,6 +196,18 @@ def curriculum_for(protocol: str, task_name: str, architecture: str) -> Curricul
     family = get_task(task_name).family
     name = detector_name(family, protocol, task_name, architecture)
     return curricula(OTHER_FAMILY[family] if protocol == "other-family" else family)[name]
+
+
+def shipped_detector(family: str) -> ErrorDetector:
+    """Load the unified detector of a family, or of another one while it has none of its own.
+
+    Examples
+    --------
+    >>> shipped_detector("tabular").settings.name
+    'demix_lite'
+    """
+    own = (SHIPPED / family).with_suffix(".json").exists()
+    return ErrorDetector.shipped(family if own else OTHER_FAMILY.get(family, family))
 
 
 def detector_for(protocol: str, task_name: str, architecture: str) -> ErrorDetector:
