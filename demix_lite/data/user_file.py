@@ -157,8 +157,8 @@ def _header(text: str, path: Path) -> tuple[list[str], str]:
     for candidate in DELIMITERS:
         try:
             names = next(csv.reader(io.StringIO(first, newline=""), delimiter=candidate), [])
-        except csv.Error as error:
-            raise DemixError(f"{path} has no readable line of column names ({error}).") from error
+        except csv.Error:  # no such separator in a very long line
+            continue
         if len(names) > len(best):
             best, delimiter = names, candidate
     if not any(name.strip() for name in best):

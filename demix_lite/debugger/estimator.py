@@ -134,7 +134,9 @@ class DataDebugger(BaseEstimator):
         DataError
             If the table is too small or has no usable column or label; a ``ValueError``.
         """
-        validate_data(self, X, y, dtype=None, ensure_all_finite="allow-nan")
+        # Columns of several kinds (dates beside numbers) have no common type but object.
+        plain = X.astype(object) if isinstance(X, pd.DataFrame) else X
+        validate_data(self, plain, y, dtype=None, ensure_all_finite="allow-nan")
         frame, target = _joined(X, y)
         held = None if X_valid is None else _joined(X_valid, y_valid, target)[0]
         self.table_, valid = _read(frame, held, target, self.kind)

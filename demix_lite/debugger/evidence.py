@@ -27,8 +27,9 @@ labels are all of one kind; wrong features come in many: the easiest alone reach
 BLIND = 0.75
 """Rows that look like controls at least so often as controls do cannot be told from them."""
 
-LEAST_PRECISION = 0.6
-"""Share of the flags of one error type that must be right by the detector's own account."""
+LEAST_PRECISION = {"label": 0.6, "feature": 0.85, "spurious": 0.75}
+"""Share of the flags that must be right by the detector's own account. A label that is wrong and a
+row that is merely unusual or goes against a true pattern differ in how easily they are confused."""
 
 DRAWS = 200
 
@@ -82,14 +83,17 @@ def largest_share(
 ) -> float:
     """Bound the share of rows that are like the controls: the smallest ratio over the levels.
 
+    One more row counts at every level, so that a small table does not promise too much.
+
     Examples
     --------
-    >>> rows = np.r_[np.full(90, 0.1), np.full(10, 0.9)]
-    >>> largest_share(rows, np.full(50, 0.9))
+    >>> rows = np.r_[np.full(900, 0.1), np.full(99, 0.9)]
+    >>> round(largest_share(rows, np.full(50, 0.9)), 3)
     0.1
     """
     levels = np.quantile(controls, 1 - np.array(reached))
-    ratios = [(rows >= x).mean() / (controls >= x).mean() for x in levels]
+    more = [((rows >= x).sum() + 1) / len(rows) for x in levels]
+    ratios = [share / (controls >= x).mean() for x, share in zip(levels, more, strict=True)]
     return float(min(1.0, *ratios))
 
 
@@ -108,7 +112,7 @@ def with_share(probability: np.ndarray, share: float) -> np.ndarray:
     return expit(odds - brentq(lambda shift: expit(odds - shift).mean() - share, 0, 60))
 
 
-def flag_from(probability: np.ndarray) -> float:
+def flag_from(probability: np.ndarray, precision: float = LEAST_PRECISION["label"]) -> float:
     """Return the threshold of largest expected F1, raised until enough flags would be right.
 
     Examples
@@ -117,8 +121,8 @@ def flag_from(probability: np.ndarray) -> float:
     (0.8, True)
     """
     ranked = np.sort(probability)[::-1]
-    precision = ranked.cumsum() / np.arange(1, len(ranked) + 1)
-    enough = np.flatnonzero(precision >= LEAST_PRECISION)
+    right = ranked.cumsum() / np.arange(1, len(ranked) + 1)
+    enough = np.flatnonzero(right >= precision)
     if not len(enough):
         return 1.1
     return max(float(ranked[enough[-1]]), expected_f1_threshold(probability))
@@ -138,7 +142,7 @@ def _against_controls(
     if share > BLIND:
         return probability, Evidence(kind, False, np.nan, 0.0, high, 1.1, 0.0)
     own = with_share(probability, share)
-    threshold = flag_from(own)
+    threshold = flag_from(own, LEAST_PRECISION[kind])
     cut = probability[own >= threshold].min(initial=2.0)
     low, _ = _interval(own, rng)
     found = float((controls >= cut).mean())
@@ -148,7 +152,9 @@ def _against_controls(
 def _spurious(
     probability: np.ndarray, shortcuts: list[NamedShortcut], rng: np.random.Generator
 ) -> tuple[np.ndarray, Evidence]:
-    threshold = flag_from(probability) if any(s.suspected for s in shortcuts) else 1.1
+    threshold = flag_from(probability, LEAST_PRECISION["spurious"])
+    if not any(shortcut.suspected for shortcut in shortcuts):
+        threshold = 1.1
     if not (probability >= threshold).any():
         return probability, Evidence("spurious", False, np.nan, 0.0, np.nan, 1.1, np.nan)
     low, high = _interval(probability, rng)

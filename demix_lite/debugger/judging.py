@@ -30,6 +30,7 @@ CONTROL_SHARE = 0.12
 LEAST_CONTROLS, MOST_CONTROLS = 120, 2000
 CONTROL_PLANS = 4
 ENOUGH_ROWS, MOST_REPEATS = 6000, 5
+BATCHES, SMALLEST_BATCH, LARGEST_BATCH = 16, 16, 256
 Announce = Callable[[str], None]
 
 
@@ -189,12 +190,14 @@ def train_model(
     weights: Tensor | None = None,
     seed: object = 0,
 ) -> tuple[Trained, Encoder]:
-    """Train the standard model of a task on rows as they are."""
+    """Train the standard model of a task on rows as they are; few rows go in smaller batches."""
     encoder = encoder or task.encoder(frame)
     fit_seed = derive_seed(task.name, "fit", seed)
     model = seeded_model(task, task.architectures[0], encoder, fit_seed)
     samples = encoder.transform(frame, task.target)
-    return fit(model, task.loss, *samples, **task.training, weights=weights, seed=fit_seed), encoder
+    batch_size = int(np.clip(len(frame) // BATCHES, SMALLEST_BATCH, LARGEST_BATCH))
+    options = {"batch_size": batch_size, **task.training, "weights": weights, "seed": fit_seed}
+    return fit(model, task.loss, *samples, **options), encoder
 
 
 def draw_controls(task: Task, frame: pd.DataFrame, *, seed: object = 0) -> Controls:

@@ -110,9 +110,9 @@ def _rule(
     claim = _claim(frame[task.target], wanted)
     if claim is None:
         return None
-    if isinstance(claim, frozenset) and len(claim) == 1:
-        claim = next(iter(claim))
-    return Rule(f"{where[0]}", {where[0]: where[1]}, claim)  # type: ignore[arg-type]
+    if isinstance(claim, tuple):
+        return Rule(where[0], {where[0]: where[1]}, claim)
+    return Rule(where[0], {where[0]: where[1]}, next(iter(claim))) if len(claim) == 1 else None
 
 
 def _claim(values: pd.Series, holds: np.ndarray) -> "frozenset[str] | tuple[float, float] | None":

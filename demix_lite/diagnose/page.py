@@ -114,7 +114,9 @@ def _cards(about: dict[str, Any]) -> str:
             )
             words += _controls(said)
         elif kind == "spurious":
-            words = "No rule on one column explains the verdicts well enough to be named."
+            words = (
+                "No rule on one column explains enough rows well enough to be called a shortcut."
+            )
         else:
             words = (
                 "The detector cannot see such errors in this table: rows that we broke on purpose "
@@ -250,8 +252,8 @@ def _witnesses(outcome: "Outcome", row: Any) -> list[str]:
         labels, where = outcome.validation, "validation row"
     said = []
     for word, part in (
-        ("helps the model least with", mine[mine["influence"] < 0].sort_values("influence")),
-        ("helps most with", mine[mine["influence"] > 0].sort_values("influence")[::-1]),
+        ("harms the model most on", mine[mine["influence"] < 0].sort_values("influence")),
+        ("helps it most on", mine[mine["influence"] > 0].sort_values("influence")[::-1]),
     ):
         named = ", ".join(
             f"{where} {labels.index.get_loc(w) + 1} (label {_cell(labels.loc[w])}, {i:+.2f})"
