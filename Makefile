@@ -34,8 +34,10 @@ venv: $(STAMP) ## set up .venv with the pinned versions (the others do it by the
 book: $(STAMP) ## run the notebooks that changed, render the book to _build/html/index.html
 	@$(BIN)/python book/build.py $(ARGS)
 
+# Whole files side by side, in their order: what the tests of a file share is made once, and the
+# book, which takes longest, begins early.
 test: $(STAMP) ## run all tests
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(STAMP) ## check style, types and the direction of imports
 	@$(BIN)/ruff check .

@@ -3,6 +3,7 @@
     python book/build.py                     everything that changed, then the HTML
     python book/build.py --quick             each notebook at its smallest setting
     python book/build.py --only tasks/adult  run only this page ("lessons/*" works too)
+    python book/build.py --jobs 1            one notebook after the other
 
 `_toc.yml` is the list of pages. A page is `book/NAME.md`, or `notebooks/NAME.ipynb` run once, or
 one of TASK_PAGES below: one notebook run once per task with its own parameters.
@@ -33,11 +34,14 @@ import sys
 import time
 import tomllib
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from fnmatch import fnmatch
 from importlib import metadata
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import yaml
@@ -116,12 +120,22 @@ OUTLINE = re.compile(r"^(?:#+ .*|\([^)]+\)=|\s*:(?:name|label): .*)$", re.MULTIL
 # The label of an exercise or a figure.
 LABEL = re.compile(r"^:(?:label|name): *(\S+)$", re.MULTILINE)
 
+# The codes that colour what a terminal shows.
 COLOURED = re.compile(r"\x1b\[[\d;]*m")
 
 # Of MathJax one file serves every page; the other builds and the source maps stay behind.
 UNUSED = re.compile(r"^_static/mathjax/(?!tex-chtml\.js)[^/]+\.js$|\.map$")
 
-ENVIRONMENT = {
+# One thread in every kernel, however many kernels run side by side: more threads add up sums in
+# another order, and the same seed has to give the same book, bit for bit, whatever --jobs says.
+ONE_THREAD = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "VECLIB_MAXIMUM_THREADS": "1",
+}
+
+ENVIRONMENT = ONE_THREAD | {
     "PYTHONPATH": str(ROOT),
     "PYTHONHASHSEED": "0",
     "PYDEVD_DISABLE_FILE_VALIDATION": "1",
@@ -242,7 +256,7 @@ def code_of(notebook: dict[str, Any]) -> list[str]:
 
 def page_keys(book: Book) -> dict[str, str]:
     """Return what decides whether a notebook has to be run again, for every notebook page."""
-    common = digest(files_digest((ROOT / "demix_lite").rglob("*")), versions())
+    common = digest(files_digest((ROOT / "demix_lite").rglob("*")), versions(), ONE_THREAD)
     keys = {}
     for page in book.notebooks:
         globs = [g for pattern, gs in READS.items() if fnmatch(page.name, pattern) for g in gs]
@@ -322,13 +336,13 @@ def describe_failure(error: Exception) -> str:
     return f"cell {error.cell_index + 1}:\n{source}\n{error.ename}: {error.evalue}{line}"
 
 
-def run_notebook(book: Book, page: Page) -> float:
+def run_notebook(book: Book, page: Page, stopped: Event) -> float:
     """Run one notebook, keep it only if it came to its end; return the seconds it took."""
     import papermill
 
     check_parameters(page)
-    partial = book.out / "executed" / ".partial.ipynb"
     final = book.executed(page)
+    partial = final.with_name(f".{final.stem}.partial.ipynb")
     final.parent.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
     try:
@@ -337,7 +351,8 @@ def run_notebook(book: Book, page: Page) -> float:
             str(partial),
             page.parameters,
             kernel_name="python3",
-            cwd=str(page.source.parent),
+            # Not `cwd`: it would change the folder of the whole process, under the other threads.
+            resources={"metadata": {"path": str(page.source.parent)}},
             progress_bar=False,
             execution_timeout=CELL_TIMEOUT,
         )
@@ -345,6 +360,8 @@ def run_notebook(book: Book, page: Page) -> float:
     except OSError:
         raise
     except Exception as error:
+        if stopped.is_set():
+            raise
         failed = book.out / "failed" / f"{page.name}.ipynb"
         failed.parent.mkdir(parents=True, exist_ok=True)
         where = partial.replace(failed) if partial.exists() else page.source
@@ -357,6 +374,41 @@ def run_notebook(book: Book, page: Page) -> float:
     return time.perf_counter() - started
 
 
+def cores() -> int:
+    """Count the cores this process may use (a container may have fewer than its machine)."""
+    import joblib
+
+    return int(joblib.cpu_count())
+
+
+def kill_kernels() -> None:
+    """End the kernels; this process starts nothing else while notebooks run."""
+    import psutil
+
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            child.kill()
+
+
+@contextmanager
+def side_by_side(book: Book, pages: list[Page], jobs: int) -> Iterator[dict[Future[float], Page]]:
+    """Run notebooks, several at a time; whoever leaves early leaves no kernel behind."""
+    import papermill  # noqa: F401  (once, before the threads do it at the same time)
+
+    stopped = Event()
+    with ThreadPoolExecutor(jobs) as pool:
+        futures = {pool.submit(run_notebook, book, page, stopped): page for page in pages}
+        try:
+            yield futures
+        except BaseException:
+            stopped.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            while not all(future.done() for future in futures):
+                kill_kernels()
+                time.sleep(0.1)
+            raise
+
+
 def isolate(out: Path) -> None:
     """Keep the kernels away from the user's own settings and from needless warnings."""
     profile = out / "ipython"
@@ -365,35 +417,54 @@ def isolate(out: Path) -> None:
     os.environ.update(ENVIRONMENT, IPYTHONDIR=str(profile))
 
 
-def run_pages(book: Book, patterns: list[str]) -> list[str]:
+def pages_to_run(
+    book: Book, patterns: list[str], keys: dict[str, str], status: dict[str, Any]
+) -> list[Page]:
+    """Pick what changed among the chosen pages, what took longest the last time first."""
+
+    def is_due(page: Page) -> bool:
+        chosen = not patterns or any(fnmatch(page.name, pattern) for pattern in patterns)
+        current = status.get(page.name, {}).get("key") == keys[page.name]
+        return chosen and not (current and book.executed(page).is_file())
+
+    def shortness(page: Page) -> float:
+        return -status.get(page.name, {}).get("seconds", float("inf"))
+
+    return sorted(filter(is_due, book.notebooks), key=shortness)
+
+
+def run_pages(book: Book, patterns: list[str], jobs: int) -> list[str]:
     """Run what changed among the chosen pages; return the names of the pages out of date."""
     status_file = book.out / "executed" / "status.json"
     keys = page_keys(book)
     status = {name: row for name, row in read_json(status_file).items() if name in keys}
-    failures = []
-    for number, page in enumerate(book.notebooks, start=1):
-        chosen = not patterns or any(fnmatch(page.name, pattern) for pattern in patterns)
-        current = status.get(page.name, {}).get("key") == keys[page.name]
-        if not chosen or (current and book.executed(page).is_file()):
-            continue
-        print(f"[{number}/{len(book.notebooks)}] {page.name} ...", end=" ", flush=True)
-        try:
-            seconds = run_notebook(book, page)
-        except BookError as error:
-            print("failed", flush=True)
-            failures.append(str(error))
-            continue
-        print(f"{seconds:.1f} s", flush=True)
-        status[page.name] = {
-            "key": keys[page.name],
-            "notebook": page.source.relative_to(ROOT).as_posix(),
-            "parameters": page.parameters,
-            "seconds": round(seconds, 2),
-            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
-        write_json(status_file, status)
+    pages = pages_to_run(book, patterns, keys, status)
+    if pages:
+        jobs = min(jobs, len(pages))
+        print(f"Notebooks to run: {len(pages)}, {jobs} at a time", flush=True)
+    failures: dict[str, str] = {}
+    with side_by_side(book, pages, jobs) as futures:
+        for number, future in enumerate(as_completed(futures), start=1):
+            page = futures[future]
+            print(f"[{number}/{len(pages)}] {page.name}", end=" ", flush=True)
+            try:
+                seconds = future.result()
+            except BookError as error:
+                print("failed", flush=True)
+                failures[page.name] = str(error)
+                continue
+            print(f"{seconds:.1f} s", flush=True)
+            status[page.name] = {
+                "key": keys[page.name],
+                "notebook": page.source.relative_to(ROOT).as_posix(),
+                "parameters": page.parameters,
+                "seconds": round(seconds, 2),
+                "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            }
+            write_json(status_file, status)
     if failures:
-        raise BookError("\n\n".join([*failures, "Not rendered; the pages that ran are kept."]))
+        said = [failures[page.name] for page in book.notebooks if page.name in failures]
+        raise BookError("\n\n".join([*said, "Not rendered; the pages that ran are kept."]))
     return [name for name, key in keys.items() if status.get(name, {}).get("key") != key]
 
 
@@ -488,9 +559,6 @@ def frame_digest(files: dict[str, bytes]) -> str:
     return digest(frame)
 
 
-ANSI = re.compile(r"\x1b\[[0-9;]*m")
-
-
 def jupyter_book(source: Path, target: Path, *options: str) -> subprocess.CompletedProcess[str]:
     """Call Jupyter Book and keep what it says."""
     call = "from jupyter_book.cli.main import main; main()"
@@ -507,7 +575,7 @@ def jupyter_book(source: Path, target: Path, *options: str) -> subprocess.Comple
 
 def complaints(said: str, source: Path) -> str:
     """Pick the warnings and errors out of what Jupyter Book said."""
-    lines = ANSI.sub("", said).replace(f"{source}{os.sep}", "").splitlines()
+    lines = COLOURED.sub("", said).replace(f"{source}{os.sep}", "").splitlines()
     picked = [line for line in lines if re.search(r"WARNING|ERROR|CRITICAL|Error:", line)]
     return "\n".join(dict.fromkeys(picked or lines[-30:]))
 
@@ -548,7 +616,7 @@ def check_links(book: Book) -> None:
     folder = book.out / "links"
     sync(staged_files(book, outputs=False), folder / "source")
     result = jupyter_book(folder / "source", folder, "--builder", "linkcheck")
-    lines = ANSI.sub("", result.stdout).splitlines()
+    lines = COLOURED.sub("", result.stdout).splitlines()
     broken = [line for line in lines if re.match(r"\(.*\) broken ", line)]
     if broken or result.returncode:
         text = "\n".join(broken) or complaints(result.stdout, folder / "source")
@@ -559,6 +627,13 @@ def check_links(book: Book) -> None:
 # ------------------------------------------------------------------ command line
 
 
+def at_least_one(text: str) -> int:
+    """Read a number of jobs."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1 on")
+    return int(text)
+
+
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
@@ -566,6 +641,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--quick", action="store_true", help="each notebook at its smallest")
     parser.add_argument("--only", nargs="+", default=[], metavar="PAGE", help="run only these")
+    parser.add_argument(
+        "--jobs", type=at_least_one, metavar="N", help="notebooks at a time (the number of cores)"
+    )
     parser.add_argument("--links", action="store_true", help="check links instead of rendering")
     parser.add_argument("--out", type=Path, help="folder to build in (_build, or _build/quick)")
     return parser.parse_args(arguments)
@@ -583,7 +661,7 @@ def build(options: argparse.Namespace) -> None:
         check_links(book)
         return
     isolate(book.out)
-    outdated = run_pages(book, options.only)
+    outdated = run_pages(book, options.only, options.jobs or cores())
     if outdated:
         print(f"Not rendered, these pages are still to be run: {', '.join(outdated)}")
         return

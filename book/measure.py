@@ -313,19 +313,14 @@ def _say(line: str) -> None:
     print(f"adult: {line}", flush=True)
 
 
-def figures(parts: dict[str, dict[str, float]], adult: pd.DataFrame) -> list[dict[str, Any]]:
-    """Lay the measurements beside the bars they are held to."""
-    fast, slow, stream = parts["engine"], parts["brute"], parts["stream"]
-    judging = parts["judging"]
+def influence_figures(
+    fast: dict[str, float], slow: dict[str, float], stream: dict[str, float]
+) -> list[tuple]:
+    """Lay the engine beside brute force, and say what streaming takes."""
     speedup, memory = slow["seconds"] / fast["seconds"], fast["mb"] / slow["mb"]
-    ours = adult[adult["method"] == "demix_lite"].mean(numeric_only=True)
-    plain = adult[adult["method"] == "summary_gbm"].mean(numeric_only=True)
-    share = (ours["metric_repaired"] - ours["metric_dirty"]) / (
-        ours["metric_oracle"] - ours["metric_dirty"]
-    )
     streamed = f"real Adult {stream['rows']:,.0f} × 2,048"
     size = f"{SIZES[0]:,} × {SIZES[1]:,}"
-    rows = [
+    return [
         (f"influence {size}, times faster than vmap(grad)", speedup, "×", 30, ">="),
         (f"influence {size}, engine", fast["seconds"], "s", None, ""),
         (f"influence {size}, vmap(grad)", slow["seconds"], "s", None, ""),
@@ -334,30 +329,40 @@ def figures(parts: dict[str, dict[str, float]], adult: pd.DataFrame) -> list[dic
         (f"{streamed}, all channels streamed", stream["seconds"], "s", None, ""),
         ("the same, additional peak memory", stream["mb"], "MB", None, ""),
         ("the same, size of the vectors if they were kept", stream["whole_mb"], "MB", None, ""),
+    ]
+
+
+def speed_figures(
+    judging: dict[str, float], twin: dict[str, float], real: dict[str, float]
+) -> list[tuple]:
+    """Say how fast the shipped detector and a whole run are."""
+    return [
         ("rows judged per second (M = 256, vectors given)", judging["judging"], "1/s", 2000, ">="),
         ("rows judged per second, vectors included", judging["with_vectors"], "1/s", None, ""),
-        ("demix-lite run adult --source twin", parts["twin"]["seconds"], "s", 60, "<="),
-        ("demix-lite run adult --source real", parts["real"]["seconds"], "s", 240, "<="),
+        ("demix-lite run adult --source twin", twin["seconds"], "s", 60, "<="),
+        ("demix-lite run adult --source real", real["seconds"], "s", 240, "<="),
     ]
-    rows.extend(recommender_figures(parts["clicks"], parts["recommender"]))
-    for kind, bar in (("label", 0.86), ("feature", 0.86), ("spurious", 0.56), ("macro", 0.77)):
-        rows.append(
-            (f"real Adult, F1 {kind}, mean of five seeds", ours[f"f1_{kind}"], "", bar, ">=")
-        )
+
+
+def adult_figures(adult: pd.DataFrame) -> list[tuple]:
+    """Lay the diagnosis and the repair of the whole real Adult beside their bars."""
+    ours = adult[adult["method"] == "demix_lite"].mean(numeric_only=True)
+    plain = adult[adult["method"] == "summary_gbm"].mean(numeric_only=True)
+    share = (ours["metric_repaired"] - ours["metric_dirty"]) / (
+        ours["metric_oracle"] - ours["metric_dirty"]
+    )
+    bars = {"label": 0.86, "feature": 0.86, "spurious": 0.56, "macro": 0.77}
+    rows: list[tuple] = [
+        (f"real Adult, F1 {kind}, mean of five seeds", ours[f"f1_{kind}"], "", bar, ">=")
+        for kind, bar in bars.items()
+    ]
     for kind in ("label", "feature", "spurious"):
-        rows.append(
-            (
-                f"real Adult, F1 {kind}, our lead over summary_gbm",
-                ours[f"f1_{kind}"] - plain[f"f1_{kind}"],
-                "",
-                0,
-                ">=",
-            )
-        )
+        lead = ours[f"f1_{kind}"] - plain[f"f1_{kind}"]
+        rows.append((f"real Adult, F1 {kind}, our lead over summary_gbm", lead, "", 0, ">="))
     rows.append(("real Adult, accuracy recovered from dirty to oracle", 100 * share, "%", 90, ">="))
     lead = ours["worst_group_repaired"] - ours["worst_group_dirty"]
     rows.append(("real Adult, worst group, repaired minus dirty", lead, "", 0, ">="))
-    return [_figure(*row) for row in rows]
+    return rows
 
 
 def recommender_figures(clicks: dict[str, float], influence: dict[str, float]) -> list[tuple]:
@@ -403,13 +408,24 @@ def _figure(figure: str, value: float, unit: str, bar: float | None, sense: str)
     }
 
 
+GROUPS: dict[str, Callable[[Path], list[tuple]]] = {
+    "influence": lambda out: influence_figures(*map(_apart, ("engine", "brute", "stream"))),
+    "speed": lambda out: speed_figures(*map(_apart, ("judging", "twin", "real"))),
+    "recommenders": lambda out: recommender_figures(*map(_apart, ("clicks", "recommender"))),
+    "adult": lambda out: adult_figures(write_adult(out / "adult.csv")),
+}
+"""What can be measured on its own."""
+
+
 def main() -> None:
     """Measure everything and write the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--part", choices=PARTS, help="measure one part and print it as JSON")
     parser.add_argument(
-        "--recommenders",
-        action="store_true",
+        "--only",
+        nargs="+",
+        choices=GROUPS,
+        default=[],
         help="measure these alone, and keep what else is there",
     )
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
@@ -418,16 +434,13 @@ def main() -> None:
         print(json.dumps(PARTS[options.part]()))
         return
     path = options.out / "measured.csv"
-    if options.recommenders:
-        found = recommender_figures(_apart("clicks"), _apart("recommender"))
-        new = pd.DataFrame([_figure(*row) for row in found])
+    found = [row for name in options.only or GROUPS for row in GROUPS[name](options.out)]
+    new = pd.DataFrame([_figure(*row) for row in found])
+    if options.only:
         kept = pd.read_csv(path, keep_default_na=False, dtype=str)
-        table = pd.concat([kept[~kept["figure"].isin(new["figure"])], new])
-    else:
-        adult = write_adult(options.out / "adult.csv")
-        table = pd.DataFrame(figures({part: _apart(part) for part in PARTS}, adult))
+        new = pd.concat([kept[~kept["figure"].isin(new["figure"])], new])
     partial = path.with_suffix(".part")
-    table.to_csv(partial, index=False)
+    new.to_csv(partial, index=False)
     os.replace(partial, path)
     print(f"written: {path}")
 

@@ -1,10 +1,15 @@
 """What all tests share."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+# One thread per process, in what the tests start too: `make test` runs several processes, and small
+# tensors gain nothing from threads.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # The same examples every time: a red test is red for everyone.
 settings.register_profile("demix", deadline=None, derandomize=True, print_blob=True)

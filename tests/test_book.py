@@ -4,15 +4,19 @@ import importlib.util
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 
 import nbformat
 import papermill
+import psutil
 import pytest
 import yaml
+from papermill.exceptions import PapermillExecutionError
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted(
@@ -257,6 +261,84 @@ def test_a_failing_cell_is_named_and_nothing_is_published(tiny):
     assert not (tiny / "_build" / "html").exists()
     assert not list((tiny / "_build" / "executed").rglob("*.ipynb"))
     assert (tiny / "_build" / "failed" / "lesson.ipynb").is_file()
+
+
+def test_a_failure_is_described_without_colours():
+    trace = [
+        "\x1b[31m-----------\x1b[39m",
+        "\x1b[31mZeroDivisionError\x1b[39m   Traceback (most recent call last)",
+        "\x1b[36mCell\x1b[39m\x1b[36m \x1b[39m\x1b[32mIn[3]\x1b[39m\x1b[32m, line 2\x1b[39m",
+        "\x1b[32m      1\x1b[39m x = \x1b[32m0\x1b[39m",
+        "\x1b[32m----> \x1b[39m\x1b[32m2\x1b[39m \x1b[32;43m1\x1b[39;49m / x",
+    ]
+    error = PapermillExecutionError(2, 3, "x = 0\n1 / x", "ZeroDivisionError", "by zero", trace)
+    assert build.describe_failure(error) == (
+        "cell 3:\n    x = 0\n    1 / x\nZeroDivisionError: by zero\nraised by: 1 / x"
+    )
+    assert build.describe_failure(RuntimeError("Kernel died")) == "RuntimeError: Kernel died"
+
+
+MEETING = """
+import os, pathlib, time
+pathlib.Path("{here}").write_text(os.environ["OMP_NUM_THREADS"])
+while not pathlib.Path("{there}").exists():
+    time.sleep(0.05)
+"""
+
+
+@pytest.mark.book
+@pytest.mark.slow
+def test_pages_run_side_by_side_with_one_thread_each(tiny):
+    for name, other in (("lesson", "other"), ("other", "lesson")):
+        waits = notebook(MEETING.format(here=f"{name}.txt", there=f"{other}.txt"))
+        (tiny / "notebooks" / f"{name}.ipynb").write_text(waits)
+    (tiny / "notebooks" / "wrong.ipynb").write_text(notebook("1 / 0"))
+    replace(tiny / "_toc.yml", "- file: lesson", "- file: wrong\n- file: lesson\n- file: other")
+    done = run_build(tiny, "--jobs", "3")
+    assert done.returncode == 1
+    first, *pages = done.stdout.splitlines()
+    assert first == "Notebooks to run: 3, 3 at a time"
+    assert [line.split()[0] for line in pages] == ["[1/3]", "[2/3]", "[3/3]"]
+    assert sum(line.endswith("] wrong failed") for line in pages) == 1
+    assert "notebooks/wrong.ipynb failed, cell 3:" in done.stderr
+    status = json.loads((tiny / "_build" / "executed" / "status.json").read_text())
+    assert set(status) == {"lesson", "other"}
+    for name in status:
+        assert (tiny / "notebooks" / f"{name}.txt").read_text() == "1"
+
+
+@pytest.mark.book
+@pytest.mark.slow
+def test_an_interruption_leaves_no_kernel_and_nothing_half_written(tiny):
+    endless = notebook(
+        "import os, pathlib, time",
+        "pathlib.Path(f'{os.getpid()}.pid').touch()\nwhile True: time.sleep(1)",
+    )
+    for name in ("lesson", "other", "third"):
+        (tiny / "notebooks" / f"{name}.ipynb").write_text(endless)
+    replace(tiny / "_toc.yml", "- file: lesson", "- file: lesson\n- file: other\n- file: third")
+    command = [sys.executable, str(tiny / "book" / "build.py"), "--jobs", "2"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for _ in range(1200):
+        kernels = [int(path.stem) for path in (tiny / "notebooks").glob("*.pid")]
+        if len(kernels) == 2 or process.poll() is not None:
+            break
+        time.sleep(0.1)
+    assert all(psutil.pid_exists(kernel) for kernel in kernels)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert "goes on from here" in out
+    assert len(kernels) == len(list((tiny / "notebooks").glob("*.pid"))) == 2
+    assert not any(psutil.pid_exists(kernel) for kernel in kernels)
+    assert not list((tiny / "_build").rglob("*.ipynb"))
+
+
+@pytest.mark.parametrize("jobs", ["0", "-1", "two", "1.5"])
+def test_a_number_of_jobs_that_is_none_is_refused(jobs, capsys):
+    with pytest.raises(SystemExit):
+        build.parse([f"--jobs={jobs}"])
+    assert f"--jobs: {jobs} is not a whole number from 1 on" in capsys.readouterr().err
 
 
 @pytest.mark.book

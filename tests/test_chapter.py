@@ -6,11 +6,24 @@ import papermill
 import pytest
 from papermill.exceptions import PapermillExecutionError
 
+from demix_lite.errors import DemixError
+
 CHAPTERS = Path(__file__).resolve().parent.parent / "notebooks" / "tasks"
 
 
-@pytest.mark.book
-@pytest.mark.slow
+def first_error(chapter: Path, parameters: dict) -> tuple[int, Exception]:
+    """Run the cells as a kernel does, without the seconds that one takes to start."""
+    prepared = papermill.execute_notebook(str(chapter), None, parameters, prepare_only=True)
+    names = {}
+    for at, cell in enumerate(prepared.cells):
+        if cell.cell_type == "code":
+            try:
+                exec(cell.source, names)
+            except Exception as error:
+                return at, error
+    raise AssertionError("nothing was refused")
+
+
 @pytest.mark.parametrize(
     ("chapter", "parameters", "sentence"),
     [
@@ -22,13 +35,23 @@ CHAPTERS = Path(__file__).resolve().parent.parent / "notebooks" / "tasks"
         ("recommendation", {"task": "adult"}, "adult is not a recommendation task"),
     ],
 )
-def test_wrong_parameters_are_refused_before_any_work(chapter, parameters, sentence, tmp_path):
-    with pytest.raises(PapermillExecutionError) as stop:
+def test_wrong_parameters_are_refused_before_any_work(chapter, parameters, sentence):
+    at, error = first_error(CHAPTERS / f"{chapter}.ipynb", parameters)
+    assert isinstance(error, DemixError)
+    assert sentence in str(error)
+    assert at <= 6
+
+
+@pytest.mark.book
+@pytest.mark.slow
+@pytest.mark.parametrize("chapter", ["tabular", "recommendation"])
+def test_a_refusal_stops_papermill(chapter, tmp_path):
+    with pytest.raises(PapermillExecutionError, match="did you mean 'seed'") as stop:
         papermill.execute_notebook(
             str(CHAPTERS / f"{chapter}.ipynb"),
             str(tmp_path / "out.ipynb"),
-            parameters,
+            {"sede": 3},
             progress_bar=False,
         )
-    assert sentence in stop.value.evalue
+    assert "unknown parameter 'sede'" in stop.value.evalue
     assert stop.value.cell_index <= 6

@@ -52,7 +52,13 @@ def adult() -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def found():
-    return pd.DataFrame(measure.figures(PARTS, adult())).set_index("figure")
+    rows = [
+        *measure.influence_figures(PARTS["engine"], PARTS["brute"], PARTS["stream"]),
+        *measure.speed_figures(PARTS["judging"], PARTS["twin"], PARTS["real"]),
+        *measure.recommender_figures(PARTS["clicks"], PARTS["recommender"]),
+        *measure.adult_figures(adult()),
+    ]
+    return pd.DataFrame([measure._figure(*row) for row in rows]).set_index("figure")
 
 
 @pytest.mark.parametrize(
@@ -101,3 +107,16 @@ def test_adult_is_run_at_full_size_five_times_with_every_method(monkeypatch, tmp
     assert asked["source"] == "real"
     names = [name for name, _ in asked["cells"][0].entries]
     assert names == ["demix_lite", "summary_gbm", "ceiling", "ceiling_all_rows"]
+
+
+def test_a_group_measured_alone_keeps_what_else_is_there(monkeypatch, tmp_path):
+    path = tmp_path / "measured.csv"
+    old = [("influence of old", 1.0, "s", None, ""), ("demix-lite run adult", 9.0, "s", 60, "<=")]
+    pd.DataFrame([measure._figure(*row) for row in old]).to_csv(path, index=False)
+    new = ("demix-lite run adult", 7.0, "s", 60, "<=")
+    monkeypatch.setitem(measure.GROUPS, "speed", lambda out: [new])
+    monkeypatch.setattr("sys.argv", ["measure.py", "--only", "speed", "--out", str(tmp_path)])
+    measure.main()
+    table = pd.read_csv(path)
+    assert table["figure"].tolist() == [row[0] for row in old]
+    assert table["value"].tolist() == [1.0, 7.0]

@@ -7,6 +7,9 @@
 - *paper*: in-task with the four channels and the network of the paper, to compare with.
 - *other-family*: the unified detector of another family, as it is.
 
+All but *in-task* and *paper* also practise: as many injections again ask another question of the
+same table, where the family can (see :mod:`demix_lite.tasks.practice`).
+
 The validation set is new in every judged run, whatever the protocol: errors, rows and the choice of
 the M samples are drawn from the run's own seed.
 """
@@ -32,7 +35,7 @@ from demix_lite.tasks.base import Splits
 
 INJECTIONS = 48
 STEPS = {
-    "unified": 5000,
+    "unified": 4000,
     "leave-one-task-out": 1500,
     "leave-one-architecture-out": 1500,
     "in-task": 1500,
@@ -73,6 +76,11 @@ class Curriculum:
     def shipped(self) -> bool:
         """Whether the detector comes with the package."""
         return self.protocol in ("unified", "leave-one-task-out")
+
+    @property
+    def practises(self) -> bool:
+        """Whether it also learns from other questions asked of its tables."""
+        return self.protocol not in ("in-task", "paper")
 
     @property
     def path(self) -> Path:
@@ -213,6 +221,7 @@ def environment_bank(
     rows: int | None = None,
     architectures: Sequence[str] | None = None,
     sample: int | None = TrainingSettings.rows,
+    practice: bool = False,
     jobs: int | None = None,
     progress: bool = False,
 ) -> Bank:
@@ -232,12 +241,15 @@ def environment_bank(
         Task models that every injection is seen through; all of a task by default.
     sample : int, optional
         Rows whose vectors are taken at once, side by side; None takes none.
+    practice : bool
+        Also ask other questions of the tables, as many again, where a family can.
     jobs : int, optional
         How many environments are made side by side; one a core by default.
     """
     work = [(name, number) for number in range(injections) for name in tasks]
     made = Parallel(n_jobs=jobs or cpu_count(), return_as="generator")(
-        delayed(_make)(name, source, number, rows, architectures, sample) for name, number in work
+        delayed(_make)(name, source, number, rows, architectures, sample, practice)
+        for name, number in work
     )
     bar = tqdm(made, total=len(work), desc="environments", disable=not progress)
     bank: Bank = {name: [] for name in tasks}
@@ -253,11 +265,17 @@ def _make(
     rows: int | None,
     architectures: Sequence[str] | None,
     sample: int | None,
+    practice: bool,
 ) -> list[Environment]:
     torch.set_num_threads(1)
-    made = injection_environments(
-        get_task(name), _splits(name, source), number, architectures=architectures, rows=rows
-    )
+    options: dict[str, Any] = {"architectures": architectures, "rows": rows}
+    made = [
+        environment
+        for drawn in ((False, True) if practice else (False,))
+        for environment in injection_environments(
+            get_task(name), _splits(name, source), number, practice=drawn, **options
+        )
+    ]
     if sample is not None:
         for environment in made:
             environment.sample(sample)
@@ -306,7 +324,13 @@ def train_detectors(
     environments = (
         bank(needed)
         if bank
-        else environment_bank(needed, source=source, injections=injections, progress=progress)
+        else environment_bank(
+            needed,
+            source=source,
+            injections=injections,
+            practice=any(plan.practises for plan in missing),
+            progress=progress,
+        )
     )
     for plan in missing:
         chosen = [
@@ -314,6 +338,7 @@ def train_detectors(
             for name in plan.tasks
             for environment in environments[name]
             if environment.architecture in plan.architectures
+            and (plan.practises or not environment.practice)
         ]
         facts: dict[str, Any] = {
             "protocol": plan.protocol,

@@ -1,7 +1,7 @@
 """Environments: runs whose true errors are known because we put them there."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -35,12 +35,15 @@ class Environment:
         The run.
     errors : array
         True errors, boolean, shape ``(N, 3)``.
+    practice : bool
+        Whether its task was drawn to practise on, and is not one of the benchmark.
     """
 
     injection: str
     architecture: str
     run: Run
     errors: np.ndarray
+    practice: bool = False
     _samples: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
 
     def sample(self, rows: int) -> tuple[Tensor, Tensor]:
@@ -121,10 +124,20 @@ def injection_environments(
     *,
     architectures: Sequence[str] | None = None,
     rows: int | None = None,
+    practice: bool = False,
 ) -> list[Environment]:
-    """Make the environments of one training injection, one per architecture."""
-    seed = f"train {number}"
-    return [
+    """Make the environments of one training injection, one per architecture.
+
+    With ``practice``, those of another task drawn from the same rows, if the task offers that.
+    """
+    seed = f"{'practice' if practice else 'train'} {number}"
+    if practice:
+        drawn = task.practice(splits, generator(task.name, "practice", number))
+        if drawn is None:
+            return []
+        task, splits = drawn
+    slow = number % SLOW_EVERY == 0 and not practice
+    made = [
         make_environment(
             task,
             splits.sample(rows or task.practice_rows, seed=seed),
@@ -134,5 +147,6 @@ def injection_environments(
             co_occurring=number % 4 == 3,
         )
         for architecture in architectures or task.architectures
-        if architecture not in task.slow_architectures or number % SLOW_EVERY == 0
+        if slow or architecture not in task.slow_architectures
     ]
+    return [replace(environment, practice=practice) for environment in made]

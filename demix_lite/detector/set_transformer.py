@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -163,7 +164,8 @@ def summaries(vectors: Tensor, agreement: int) -> Tensor:
 
 def _quantiles(vectors: Tensor) -> Tensor:
     """Return evenly spaced quantiles, shape ``(LEVELS, n, C)``, as torch.quantile but faster."""
-    ordered = vectors.sort(dim=-1).values
+    # NumPy sorts short rows of single precision many times faster than torch.
+    ordered = torch.from_numpy(np.sort(vectors.numpy(), axis=-1))
     places = torch.linspace(0, vectors.shape[-1] - 1, LEVELS)
     below = places.long()
     above = (below + 1).clamp(max=vectors.shape[-1] - 1)

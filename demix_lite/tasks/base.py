@@ -204,6 +204,10 @@ class Task(ABC):
         Returns the repaired rows and a boolean frame of the cells that were replaced.
         """
 
+    def practice(self, splits: Splits, rng: np.random.Generator) -> "tuple[Task, Splits] | None":
+        """Draw another task of these rows for a detector to practise on; None if there is none."""
+        return None
+
     @property
     def metric_name(self) -> str:
         """Name of the metric."""

@@ -90,6 +90,12 @@ class TabularTask(Task):
             ) from error
         return kept.reset_index(drop=True), held.reset_index(drop=True)
 
+    def practice(self, splits: Splits, rng: np.random.Generator) -> "tuple[TabularTask, Splits]":
+        """Ask another question of the table, with a rule drawn at random."""
+        from demix_lite.tasks.practice import practice_task
+
+        return practice_task(self, splits, rng)
+
     def wrong_labels(self, labels: pd.Series, rng: np.random.Generator) -> pd.Series:
         """Draw a wrong label for every label, as the kind of label has it."""
         return self.label.wrong(labels, rng)
