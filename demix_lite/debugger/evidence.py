@@ -31,6 +31,10 @@ LEAST_PRECISION = {"label": 0.6, "feature": 0.85, "spurious": 0.75}
 """Share of the flags that must be right by the detector's own account. A label that is wrong and a
 row that is merely unusual or goes against a true pattern differ in how easily they are confused."""
 
+DIRTY = 0.1
+"""Share of rows flagged for wrong labels or features from which a table counts as dirty. In a tidy
+table, rows that go against a rule are most likely true exceptions: it takes more to flag them."""
+
 DRAWS = 200
 
 
@@ -64,12 +68,15 @@ class Evidence:
 def weigh(judgement: Judgement, shortcuts: list[NamedShortcut]) -> tuple[Diagnosis, list[Evidence]]:
     """Turn what the detector says into probabilities and flags that hold for this table."""
     rng = np.random.default_rng(0)
-    columns, evidence = [], []
+    columns: list[np.ndarray] = []
+    evidence: list[Evidence] = []
     for number, kind in enumerate(ERROR_TYPES):
         p = judgement.probability[:, number]
         mine = judgement.of_controls[judgement.controls.kind == kind, number]
         if kind == "spurious":
-            p, said = _spurious(p, shortcuts, rng)
+            flagged = [q >= known.threshold for q, known in zip(columns, evidence, strict=True)]
+            dirty = bool(np.any(flagged, axis=0).mean() >= DIRTY)
+            p, said = _spurious(p, shortcuts, dirty, rng)
         else:
             p, said = _against_controls(kind, p, mine, rng)
         columns.append(p)
@@ -131,11 +138,10 @@ def flag_from(probability: np.ndarray, precision: float = LEAST_PRECISION["label
 def _against_controls(
     kind: str, probability: np.ndarray, controls: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, Evidence]:
-    share = largest_share(probability, controls)
+    reached = LEVELS[kind]
+    share = largest_share(probability, controls, reached)
     draws = [
-        largest_share(
-            rng.choice(probability, len(probability)), rng.choice(controls, len(controls))
-        )
+        largest_share(_again(probability, rng), _again(controls, rng), reached)
         for _ in range(DRAWS)
     ]
     high = float(np.quantile(draws, 0.975))
@@ -150,9 +156,12 @@ def _against_controls(
 
 
 def _spurious(
-    probability: np.ndarray, shortcuts: list[NamedShortcut], rng: np.random.Generator
+    probability: np.ndarray,
+    shortcuts: list[NamedShortcut],
+    dirty: bool,
+    rng: np.random.Generator,
 ) -> tuple[np.ndarray, Evidence]:
-    threshold = flag_from(probability, LEAST_PRECISION["spurious"])
+    threshold = flag_from(probability, 0.0 if dirty else LEAST_PRECISION["spurious"])
     if not any(shortcut.suspected for shortcut in shortcuts):
         threshold = 1.1
     if not (probability >= threshold).any():

@@ -40,7 +40,8 @@ def self_check(
         name = (task.name, "self-check", seed, trial)
         chosen = np.sort(generator(*name).permutation(len(frame))[:MOST_ROWS])
         rows = frame.iloc[chosen].reset_index(drop=True)
-        practice = replace(task, rules=(random_rule(task, rows, generator(*name, "rule")),))
+        rule = random_rule(task, rows, generator(*name, "rule"))
+        practice = replace(task, rules=(rule,))  # type: ignore[type-var]  # every task is one
         injected = inject(practice, Splits(rows, rows, rows, _NO_CARD), CLEAN_RATIO, seed=name)
         dirty, truth = injected.train.frame, injected.train.errors.to_numpy()
         announce(f"self-check {trial + 1} of {TRIALS}")
