@@ -57,6 +57,14 @@ def test_every_row_is_judged_by_a_run_that_trained_on_it():
         pd.testing.assert_frame_equal(mine, table.frame.iloc[positions].reset_index(drop=True))
 
 
+def test_validation_rows_of_your_own_take_the_place_of_the_other_half():
+    table, own = own_table(people(), "buys"), own_table(people(90), "buys").frame
+    judged = judge_table(table.task, table.frame, LossDetector(), valid=own, repeats=1)
+    for _, run in judged.parts:
+        assert run.valid is own
+        assert sorted(run.valid_index) == list(range(90))
+
+
 def test_controls_differ_from_the_rows_they_copy():
     table = own_table(people(), "buys")
     controls = draw_controls(table.task, table.frame)

@@ -116,7 +116,8 @@ def own_table(
     check_target(frame, target, name)
     if len(frame) < LEAST_ROWS:
         raise DataError(
-            f"{name} has {_count(len(frame), 'row')} with a label; a diagnosis needs {LEAST_ROWS} "
+            f"{name} has {_count(len(frame), 'row')} with a label (n_samples = {len(frame)}); "
+            f"a diagnosis needs {LEAST_ROWS} "
             "at the very least, and says little below 200."
         )
     label, labels = _label(frame[target], kind)
