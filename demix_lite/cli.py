@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from demix_lite.errors import DemixError, unknown_name
 
 EXAMPLES = """
 examples:
+  demix-lite diagnose train.csv --target income     your own table: what is wrong, row by row
   demix-lite run adult                              the built-in twin, no download
   demix-lite run adult --clean-ratio 0.8 --seed 3   fewer errors, another draw
   demix-lite run adult --source real --json a.json  after: python -m data_scripts adult
@@ -44,10 +46,57 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"demix-lite {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_diagnose(commands)
     _add_run(commands)
     _add_bench(commands)
     _add_train(commands)
+    _add_about(commands)
     return parser
+
+
+def _add_diagnose(commands: Any) -> None:
+    diagnose = commands.add_parser(
+        "diagnose",
+        help="your own CSV or Parquet file: which rows are wrong, and what is wrong with each",
+        description=(
+            "Find the rows with a wrong label, wrong features, or against a shortcut. Writes "
+            "diagnosis.csv and report.html to a folder; your file is not changed."
+        ),
+    )
+    diagnose.add_argument("file", type=Path, help="CSV (any separator) or Parquet, names on top")
+    diagnose.add_argument("--target", required=True, metavar="COLUMN", help="the label column")
+    diagnose.add_argument(
+        "--out", type=Path, metavar="DIR", help="where to write (default: NAME-diagnosis)"
+    )
+    diagnose.add_argument(
+        "--kind",
+        choices=["auto", "classification", "regression"],
+        default="auto",
+        help="what the label is (default: recognised; numbers with many values are a regression)",
+    )
+    diagnose.add_argument(
+        "--validation", type=Path, metavar="FILE", help="validation rows of your own, same columns"
+    )
+    diagnose.add_argument(
+        "--repaired", action="store_true", help="also write a copy of the file with repairs"
+    )
+    diagnose.add_argument(
+        "--self-check",
+        action="store_true",
+        help="also put known errors into your rows and report how many are found (takes longer)",
+    )
+    diagnose.add_argument("--encoding", help="of a text file, such as latin-1 (default: utf-8)")
+    diagnose.add_argument("--seed", type=int, default=0, help="other cuts and weights (default: 0)")
+    diagnose.add_argument("--detector", type=Path, help="weights instead of the shipped ones")
+    diagnose.add_argument("--json", action="store_true", help="print the result as JSON")
+    diagnose.set_defaults(command=_diagnose)
+
+
+def _add_about(commands: Any) -> None:
+    tasks = commands.add_parser("tasks", help="list the built-in tasks")
+    tasks.set_defaults(command=_tasks)
+    info = commands.add_parser("info", help="versions, device and folders, for a bug report")
+    info.set_defaults(command=_info)
 
 
 def _add_run(commands: Any) -> None:
@@ -166,6 +215,63 @@ def _add_train(commands: Any) -> None:
     )
     train.add_argument("--again", action="store_true", help="also those that are there already")
     train.set_defaults(command=_train)
+
+
+def _diagnose(options: argparse.Namespace) -> None:
+    from tqdm import tqdm
+
+    from demix_lite.detector import ErrorDetector
+    from demix_lite.diagnose import check_folder, diagnose_file, write_outcome
+    from demix_lite.report import diagnosis_summary
+
+    folder = options.out or Path(f"{options.file.stem}-diagnosis")
+    check_folder(folder)
+    with (
+        warnings.catch_warnings(),
+        tqdm(bar_format="{desc} ({elapsed})", leave=False, disable=None) as bar,
+    ):
+        # Trees that are fitted side by side warn of each other now and then, which helps nobody.
+        warnings.showwarning = lambda *_, **__: None
+        outcome = diagnose_file(
+            options.file,
+            options.target,
+            validation_file=options.validation,
+            kind=options.kind,
+            encoding=options.encoding,
+            with_self_check=options.self_check,
+            detector=ErrorDetector.load(options.detector) if options.detector else None,
+            seed=options.seed,
+            announce=bar.set_description_str,
+        )
+    suffix = (options.file.suffix.lower() or ".csv") if options.repaired else ""
+    written = write_outcome(outcome, folder, repaired=suffix)
+    if options.json:
+        files = {"written": [str(path) for path in written]}
+        print(json.dumps(outcome.summary | files, indent=2, allow_nan=False))
+        return
+    print(diagnosis_summary(outcome.summary))
+    for path in written:
+        print(f"written: {path}")
+
+
+def _tasks(options: argparse.Namespace) -> None:
+    from demix_lite.tasks import TASKS
+
+    for task in TASKS.values():
+        models = ", ".join(task.architectures)
+        print(f"{task.name:10} {task.family:15} {task.metric_name:9} models: {models}")
+
+
+def _info(options: argparse.Namespace) -> None:
+    import platform
+
+    from demix_lite.benchmark.ledger import provenance
+    from demix_lite.data.store import data_home
+
+    print(f"demix_lite {__version__}, Python {platform.python_version()}, {platform.system()}")
+    for name, value in provenance(None).items():
+        print(f"{name}: {value}")
+    print(f"data: {data_home()}")
 
 
 def _run(options: argparse.Namespace) -> None:

@@ -100,6 +100,34 @@ def run_report(row: Mapping[str, Any]) -> str:
     )
 
 
+def diagnosis_summary(about: Mapping[str, Any]) -> str:
+    """Return the printed summary of a diagnosis of somebody's own file."""
+    names = {"label": "wrong label", "feature": "wrong features", "spurious": "against a shortcut"}
+    lines = [
+        f"{about['file']}: {about['flagged_any']:,} of {about['judged']:,} rows look wrong "
+        f"({about['kind']} of {about['target']})"
+    ]
+    for kind in ERROR_TYPES:
+        said = about["errors"][kind]
+        share = "cannot be seen in this table"
+        if said["seen"]:
+            share = f"about {said['share']:.1%} of rows ({said['low']:.1%} to {said['high']:.1%})"
+        lines.append(f"  {names[kind]:19} {about['flagged'][kind]:>7,} rows; {share}")
+    lines += [f"suspected shortcut: {found['rule']}" for found in about["shortcuts"]]
+    score = about["score"]
+    if score["before"] is not None and score["after"] is not None:
+        lines.append(
+            f"{score['metric']} on held-out rows of yours: {score['before']:.4f} before, "
+            f"{score['after']:.4f} after the repair"
+        )
+    for kind, row in (about["self_check"] or {}).items():
+        lines.append(
+            f"self-check, {names[kind]}: {row['recall']:.0%} found, {row['precision']:.0%} of the "
+            "flags right"
+        )
+    return "\n".join(lines + [f"note: {note}" for note in about["notes"]])
+
+
 def error_kind(errors: pd.DataFrame) -> pd.Series:
     """Return one word per row: ``none``, the one error type it has, or ``several``.
 

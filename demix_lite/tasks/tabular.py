@@ -107,7 +107,11 @@ class TabularTask(Task):
         kind = str(rng.choice(["outlier", "scale"]))
         count = int(rng.integers(1, min(MAX_COLUMNS, len(self.features)) + 1))
         # The first column must change every row it touches: scaling a zero would change nothing.
-        first = str(rng.choice([c for c in self.features if self._always_changes(frame, c, kind)]))
+        sure = [c for c in self.features if self._always_changes(frame, c, kind)]
+        if not sure:  # every column has zeros: shifting changes them
+            kind = "outlier"
+            sure = [c for c in self.features if self._always_changes(frame, c, kind)]
+        first = str(rng.choice(sure))
         others = [c for c in self.features if c != first]
         columns = (first, *map(str, rng.permutation(others)[: count - 1]))
         spread = {c: (float(frame[c].mean()), float(frame[c].std())) for c in self.numeric}

@@ -1,0 +1,166 @@
+"""Read a table of somebody else's: CSV or Parquet, of any origin, with limits stated in advance.
+
+Cells of a CSV file are kept as the text they are, so that a report can show them and a repaired
+file can leave every other cell alone. What a column means is decided elsewhere.
+"""
+
+import codecs
+import csv
+import io
+import os
+import warnings
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from demix_lite.errors import DemixError
+
+MOST_BYTES = 512 * 2**20
+MOST_ROWS = 200_000
+MOST_COLUMNS = 500
+MOST_CELLS = 10_000_000
+LIMITS = (
+    f"at most {MOST_ROWS:,} rows, {MOST_COLUMNS} columns, {MOST_CELLS:,} cells "
+    f"and {MOST_BYTES >> 20} MB"
+)
+DELIMITERS = (",", ";", "\t", "|")
+MARKS = (  # the longer mark first: that of UTF-32 begins like that of UTF-16
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+
+def read_user_file(path: Path | str, *, encoding: str | None = None) -> pd.DataFrame:
+    r"""Read a CSV or Parquet file, or say in one sentence why it cannot be read.
+
+    Parameters
+    ----------
+    path : path
+        ``.parquet`` or ``.pq`` is Parquet, everything else is text with a separator (comma,
+        semicolon, tab or bar) and one line of column names.
+    encoding : str, optional
+        Of the text; UTF-8 by default, or what a byte order mark says.
+
+    Returns
+    -------
+    DataFrame
+        Cells as text (CSV) or as the file types them (Parquet), rows numbered from 0.
+
+    Raises
+    ------
+    DemixError
+        If the file is missing, empty, too large, not text, or not a table.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> file = Path(tempfile.mkdtemp()) / "t.csv"
+    >>> _ = file.write_text('a;b\n1;"x\ny"\n')
+    >>> read_user_file(file).to_dict("list")
+    {'a': ['1'], 'b': ['x\ny']}
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DemixError(f"there is no file {path}.")
+    size = path.stat().st_size
+    if not size:
+        raise DemixError(f"{path} is empty: it needs a line of column names and rows below it.")
+    if size > MOST_BYTES:
+        raise DemixError(f"{path} has {size >> 20:,} MB: {_too_large()}")
+    if not os.access(path, os.R_OK):
+        raise DemixError(f"{path} cannot be read: you lack the permission.")
+    is_parquet = path.suffix.lower() in (".parquet", ".pq")
+    frame = _read_parquet(path) if is_parquet else _read_text(path, encoding)
+    if frame.empty:
+        raise DemixError(f"{path} has column names but no rows.")
+    return frame
+
+
+def check_shape(rows: int, names: list[str], where: object) -> None:
+    """Refuse a table beyond the limits, or one whose column names do not tell columns apart.
+
+    Examples
+    --------
+    >>> check_shape(3, ["a", "b"], "t.csv")
+    """
+    if len(names) > MOST_COLUMNS or rows > MOST_ROWS or rows * len(names) > MOST_CELLS:
+        raise DemixError(f"{where} has {rows:,} rows and {len(names):,} columns: {_too_large()}")
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise DemixError(f"{where} has more than one column named {twice[0]!r}: rename them.")
+
+
+def _too_large() -> str:
+    return f"the limit is {LIMITS}; draw a sample, or leave out columns."
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    try:
+        about = pq.ParquetFile(path)
+        check_shape(about.metadata.num_rows, list(about.schema_arrow.names), path)
+        return about.read().to_pandas(ignore_metadata=True).reset_index(drop=True)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise DemixError(f"{path} is not a Parquet file that can be read.") from error
+
+
+def _read_text(path: Path, encoding: str | None) -> pd.DataFrame:
+    text = _decoded(path.read_bytes(), path, encoding)
+    if "\0" in text:
+        raise DemixError(f"{path} is not text (it holds zero bytes): give a CSV or Parquet file.")
+    names, delimiter = _header(text, path)
+    # A rough count, high if cells hold line ends: it keeps a huge table from being parsed at all.
+    check_shape(min(text.count("\n"), MOST_ROWS), names, path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # it would drop cells
+            frame = pd.read_csv(
+                io.StringIO(text),
+                sep=delimiter,
+                dtype=str,
+                keep_default_na=False,
+                index_col=False,
+                skip_blank_lines=len(names) > 1,
+                nrows=MOST_ROWS + 1,
+            )
+    except (pd.errors.ParserWarning, ValueError) as error:
+        reason = str(error).strip().split("\n")[-1].removeprefix("Error tokenizing data. C error: ")
+        raise DemixError(f"{path} is not a table of rows of equal length ({reason}).") from error
+    frame.columns = pd.Index(names)
+    check_shape(len(frame), names, path)
+    return frame.fillna("")
+
+
+def _decoded(raw: bytes, path: Path, encoding: str | None) -> str:
+    marked = next((name for mark, name in MARKS if raw.startswith(mark)), "utf-8")
+    try:
+        return raw.decode(encoding or marked)
+    except LookupError as error:
+        raise DemixError(f"unknown encoding {encoding!r}; use utf-8, latin-1 or cp1252.") from error
+    except UnicodeError as error:
+        at = getattr(error, "start", 0)
+        raise DemixError(
+            f"{path} is not {encoding or marked} text (byte {at + 1:,}): save it as UTF-8, "
+            "or say what it is, for example --encoding latin-1."
+        ) from error
+
+
+def _header(text: str, path: Path) -> tuple[list[str], str]:
+    """Return the column names and the separator: the one that divides the first line most."""
+    first = text[: 2**20].lstrip("\r\n")
+    best: list[str] = []
+    delimiter = DELIMITERS[0]
+    for candidate in DELIMITERS:
+        try:
+            names = next(csv.reader(io.StringIO(first, newline=""), delimiter=candidate), [])
+        except csv.Error:  # no such separator in a very long line
+            continue
+        if len(names) > len(best):
+            best, delimiter = names, candidate
+    if not any(name.strip() for name in best):
+        raise DemixError(f"{path} has no column names in its first line.")
+    return [name.strip() or f"column {i}" for i, name in enumerate(best, 1)], delimiter

@@ -1,0 +1,311 @@
+"""``DataDebugger().fit(X, y)``: which rows of a table are wrong, and what is wrong with each."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.base import BaseEstimator
+from sklearn.utils import Tags, check_random_state
+from sklearn.utils.validation import validate_data
+
+from demix_lite.debugger.evidence import weigh
+from demix_lite.debugger.judging import Announce, Judgement, judge_table, train_model
+from demix_lite.debugger.shortcut_names import name_shortcuts
+from demix_lite.detector import ErrorDetector
+from demix_lite.diagnosis import ERROR_TYPES, Diagnosis
+from demix_lite.models.training import predict, take
+from demix_lite.repair import Repaired, repair
+from demix_lite.tasks.base import check_columns
+from demix_lite.tasks.own_table import Kind, OwnTable, own_table
+
+EXPLAINED = 40
+"""Rows whose validation samples are listed, the most suspicious first."""
+
+WITNESSES = 3
+BOTH_WAYS = 20_000
+"""Tables up to so many rows are scored both ways round."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """The model's metric on rows that it was not trained on and that are not flagged.
+
+    Attributes
+    ----------
+    metric : str
+        Name of the metric.
+    larger_is_better : bool
+        Which way is up.
+    before, after : float
+        Trained on the rows as they are, and after the repair.
+    rows : int
+        Number of rows it was measured on.
+    """
+
+    metric: str
+    larger_is_better: bool
+    before: float
+    after: float
+    rows: int
+
+
+class DataDebugger(BaseEstimator):
+    """Finds, names and repairs the errors of a table.
+
+    Parameters
+    ----------
+    kind : {"auto", "classification", "regression"}
+        What the label is; by default numbers with many values are a regression.
+    detector : ErrorDetector, optional
+        Gives the verdicts; the one that comes with the package by default.
+    repeats : int, optional
+        How often the table is cut in two; by default small tables up to five times.
+    validation : int
+        Validation samples per influence vector.
+    random_state : int
+        Another one, other cuts and weights.
+    announce : callable, optional
+        Called with a few words as each step begins.
+
+    Attributes
+    ----------
+    diagnosis_ : DataFrame
+        A line a row, with the index of ``X``: probability and flag per error type, suspicious
+        cells, suggested label, suggested values.
+    evidence_ : list of Evidence
+        How often each error type occurs, and whether the detector can see it in this table.
+    shortcuts_ : list of NamedShortcut
+        Suspected shortcuts.
+    repaired_ : DataFrame
+        Features and label as the model reads them, repaired.
+    witnesses_ : DataFrame
+        The validation rows that the most suspicious rows help and harm most.
+    score_ : Score
+        What the repair does to the model.
+    table_ : OwnTable
+        How the columns were read.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> X, y = load_iris(return_X_y=True, as_frame=True)
+    >>> debugger = DataDebugger(repeats=1).fit(X, y)
+    >>> debugger.diagnosis_.shape
+    (150, 9)
+    """
+
+    def __init__(
+        self,
+        *,
+        kind: Kind = "auto",
+        detector: ErrorDetector | None = None,
+        repeats: int | None = None,
+        validation: int = 256,
+        random_state: Any = 0,
+        announce: Announce | None = None,
+    ):
+        self.kind = kind
+        self.detector = detector
+        self.repeats = repeats
+        self.validation = validation
+        self.random_state = random_state
+        self.announce = announce
+
+    def fit(self, X: Any, y: Any, X_valid: Any = None, y_valid: Any = None) -> "DataDebugger":
+        """Diagnose every row.
+
+        Parameters
+        ----------
+        X : array or DataFrame
+            Features: numbers, categories, booleans, dates; missing values are welcome.
+        y : array or Series
+            Labels, none missing.
+        X_valid, y_valid : optional
+            Validation rows of your own, with the same columns.
+
+        Returns
+        -------
+        DataDebugger
+            Itself.
+
+        Raises
+        ------
+        DataError
+            If the table is too small or has no usable column or label; a ``ValueError``.
+        """
+        # Columns of several kinds (dates beside numbers) have no common type but object.
+        plain = X.astype(object) if isinstance(X, pd.DataFrame) else X
+        validate_data(self, plain, y, dtype=None, ensure_all_finite="allow-nan")
+        frame, target = _joined(X, y)
+        held = None if X_valid is None else _joined(X_valid, y_valid, target)[0]
+        self.table_, valid = _read(frame, held, target, self.kind)
+        seed = _seed(self.random_state)
+        judgement = judge_table(
+            self.table_.task,
+            self.table_.frame,
+            self.detector or ErrorDetector.shipped("tabular"),
+            valid=valid,
+            repeats=self.repeats,
+            validation=self.validation,
+            seed=seed,
+            announce=self._say,
+        )
+        self._conclude(judgement, frame.index, frame.index if held is None else held.index, seed)
+        return self
+
+    def __sklearn_tags__(self) -> Tags:
+        """Return what scikit-learn may expect: any columns, missing values, a label."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = tags.input_tags.string = tags.input_tags.categorical = True
+        tags.target_tags.required = True
+        return tags
+
+    def _say(self, stage: str) -> None:
+        if self.announce:
+            self.announce(stage)
+
+    def _conclude(
+        self, judgement: Judgement, index: pd.Index, valid_index: pd.Index, seed: object
+    ) -> None:
+        task, frame = self.table_.task, self.table_.frame
+        encoder = judgement.parts[0][1].encoder
+        self._say("weigh the verdicts")
+        named = name_shortcuts(task, encoder, frame, judgement.probability)
+        diagnosis, self.evidence_ = weigh(judgement, named)
+        broken = diagnosis.flag["spurious"].any()
+        self.shortcuts_ = [shortcut for shortcut in named if broken and shortcut.suspected]
+        mended = repair(task, frame, diagnosis, judgement.outputs)
+        self.diagnosis_ = _lines(self.table_, diagnosis, mended).set_axis(index)
+        self.repaired_ = mended.frame.set_axis(index)
+        self.witnesses_ = _witnesses(judgement, diagnosis, index, valid_index)
+        self._say("train on the repaired rows")
+        self.score_ = _score(self.table_, judgement, diagnosis, seed)
+
+
+def _joined(X: Any, y: Any, target: str | None = None) -> tuple[pd.DataFrame, str]:
+    """Put features and label side by side, under a name that no feature has."""
+    if isinstance(X, pd.DataFrame):
+        features = X.set_axis([str(c) for c in X.columns], axis=1)
+    else:
+        array = np.asarray(X)
+        features = pd.DataFrame(array, columns=[f"x{i}" for i in range(array.shape[1])])
+    name = target or str(getattr(y, "name", None) or "label")
+    while target is None and name in features.columns:
+        name += "_"
+    labels = pd.Series(np.asarray(y).ravel(), index=features.index, name=name)
+    return features.assign(**{name: labels}), name
+
+
+def _read(
+    frame: pd.DataFrame, held: pd.DataFrame | None, target: str, kind: Kind
+) -> tuple[OwnTable, pd.DataFrame | None]:
+    """Find out what the columns are; validation rows of their own are read the same way."""
+    if held is None:
+        return own_table(frame, target, kind=kind), None
+    check_columns(held, list(frame.columns), "the validation table")
+    table = own_table(pd.concat([frame, held[frame.columns]], ignore_index=True), target, kind=kind)
+    rows = table.frame.iloc[: len(frame)]
+    valid = table.frame.iloc[len(frame) :].reset_index(drop=True)
+    return replace(table, frame=rows), valid
+
+
+def _seed(random_state: Any) -> int:
+    if isinstance(random_state, (int, np.integer)):
+        return int(random_state)
+    return int(check_random_state(random_state).randint(2**31 - 1))
+
+
+def _lines(table: OwnTable, diagnosis: Diagnosis, mended: Repaired) -> pd.DataFrame:
+    """Say of every row how likely each error is, which cells stand out, what would be right."""
+    task = table.task
+    cells = mended.cells[list(task.features)].to_numpy()
+    named, values = [""] * len(cells), [""] * len(cells)
+    for row in np.flatnonzero(cells.any(axis=1)):
+        broken = [task.features[i] for i in np.flatnonzero(cells[row])]
+        named[row] = "; ".join(dict.fromkeys(table.source[c] for c in broken))
+        values[row] = "; ".join(
+            f"{c} = {short(mended.frame[c].iloc[row])}" for c in broken if table.source[c] == c
+        )
+    labels = mended.frame[task.target].map(short)
+    return pd.DataFrame(
+        {
+            **{f"{kind}_probability": diagnosis.probability[kind] for kind in ERROR_TYPES},
+            **{f"{kind}_error": diagnosis.flag[kind] for kind in ERROR_TYPES},
+            "suspicious_cells": named,
+            "suggested_label": labels.where(diagnosis.flag["label"], ""),
+            "suggested_values": values,
+        }
+    )
+
+
+def short(value: Any) -> str:
+    """Return a value in few characters.
+
+    Examples
+    --------
+    >>> short(2 / 3), short("x"), short(float("nan"))
+    ('0.6667', 'x', 'missing')
+    """
+    if pd.isna(value):
+        return "missing"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def suspicion(diagnosis: pd.DataFrame) -> pd.Series:
+    """Return the largest probability of a flagged error of each row; 0 where nothing is flagged."""
+    flags = diagnosis[[f"{kind}_error" for kind in ERROR_TYPES]].to_numpy()
+    chances = diagnosis[[f"{kind}_probability" for kind in ERROR_TYPES]].to_numpy()
+    return pd.Series((flags * chances).max(axis=1), index=diagnosis.index)
+
+
+def _witnesses(
+    judgement: Judgement, diagnosis: Diagnosis, index: pd.Index, valid_index: pd.Index
+) -> pd.DataFrame:
+    """List the validation rows that the most suspicious rows help and harm most."""
+    chance = (diagnosis.probability * diagnosis.flag).max(axis=1).to_numpy()
+    chosen = np.argsort(-chance, kind="stable")[:EXPLAINED]
+    chosen = chosen[chance[chosen] > 0]
+    lines = []
+    for rows, run in judgement.parts:
+        places = np.flatnonzero(np.isin(rows, chosen))
+        if not len(places):
+            continue
+        blocks = run.sources[0].block(*take(run.samples, places))
+        influence = blocks[:, run.sources[0].channels.index("influence")].cpu().numpy()
+        for place, vector in zip(places, influence, strict=True):
+            order = np.argsort(vector)
+            ends = dict.fromkeys([*order[::-1][:WITNESSES], *order[:WITNESSES]])
+            lines += [
+                (index[rows[place]], valid_index[run.valid_index[j]], float(vector[j]))
+                for j in ends
+            ]
+    return pd.DataFrame(lines, columns=["row", "validation_row", "influence"])
+
+
+def _score(table: OwnTable, judgement: Judgement, diagnosis: Diagnosis, seed: object) -> Score:
+    """Train on half of the rows, dirty and repaired; measure on the unflagged rest."""
+    task, frame = table.task, table.frame
+    (one, _), (two, _) = judgement.parts
+    ways = ((one, two), (two, one)) if len(frame) <= BOTH_WAYS else ((one, two),)
+    flagged = diagnosis.flag.any(axis=1).to_numpy()
+    results = []
+    for rows, others in ways:
+        own = Diagnosis(*(part.iloc[rows] for part in vars(diagnosis).values()))
+        held = frame.iloc[others[~flagged[others]]]
+        mended = repair(task, frame.iloc[rows], own, judgement.outputs[rows])
+        line = []
+        for samples, weights in ((frame.iloc[rows], None), (mended.samples, mended.weights)):
+            trained, encoder = train_model(task, samples, weights=weights, seed=(seed, "score"))
+            outputs = predict(trained.model, encoder.inputs(held))
+            line.append(task.metric(outputs, encoder.targets(held[task.target])))
+        results.append((*line, len(held)))
+    before, after, counts = np.array(results).T
+    label = task.label
+    return Score(
+        label.metric_name,
+        label.larger_is_better,
+        float(np.average(before, weights=counts)),
+        float(np.average(after, weights=counts)),
+        int(counts.sum()),
+    )

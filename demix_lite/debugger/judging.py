@@ -1,0 +1,236 @@
+"""A verdict on every row of a table, although verdicts need rows that were kept out of training.
+
+The table is cut in two at random. Each half is judged as training rows, with rows of the other half
+for validation, and then they change places, so that every row gets a verdict from a model that was
+trained on it, like the runs that a detector learned from. The detector's second pass, which looks
+at the rows side by side, sees both halves together. A small table is cut several times and the
+verdicts are averaged.
+
+Beside each half stand a few *controls*: copies of rows of the other half in which we broke
+something. What is said of them shows what a verdict is worth in this very table.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.special import expit, logit
+from sklearn.model_selection import train_test_split
+from torch import Tensor
+
+from demix_lite.detector import ErrorDetector, Run, open_run
+from demix_lite.models.training import Trained, fit, predict
+from demix_lite.seeds import derive_seed, generator
+from demix_lite.tasks.base import Encoder, Task, seeded_model
+
+CONTROL_SHARE = 0.12
+LEAST_CONTROLS, MOST_CONTROLS = 120, 2000
+CONTROL_PLANS = 4
+ENOUGH_ROWS, MOST_REPEATS = 6000, 5
+BATCHES, SMALLEST_BATCH, LARGEST_BATCH = 16, 16, 256
+Announce = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Controls:
+    """Copies of rows with an error that we put there.
+
+    Attributes
+    ----------
+    frame : DataFrame
+        The broken copies.
+    origin : array
+        Position of the row each was copied from.
+    kind : array
+        ``"label"`` or ``"feature"``: what was broken.
+    """
+
+    frame: pd.DataFrame
+    origin: np.ndarray
+    kind: np.ndarray
+
+
+@dataclass(frozen=True)
+class JoinedRun(Run):
+    """Runs over the parts of a table, judged as one; the vectors of each are relative to its own.
+
+    Attributes
+    ----------
+    parts : tuple of Run
+        The runs, in the order of the rows.
+    """
+
+    parts: tuple[Run, ...] = ()
+
+    @classmethod
+    def of(cls, parts: list[Run]) -> "JoinedRun":
+        """Join runs that share their task and encoder."""
+        rows = pd.concat([part.train for part in parts], ignore_index=True)
+        samples = parts[0].encoder.transform(rows, parts[0].task.target)
+        joined = {**vars(parts[0]), "train": rows, "samples": samples}
+        return cls(**joined, parts=tuple(parts))
+
+    def blocks(self, *, size: int = 512, progress: bool = False) -> Iterator[Tensor]:
+        """Yield the relative vectors of all rows, block by block, in order."""
+        return chain.from_iterable(part.blocks(size=size, progress=progress) for part in self.parts)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the detector says of every row of the table and of every control.
+
+    Attributes
+    ----------
+    probability, of_controls : array
+        Probabilities of the three error types, shapes ``(N, 3)`` and ``(controls, 3)``.
+    controls : Controls
+        The controls.
+    outputs : Tensor
+        Outputs for every row of models that were not trained on it, shape ``(N, outputs)``.
+    parts : list of (array, Run)
+        The first cut: positions of the rows of each half, and the run whose first rows they are.
+    """
+
+    probability: np.ndarray
+    of_controls: np.ndarray
+    controls: Controls
+    outputs: Tensor
+    parts: list[tuple[np.ndarray, Run]]
+
+
+def judge_table(
+    task: Task,
+    frame: pd.DataFrame,
+    detector: ErrorDetector,
+    *,
+    valid: pd.DataFrame | None = None,
+    repeats: int | None = None,
+    validation: int = 256,
+    seed: object = 0,
+    announce: Announce = lambda stage: None,
+) -> Judgement:
+    """Judge every row of a table.
+
+    Parameters
+    ----------
+    task : Task
+        What the columns and the label are.
+    frame : DataFrame
+        The rows.
+    detector : ErrorDetector
+        Gives the verdicts.
+    valid : DataFrame, optional
+        Validation rows of their own, used in place of the other half.
+    repeats : int, optional
+        How often the table is cut in two; as often as makes 6000 verdicts by default, at most 5.
+    validation : int
+        Validation samples per influence vector.
+    seed : object
+        Names the cuts, the controls and the weights.
+    announce : callable
+        Told what begins.
+    """
+    controls = draw_controls(task, frame, seed=seed)
+    encoder = task.encoder(pd.concat([frame, controls.frame], ignore_index=True))
+    repeats = repeats or usual_repeats(len(frame))
+    sums = np.zeros((len(frame) + len(controls.frame), 3))
+    outputs = torch.zeros(len(frame), task.label.outputs)
+    first: list[tuple[np.ndarray, Run]] = []
+    for repeat in range(repeats):
+        places, runs = [], []
+        for number, (rows, others) in enumerate(_halves(task, frame, (seed, repeat))):
+            announce(f"train model {2 * repeat + number + 1} of {2 * repeats}")
+            name = (seed, repeat, number)
+            beside = np.flatnonzero(np.isin(controls.origin, others))
+            judged = pd.concat([frame.iloc[rows], controls.frame.iloc[beside]], ignore_index=True)
+            trained, _ = train_model(task, judged, encoder, seed=name)
+            held = frame.iloc[others[~np.isin(others, controls.origin)]] if valid is None else valid
+            runs.append(
+                open_run(
+                    task,
+                    task.architectures[0],
+                    encoder,
+                    trained,
+                    judged,
+                    held,
+                    validation=validation,
+                    seed=name,
+                )
+            )
+            places.append(np.concatenate([rows, len(frame) + beside]))
+            outputs[others] += predict(trained.model, encoder.inputs(frame.iloc[others]))
+            if not repeat:
+                first.append((rows, runs[-1]))
+        announce(f"judge the rows, {repeat + 1} of {repeats}")
+        chance = detector.predict_proba(JoinedRun.of(runs)).clip(1e-6, 1 - 1e-6)
+        sums[np.concatenate(places)] += logit(chance)
+    mean = expit(sums / repeats)
+    return Judgement(mean[: len(frame)], mean[len(frame) :], controls, outputs / repeats, first)
+
+
+def usual_repeats(rows: int) -> int:
+    """Return how often a table of this length is cut in two.
+
+    Examples
+    --------
+    >>> usual_repeats(200), usual_repeats(2500), usual_repeats(50_000)
+    (5, 2, 1)
+    """
+    return int(np.clip(ENOUGH_ROWS // max(rows, 1), 1, MOST_REPEATS))
+
+
+def train_model(
+    task: Task,
+    frame: pd.DataFrame,
+    encoder: Encoder | None = None,
+    *,
+    weights: Tensor | None = None,
+    seed: object = 0,
+) -> tuple[Trained, Encoder]:
+    """Train the standard model of a task on rows as they are; few rows go in smaller batches."""
+    encoder = encoder or task.encoder(frame)
+    fit_seed = derive_seed(task.name, "fit", seed)
+    model = seeded_model(task, task.architectures[0], encoder, fit_seed)
+    samples = encoder.transform(frame, task.target)
+    batch_size = int(np.clip(len(frame) // BATCHES, SMALLEST_BATCH, LARGEST_BATCH))
+    options = {"batch_size": batch_size, **task.training, "weights": weights, "seed": fit_seed}
+    return fit(model, task.loss, *samples, **options), encoder
+
+
+def draw_controls(task: Task, frame: pd.DataFrame, *, seed: object = 0) -> Controls:
+    """Copy some rows; break the label of one half and features of the other, in a few ways."""
+    rng = generator(task.name, "controls", seed)
+    least = min(LEAST_CONTROLS, len(frame) // 3)
+    count = int(np.clip(CONTROL_SHARE * len(frame), least, MOST_CONTROLS))
+    origin = rng.permutation(len(frame))[:count]
+    rows = frame.iloc[origin].reset_index(drop=True)
+    with_label = count // 2
+    labels = rows.iloc[:with_label].copy()
+    labels[task.target] = task.wrong_labels(labels[task.target], rng)
+    broken = [
+        task.corrupt_features(rows.iloc[part], task.plan_feature_errors(frame, rng), rng)
+        for part in np.array_split(np.arange(with_label, count), CONTROL_PLANS)
+        if len(part)
+    ]
+    kind = np.where(np.arange(count) < with_label, "label", "feature")
+    return Controls(pd.concat([labels, *broken], ignore_index=True), origin, kind)
+
+
+def _halves(
+    task: Task, frame: pd.DataFrame, name: object
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Cut the rows in two, each class alike if it is there twice; yield both ways round."""
+    strata = task.label.strata(frame[task.target])
+    if strata is not None and (strata.value_counts() < 2).any():
+        strata = None
+    one, two = train_test_split(
+        np.arange(len(frame)),
+        test_size=0.5,
+        stratify=strata,
+        random_state=derive_seed(task.name, "halves", name) % 2**32,
+    )
+    yield np.sort(one), np.sort(two)
+    yield np.sort(two), np.sort(one)

@@ -1,0 +1,128 @@
+"""The shortcuts behind the verdicts, by name: which condition goes with which label.
+
+The candidate rules of the detector are arrays without names. A name is read off the rows where a
+condition holds.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from demix_lite.detector.shortcuts import Candidates, candidates, quality
+from demix_lite.tasks.base import Encoder, Rule, Task
+
+MOST_NAMED = 3
+ALIKE = 0.7
+LEAST_LINK = 0.5
+"""Spurious verdicts count where a rule that can be named explains them so well (correlation)."""
+
+SURE_LABEL = 0.4
+"""The label of a row is trusted at least so far; a soft target above 1/2 is then a held one."""
+
+
+@dataclass(frozen=True)
+class NamedShortcut:
+    """A suspected shortcut: a rule and the rows that break it.
+
+    Attributes
+    ----------
+    rule : Rule
+        Condition and target.
+    link : float
+        Correlation of breaking the rule with the spurious verdicts, at most 1.
+    breaks : array
+        True for the rows that break it.
+    """
+
+    rule: Rule
+    link: float
+    breaks: np.ndarray
+
+    @property
+    def suspected(self) -> bool:
+        """Whether the rule explains the spurious verdicts well enough to be believed."""
+        return self.link >= LEAST_LINK
+
+
+def name_shortcuts(
+    task: Task, encoder: Encoder, frame: pd.DataFrame, probability: np.ndarray
+) -> list[NamedShortcut]:
+    """Name the rules that explain the spurious verdicts best, the best first.
+
+    Parameters
+    ----------
+    task, encoder
+        What the columns are.
+    frame : DataFrame
+        The rows.
+    probability : array
+        Verdicts on them, shape ``(N, 3)``.
+    """
+    values, categorical = encoder.columns(frame)
+    labels = encoder.targets(frame[task.target]).numpy().astype(float)
+    verdicts = probability.copy()
+    verdicts[:, 0] = verdicts[:, 0].clip(max=SURE_LABEL)
+    found = candidates(
+        np.column_stack([values, labels]),
+        verdicts,
+        categorical=np.append(categorical, task.label.classes > 0),
+        classes=task.label.classes,
+    )
+    links = quality(found, verdicts[:, 2])
+    named: list[NamedShortcut] = []
+    for chosen in np.argsort(-links)[:50]:
+        condition, target = divmod(int(chosen), found.targets.shape[1])
+        rule = _rule(task, frame, found, condition, target)
+        if rule is None:
+            continue
+        breaks = task.minority(frame, rule)
+        breaks = ~breaks if breaks.mean() > 0.5 else breaks
+        if all(_overlap(breaks, other.breaks) < ALIKE for other in named):
+            named.append(NamedShortcut(rule, float(links[chosen]), breaks))
+        if len(named) == MOST_NAMED:
+            break
+    return named
+
+
+def _overlap(one: np.ndarray, two: np.ndarray) -> float:
+    return float((one & two).sum() / max((one | two).sum(), 1))
+
+
+def _rule(
+    task: Task, frame: pd.DataFrame, found: Candidates, condition: int, target: int
+) -> Rule | None:
+    """Read a rule off the rows; a rule that says the opposite is turned round."""
+    holds = found.conditions[:, condition] > 0.5
+    wanted = found.targets[:, target] > 0.5
+    where = next(
+        (
+            (str(column), claim)
+            for column in frame.columns.drop(task.target)
+            if (claim := _claim(frame[column], holds)) is not None
+        ),
+        None,
+    )
+    if where is None:
+        return None
+    if (holds != wanted).mean() > 0.5:  # the condition goes with the other labels
+        wanted = ~wanted
+    claim = _claim(frame[task.target], wanted)
+    if claim is None:
+        return None
+    if isinstance(claim, tuple):
+        return Rule(where[0], {where[0]: where[1]}, claim)
+    return Rule(where[0], {where[0]: where[1]}, next(iter(claim))) if len(claim) == 1 else None
+
+
+def _claim(values: pd.Series, holds: np.ndarray) -> "frozenset[str] | tuple[float, float] | None":
+    """Say which values of a column the rows have and no other row has, or None."""
+    inside, outside = values[holds].dropna(), values[~holds].dropna()
+    if not len(inside) or not len(outside):
+        return None
+    if not pd.api.types.is_numeric_dtype(values.dtype):
+        names = frozenset(inside.unique())
+        return None if names & frozenset(outside.unique()) else names
+    if inside.min() > outside.max() or inside.max() < outside.min():
+        return float(inside.min()), float(inside.max())
+    return None

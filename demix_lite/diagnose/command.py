@@ -1,0 +1,218 @@
+"""From a file to a diagnosis: read, fit, conclude, write."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from demix_lite import __version__
+from demix_lite.data.user_file import read_user_file
+from demix_lite.debugger import DataDebugger
+from demix_lite.debugger.judging import Announce
+from demix_lite.debugger.self_check import self_check
+from demix_lite.detector import ErrorDetector
+from demix_lite.diagnose.files import without_formulas, write_together
+from demix_lite.diagnose.page import report_page
+from demix_lite.diagnosis import ERROR_TYPES
+from demix_lite.report import rule_in_words
+from demix_lite.tasks.own_table import DataError, Kind, check_target, without_label
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a file.
+
+    Attributes
+    ----------
+    raw : DataFrame
+        The file as it is.
+    target : str
+        The label column.
+    debugger : DataDebugger
+        Fitted on the rows that have a label.
+    checked : DataFrame or None
+        The self-check, if it was asked for.
+    summary : dict
+        The main numbers, ready for JSON.
+    validation : Series or None
+        Labels of the validation file, if there was one.
+    """
+
+    raw: pd.DataFrame
+    target: str
+    debugger: DataDebugger
+    checked: pd.DataFrame | None
+    summary: dict[str, Any]
+    validation: pd.Series | None = None
+
+    def diagnosis(self) -> pd.DataFrame:
+        """Return the diagnosis of every row of the file, numbered from 1."""
+        lines = self.debugger.diagnosis_.reindex(self.raw.index)
+        judged = self.raw.index.isin(self.debugger.diagnosis_.index)
+        for column in lines:
+            if column.endswith("_probability"):
+                lines[column] = lines[column].round(4)
+            elif column.endswith("_error"):
+                lines[column] = lines[column].eq(True).astype(int)
+        lines.insert(0, "row", np.arange(1, len(lines) + 1))
+        return lines.assign(note=np.where(judged, "", "not judged: it has no label"))
+
+    def repaired(self) -> pd.DataFrame:
+        """Return the file with suggested labels and values in the cells that are suspicious."""
+        table, after = self.debugger.table_, self.debugger.repaired_
+        before = table.frame.set_axis(after.index)
+        mended = self.raw.copy()
+        for column in [c for c in after if table.source.get(str(c), c) == c]:
+            new, old = after[column], before[column]
+            changed = after.index[(new != old) & ~(new.isna() & old.isna())]
+            if len(changed):
+                values = _as_in_file(self.raw.loc[after.index, column], old, new[changed])
+                mended[column] = mended[column].astype(object)
+                mended.loc[changed, column] = values
+                mended[column] = mended[column].astype(self.raw[column].dtype)
+        return mended
+
+
+def diagnose_file(
+    path: Path,
+    target: str,
+    *,
+    validation_file: Path | None = None,
+    kind: Kind = "auto",
+    encoding: str | None = None,
+    with_self_check: bool = False,
+    detector: ErrorDetector | None = None,
+    seed: int = 0,
+    announce: Announce = lambda stage: None,
+) -> Outcome:
+    """Diagnose a CSV or Parquet file.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+    target : str
+        Its label column.
+    validation_file : path, optional
+        Validation rows of your own, with the same columns.
+    kind : {"auto", "classification", "regression"}
+        What the label is.
+    encoding : str, optional
+        Of a text file; UTF-8 by default.
+    with_self_check : bool
+        Also put known errors into the rows and see how many are found.
+    detector : ErrorDetector, optional
+        The one that comes with the package by default.
+    seed : int
+        Another seed, other cuts and weights.
+    announce : callable
+        Told what begins.
+    """
+    started = time.perf_counter()
+    announce("read the file")
+    raw, features, labels = _read(path, target, encoding)
+    valid: dict[str, Any] = {}
+    if validation_file is not None:
+        _, valid["X_valid"], valid["y_valid"] = _read(validation_file, target, encoding)
+    detector = detector or ErrorDetector.shipped("tabular")
+    debugger = DataDebugger(kind=kind, detector=detector, random_state=seed, announce=announce)
+    debugger.fit(features, labels, **valid)
+    checked = None
+    if with_self_check:
+        task, frame = debugger.table_.task, debugger.table_.frame
+        checked = self_check(task, frame, detector, seed=seed, announce=announce)
+    summary = _summary(path, raw, debugger, checked, seed, time.perf_counter() - started)
+    return Outcome(raw, target, debugger, checked, summary, valid.get("y_valid"))
+
+
+def write_outcome(outcome: Outcome, folder: Path, *, repaired: str = "") -> list[Path]:
+    """Write ``diagnosis.csv``, ``report.html`` and, if a suffix is given, the repaired file."""
+    writers = {
+        "diagnosis.csv": lambda p: without_formulas(outcome.diagnosis()).to_csv(p, index=False),
+        "report.html": lambda p: p.write_text(report_page(outcome), encoding="utf-8"),
+    }
+    if repaired in (".parquet", ".pq"):
+        writers["repaired.parquet"] = lambda p: outcome.repaired().to_parquet(p, index=False)
+    elif repaired:
+        writers["repaired.csv"] = lambda p: outcome.repaired().to_csv(p, index=False)
+    return write_together(folder, writers)
+
+
+def _read(
+    path: Path, target: str, encoding: str | None
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.Series]:
+    """Return the file, and features and labels of the rows that have a label."""
+    raw = read_user_file(path, encoding=encoding)
+    check_target(raw, target, path.name)
+    rows = raw[~without_label(raw[target])]
+    if rows.empty:
+        raise DataError(f"{path.name}: the column {target!r} is empty, so there is no label.")
+    if len(raw.columns) == 1:
+        raise DataError(f"{path.name} has no column beside {target!r} to learn it from.")
+    return raw, rows.drop(columns=target), rows[target]
+
+
+def _as_in_file(raw: pd.Series, read: pd.Series, new: pd.Series) -> list[Any]:
+    """Write values the way the file writes that column."""
+    if pd.api.types.is_numeric_dtype(read.dtype):
+        is_whole = pd.api.types.is_integer_dtype(read.dtype)
+        numbers = [int(v) if is_whole else float(f"{v:.6g}") for v in new]
+        return numbers if pd.api.types.is_numeric_dtype(raw.dtype) else [str(v) for v in numbers]
+    spelled = dict(zip(read[::-1], raw[::-1], strict=True))
+    return [spelled.get(value, value) for value in new]
+
+
+def _summary(
+    path: Path,
+    raw: pd.DataFrame,
+    debugger: DataDebugger,
+    checked: pd.DataFrame | None,
+    seed: int,
+    seconds: float,
+) -> dict[str, Any]:
+    task, lines, score = debugger.table_.task, debugger.diagnosis_, debugger.score_
+    notes = list(debugger.table_.notes)
+    if len(lines) < len(raw):
+        notes.append(f"Rows without a label, which were not judged: {len(raw) - len(lines):,}.")
+    return {
+        "file": path.name,
+        "target": task.target,
+        "kind": "classification" if task.label.classes else "regression",
+        "rows": len(raw),
+        "judged": len(lines),
+        "features": len(task.features),
+        "flagged": {k: int(lines[f"{k}_error"].sum()) for k in ERROR_TYPES},
+        "flagged_any": int(lines[[f"{k}_error" for k in ERROR_TYPES]].any(axis=1).sum()),
+        "errors": {
+            said.kind: {
+                "seen": said.seen,
+                "share": _number(said.share),
+                "low": _number(said.low),
+                "high": _number(said.high),
+                "controls_found": _number(said.found),
+            }
+            for said in debugger.evidence_
+        },
+        "shortcuts": [
+            {"rule": rule_in_words(s.rule, task.target), "rows": int(s.breaks.sum())}
+            for s in debugger.shortcuts_
+        ],
+        "score": {
+            "metric": score.metric,
+            "before": _number(score.before),
+            "after": _number(score.after),
+            "rows": score.rows,
+        },
+        "self_check": None if checked is None else checked.round(3).to_dict("index"),
+        "notes": notes,
+        "seed": seed,
+        "seconds": round(seconds, 1),
+        "version": __version__,
+    }
+
+
+def _number(value: float) -> float | None:
+    return None if not np.isfinite(value) else round(float(value), 4)

@@ -1,0 +1,75 @@
+"""Files that are written together: all of them, whole, or none."""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from demix_lite.errors import DemixError
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that could not be made or written to, before the work begins."""
+    path = folder.absolute()
+    while not path.exists():
+        path = path.parent
+    if not path.is_dir() or not os.access(path, os.W_OK):
+        raise DemixError(f"cannot write to {folder}: choose another folder with --out.")
+
+
+def write_together(folder: Path, writers: Mapping[str, Callable[[Path], object]]) -> list[Path]:
+    """Write files under temporary names, and rename them when every one is complete.
+
+    Parameters
+    ----------
+    folder : path
+        Made if it is not there.
+    writers : mapping
+        File name to what writes it to a path.
+
+    Raises
+    ------
+    DemixError
+        If the folder or the disk does not take them; nothing is left behind then.
+    """
+    made = not folder.exists()
+    parts = {name: folder / f".{name}.part" for name in writers}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, write in writers.items():
+            write(parts[name])
+        for name, part in parts.items():
+            os.replace(part, folder / name)
+    except OSError as error:
+        raise DemixError(f"cannot write to {folder}: {error.strerror or error}.") from error
+    finally:
+        for part in parts.values():
+            if part.is_file():
+                part.unlink()
+        if made and folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+    return [folder / name for name in writers]
+
+
+def without_formulas(frame: pd.DataFrame) -> pd.DataFrame:
+    """Put an apostrophe before cells that a spreadsheet would run as a formula.
+
+    Examples
+    --------
+    >>> without_formulas(pd.DataFrame({"a": ["=1+1", "-2.5", "x"]}))["a"].tolist()
+    ["'=1+1", '-2.5', 'x']
+    """
+
+    def safe(cell: object) -> object:
+        if not isinstance(cell, str) or not cell.startswith(FORMULA):
+            return cell
+        try:
+            float(cell)
+        except ValueError:
+            return "'" + cell
+        return cell
+
+    return frame.rename(columns=safe).map(safe)

@@ -1,0 +1,348 @@
+"""Somebody else's table as a task: which column is what, and what the label is."""
+
+import difflib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from demix_lite.errors import DemixError
+from demix_lite.tasks.labels import Classes, Label, Number
+from demix_lite.tasks.tabular import TabularTask
+
+Kind = Literal["auto", "classification", "regression"]
+
+LEAST_ROWS = 10
+MISSING_WORDS = frozenset(["", "na", "n/a", "nan", "null", "none", "?", "-", "nil", "<na>", "nat"])
+MOSTLY = 0.95
+"""Share of the cells that must read as numbers or dates for the column to be one."""
+
+MOST_CATEGORIES = 60
+MOST_CLASSES = 50
+FEW_NUMBERS = 12
+"""A label with at most so many different whole numbers is a class."""
+
+FAR_OUTSIDE = 8.0
+"""So many interquartile ranges from the median, a number is worth a look in any case."""
+
+OTHER = "(other)"
+LONG_DATE = re.compile(r"\d{4}-\d{1,2}-\d{1,2}")
+SHORT_DATE = re.compile(
+    r"^(?P<a>\d{1,2})(?P<sep>[-/.])(?P<b>\d{1,2})[-/.](?P<year>\d{4})(?P<rest>(?:[ T].*)?)$"
+)
+ID_NAME = re.compile(r"(^|[_\s.-])(id|uuid|guid|key|index|row)([_\s.-]|$)|[a-z]Id$", re.IGNORECASE)
+
+
+class DataError(DemixError, ValueError):
+    """A table that cannot be diagnosed; also a ``ValueError``, as scikit-learn has it."""
+
+
+@dataclass(frozen=True)
+class OwnTable:
+    """A table ready for the pipeline.
+
+    Attributes
+    ----------
+    task : TabularTask
+        Its columns, their roles and its label.
+    frame : DataFrame
+        Features and label as the task wants them, aligned with the rows that were given.
+    source : dict
+        Feature name to the column it was made from.
+    notes : list of str
+        What was read otherwise than it stands there, and what was left out.
+    """
+
+    task: TabularTask
+    frame: pd.DataFrame
+    source: dict[str, str]
+    notes: list[str]
+
+
+@dataclass
+class _Columns:
+    """Features found so far."""
+
+    features: dict[str, pd.Series] = field(default_factory=dict)
+    categorical: list[str] = field(default_factory=list)
+    source: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def add(self, name: str, values: pd.Series, source: str, *, category: bool = False) -> None:
+        self.features[name], self.source[name] = values, source
+        if category:
+            self.categorical.append(name)
+
+
+def own_table(
+    frame: pd.DataFrame,
+    target: str,
+    *,
+    kind: Kind = "auto",
+    name: str = "your table",
+) -> OwnTable:
+    """Find out what every column is, and make a task of the table.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Cells as text or typed. Every row has a label.
+    target : str
+        The label column.
+    kind : {"auto", "classification", "regression"}
+        What the label is; by default numbers with many values are a regression.
+    name : str
+        Name in sentences and in the names of seeds.
+
+    Returns
+    -------
+    OwnTable
+
+    Raises
+    ------
+    DataError
+        If the table is too small, or has no usable column or no usable label.
+
+    Examples
+    --------
+    >>> frame = pd.DataFrame({"age": [str(a) for a in range(10, 60)], "buys": ["no", "yes"] * 25})
+    >>> table = own_table(frame.sample(frac=1, random_state=0), "buys")
+    >>> table.task.numeric, table.task.label.names
+    (('age',), ('no', 'yes'))
+    """
+    check_target(frame, target, name)
+    if len(frame) < LEAST_ROWS:
+        raise DataError(
+            f"{name} has {_count(len(frame), 'row')} with a label (n_samples = {len(frame)}); "
+            f"a diagnosis needs {LEAST_ROWS} "
+            "at the very least, and says little below 200."
+        )
+    label, labels = _label(frame[target], kind)
+    found = _Columns()
+    for column in frame.columns.drop(target):
+        _read_column(found, str(column), frame[column])
+    if not found.features:
+        raise DataError(
+            f"{name} has no column to learn {target!r} from (n_features = 0): "
+            + " ".join(found.notes or ["it has no other column."])
+        )
+    numeric = tuple(c for c in found.features if c not in found.categorical)
+    task = TabularTask(name, numeric, tuple(found.categorical), target, label, ())
+    ready = pd.DataFrame({**found.features, target: labels})[[*task.features, target]]
+    ready = ready.reset_index(drop=True)
+    return OwnTable(task, ready, found.source, found.notes + _plain_checks(ready, task))
+
+
+def _plain_checks(frame: pd.DataFrame, task: TabularTask) -> list[str]:
+    """Say what takes no model to see: cells far outside, rows twice, rows that contradict."""
+    notes = []
+    for column in task.numeric:
+        low, middle, high = frame[column].quantile([0.25, 0.5, 0.75])
+        far = (frame[column] - middle).abs() > FAR_OUTSIDE * (high - low)
+        if high > low and 0 < far.mean() <= 1 - MOSTLY:
+            rows = ", ".join(str(row + 1) for row in np.flatnonzero(far)[:5])
+            notes.append(
+                f"{column}: {_count(int(far.sum()), 'cell')} very far from the others "
+                f"(row {rows} of those with a label{', ...' if far.sum() > 5 else ''})."
+            )
+    twice = int(frame.duplicated().sum())
+    if twice:
+        notes.append(f"{_count(twice, 'row')} alike to an earlier one; each is judged.")
+    features = list(task.features)
+    labels = frame.drop_duplicates().groupby(features, dropna=False, observed=True).size()
+    contradicting = int((labels > 1).sum())
+    if contradicting and task.label.classes:
+        notes.append(f"{_count(contradicting, 'group')} of rows alike but for their label.")
+    return notes
+
+
+def check_target(frame: pd.DataFrame, target: str, name: str = "your table") -> None:
+    """Refuse a target that is no column, and name the nearest one.
+
+    Examples
+    --------
+    >>> check_target(pd.DataFrame({"Income": []}), "incme")
+    Traceback (most recent call last):
+    ...
+    demix_lite.tasks.own_table.DataError: your table has no column 'incme'; did you mean 'Income'?
+    """
+    if target in frame.columns:
+        return
+    known = {str(column).lower(): str(column) for column in frame.columns}
+    near = difflib.get_close_matches(str(target).lower(), list(known), n=1)
+    names = list(known.values())[:20]
+    listed = f"it has {', '.join(names)}{', ...' if len(known) > 20 else ''}."
+    hint = f"did you mean {known[near[0]]!r}?" if near else listed
+    raise DataError(f"{name} has no column {str(target)!r}; {hint}")
+
+
+def without_label(labels: pd.Series) -> np.ndarray:
+    """Return True where the label is missing or infinite.
+
+    Examples
+    --------
+    >>> without_label(pd.Series(["a", " ", "NA"])).tolist()
+    [False, True, True]
+    """
+    if pd.api.types.is_numeric_dtype(labels.dtype):
+        return ~np.isfinite(labels.to_numpy(dtype=float, na_value=np.nan))
+    return _text(labels).isna().to_numpy()
+
+
+def _label(labels: pd.Series, kind: Kind) -> tuple[Label, pd.Series]:
+    """Return what the label is, and the labels as the task wants them."""
+    numbers = _as_numbers(labels)
+    if kind == "regression" and numbers.isna().any():
+        bad = labels[numbers.isna()].iloc[0]
+        raise DataError(f"the label {labels.name!r} is no number everywhere (found {bad!r}).")
+    whole = bool((numbers.dropna() % 1 == 0).all())
+    many = numbers.nunique() > (FEW_NUMBERS if whole else 2)
+    is_number = numbers.notna().all() and not pd.api.types.is_bool_dtype(labels.dtype)
+    if kind == "regression" or (kind == "auto" and is_number and many):
+        if numbers.nunique() < 2:
+            raise DataError(f"the label {labels.name!r} has one value only: nothing to learn.")
+        values = numbers.astype(float)
+        if whole and float(values.abs().max()) < 2**53:
+            values = values.astype(np.int64)
+        return Number(float(values.min()), float(values.max())), values
+    text = _text(labels).astype(object)
+    names = tuple(sorted(text.unique()))
+    if len(names) < 2:
+        raise DataError(f"the label {labels.name!r} has 1 class only ({names[0]}); two are needed.")
+    if len(names) > min(MOST_CLASSES, len(text) // 2):
+        raise DataError(
+            f"the label {labels.name!r} has {len(names)} different values in {len(text)} rows, too "
+            f"many for classes (at most {MOST_CLASSES}) and no numbers."
+            + (" Numbers: choose regression." if is_number else "")
+        )
+    return Classes(names), text
+
+
+def _read_column(found: _Columns, name: str, values: pd.Series) -> None:
+    """Put one column where it belongs, or say why it is left out."""
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        values = values.astype(object)
+    if pd.api.types.is_datetime64_any_dtype(values.dtype):
+        _add_date(found, name, values)
+        return
+    is_number = pd.api.types.is_numeric_dtype(values.dtype)
+    if is_number and not pd.api.types.is_bool_dtype(values.dtype):
+        _add_number(found, name, values, _as_numbers(values))
+        return
+    text = _text(values)
+    known = text.dropna()
+    readers: tuple[tuple[Callable, Callable], ...] = (
+        (_as_numbers, _add_number),
+        (_as_dates, lambda found, name, values, dates: _add_date(found, name, dates)),
+    )
+    for read, add in readers:
+        read_values = read(text)
+        if len(known) and read_values.notna().sum() >= MOSTLY * len(known):
+            _say_unread(found, name, text, read_values)
+            add(found, name, values, read_values)
+            return
+    _add_category(found, name, text)
+
+
+def _add_number(found: _Columns, name: str, given: pd.Series, numbers: pd.Series) -> None:
+    known = numbers.dropna()
+    if known.nunique() < 2:
+        found.notes.append(_same_everywhere(name, len(known)))
+        return
+    infinite = int(np.isinf(pd.to_numeric(given, errors="coerce").to_numpy(float)).sum())
+    if infinite:
+        found.notes.append(f"{name}: {_count(infinite, 'infinite number')} read as missing.")
+    whole = bool((known % 1 == 0).all()) and float(known.abs().max()) < 2**53
+    counts_up = whole and len(known) == len(numbers) and (known.diff().dropna() == 1).all()
+    if counts_up or (whole and ID_NAME.search(name) and known.is_unique):
+        found.notes.append(f"{name} was left out: it numbers the rows.")
+        return
+    filled = numbers.astype(np.int64) if whole and len(known) == len(numbers) else numbers
+    found.add(name, filled, name)
+
+
+def _add_date(found: _Columns, name: str, dates: pd.Series) -> None:
+    dates = dates.dt.tz_localize(None) if dates.dt.tz is not None else dates
+    if dates.nunique() < 2:
+        found.notes.append(_same_everywhere(name, int(dates.notna().sum())))
+        return
+    parts = {
+        "days": (dates - dates.min()) / pd.Timedelta(days=1),
+        "month": dates.dt.month,
+        "weekday": dates.dt.day_of_week,
+        "hour": dates.dt.hour,
+    }
+    made = {part: column.astype(float) for part, column in parts.items() if column.nunique() > 1}
+    for part, column in made.items():
+        found.add(f"{name} ({part})", column, name)
+    found.notes.append(f"{name} is a date; read as {', '.join(made)} (numbers).")
+
+
+def _add_category(found: _Columns, name: str, text: pd.Series) -> None:
+    known = text.dropna()
+    counts = known.value_counts()
+    if len(counts) < 2:
+        found.notes.append(_same_everywhere(name, len(known)))
+        return
+    if len(counts) > max(FEW_NUMBERS, len(known) / 2):
+        words = known.str.split().str.len().mean()
+        what = "free text" if words > 2 else "an identifier (nearly every cell is different)"
+        found.notes.append(f"{name} was left out: it is {what}.")
+        return
+    if len(counts) > MOST_CATEGORIES:
+        kept = counts.index[: MOST_CATEGORIES - 1]
+        text = text.where(text.isin(kept) | text.isna(), OTHER)
+        found.notes.append(
+            f"{name} has {len(counts)} categories; all but the {len(kept)} most frequent were read "
+            f"as one, {OTHER}."
+        )
+    found.add(name, text.astype(object).where(text.notna(), np.nan), name, category=True)
+
+
+def _text(values: pd.Series) -> pd.Series:
+    """Return cells as text without blanks at the ends; what means "missing" is missing."""
+    text = values.astype(object).where(values.notna(), "").astype(str).str.strip()
+    return text.mask(text.str.lower().isin(MISSING_WORDS))
+
+
+def _as_numbers(values: pd.Series) -> pd.Series:
+    """Return finite numbers, NaN where a cell is none."""
+    numbers = pd.to_numeric(values, errors="coerce").astype(float)
+    return numbers.replace([np.inf, -np.inf], np.nan)
+
+
+def _as_dates(text: pd.Series) -> pd.Series:
+    """Return dates, NaT where a cell is none; 31.1.2024 and 1/31/2024 are told apart by column."""
+    cells = [str(cell) for cell in text.dropna().unique()]
+    short = {cell: match for cell in cells if (match := SHORT_DATE.match(cell))}
+    day_first = any(m["sep"] == "." or int(m["a"]) > 12 for m in short.values())
+
+    def rewritten(match: re.Match[str]) -> str:
+        day, month = (match["a"], match["b"]) if day_first else (match["b"], match["a"])
+        return f"{match['year']}-{month:0>2}-{day:0>2}{match['rest']}"
+
+    iso = {cell: cell for cell in cells if LONG_DATE.match(cell)}
+    iso |= {cell: rewritten(match) for cell, match in short.items()}
+    written = pd.Series([iso.get(cell) for cell in text.astype(object)], text.index, dtype=object)
+    dates = pd.to_datetime(written, errors="coerce", format="ISO8601", utc=True)
+    return dates.dt.tz_localize(None)
+
+
+def _say_unread(found: _Columns, name: str, text: pd.Series, read: pd.Series) -> None:
+    bad = text[text.notna() & read.isna()]
+    if len(bad):
+        found.notes.append(
+            f"{name}: {_count(len(bad), 'cell')} that cannot be read like the others (such as "
+            f"{bad.iloc[0][:40]!r}, row {bad.index[0] + 1}) count as missing."
+        )
+
+
+def _same_everywhere(name: str, known: int) -> str:
+    return f"{name} was left out: it {'is the same everywhere' if known else 'is empty'}."
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"

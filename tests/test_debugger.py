@@ -1,0 +1,132 @@
+"""The estimator behind ``diagnose``: what scikit-learn expects, and what its parts promise."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.special import expit, logit
+from sklearn.base import clone
+from sklearn.datasets import load_breast_cancer
+from sklearn.utils.estimator_checks import estimator_checks_generator
+from test_diagnose import LossDetector, people
+
+from demix_lite.debugger import DataDebugger
+from demix_lite.debugger.evidence import flag_from, largest_share, with_share
+from demix_lite.debugger.judging import draw_controls, judge_table
+from demix_lite.debugger.shortcut_names import name_shortcuts
+from demix_lite.errors import DemixError
+from demix_lite.tasks.own_table import own_table
+
+
+def checks():
+    debugger = DataDebugger(detector=LossDetector(), repeats=1)
+    return list(estimator_checks_generator(debugger))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("estimator", "check"), checks(), ids=[getattr(c, "func", c).__name__ for _, c in checks()]
+)
+def test_scikit_learn_would_take_it(estimator, check):
+    check(estimator)
+
+
+def test_same_seed_same_verdicts_and_the_frame_stays_as_it_is():
+    frame = people()
+    features, labels = frame[["age", "income"]].set_axis(frame.index + 1000), frame["buys"]
+    before = features.copy()
+    debugger = DataDebugger(detector=LossDetector(), repeats=1, random_state=3)
+    one = debugger.fit(features, labels.set_axis(features.index)).diagnosis_
+    two = clone(debugger).fit(features, labels.set_axis(features.index)).diagnosis_
+    pd.testing.assert_frame_equal(one, two)
+    pd.testing.assert_frame_equal(features, before)
+    assert one.index.equals(features.index)
+    assert DataDebugger().get_params()["kind"] == "auto"
+
+
+def test_every_row_is_judged_by_a_run_that_trained_on_it():
+    table = own_table(people(), "buys")
+    judged = judge_table(table.task, table.frame, LossDetector(), repeats=1)
+    rows = np.concatenate([positions for positions, _ in judged.parts])
+    assert sorted(rows) == list(range(len(table.frame)))
+    for positions, run in judged.parts:
+        held = set(run.valid_index)
+        assert not held & set(positions)
+        copied = judged.controls.origin
+        assert not held & set(copied)  # a copy would be its own witness
+        mine = run.train.iloc[: len(positions)].reset_index(drop=True)
+        pd.testing.assert_frame_equal(mine, table.frame.iloc[positions].reset_index(drop=True))
+
+
+def test_validation_rows_of_your_own_take_the_place_of_the_other_half():
+    table, own = own_table(people(), "buys"), own_table(people(90), "buys").frame
+    judged = judge_table(table.task, table.frame, LossDetector(), valid=own, repeats=1)
+    for _, run in judged.parts:
+        assert run.valid is own
+        assert sorted(run.valid_index) == list(range(90))
+
+
+def test_controls_differ_from_the_rows_they_copy():
+    table = own_table(people(), "buys")
+    controls = draw_controls(table.task, table.frame)
+    copied = table.frame.iloc[controls.origin].reset_index(drop=True)
+    changed = controls.frame.ne(copied)
+    label, feature = controls.kind == "label", controls.kind == "feature"
+    assert changed.loc[label, "buys"].all()
+    assert not changed.loc[label, ["age", "income"]].any(axis=None)
+    assert changed.loc[feature, ["age", "income"]].any(axis=1).all()
+    assert not changed.loc[feature, "buys"].any()
+
+
+def test_share_is_bounded_by_the_controls():
+    rng = np.random.default_rng(0)
+    clean, broken = rng.normal(-2, 1, 4000), rng.normal(2, 1, 4000)
+    controls = expit(rng.normal(2, 1, 1000))
+    for share in (0.0, 0.05, 0.3):
+        count = int(share * 4000)
+        rows = expit(np.r_[clean[count:], broken[:count]])
+        assert share - 0.02 <= largest_share(rows, controls) <= share + 0.02
+    assert largest_share(controls, controls) > 0.9  # no telling them apart
+
+
+def test_probabilities_come_down_to_the_share_and_keep_their_order():
+    p = np.random.default_rng(1).uniform(0.01, 0.99, 500)
+    lower = with_share(p, 0.1)
+    assert lower.mean() == pytest.approx(0.1, abs=1e-6)
+    shift = logit(p) - logit(lower)
+    assert np.ptp(shift) < 1e-6
+    assert with_share(p, 0.9) is p
+    flagged = lower >= flag_from(lower)
+    assert lower[flagged].mean() >= 0.6
+
+
+def test_a_shortcut_gets_its_name():
+    rng = np.random.default_rng(0)
+    city = rng.choice(["Rome", "Oslo", "Bonn"], 900)
+    label = np.where(city == "Oslo", "yes", "no")
+    breaks = rng.random(900) < 0.15
+    label[breaks] = np.where(label[breaks] == "yes", "no", "yes")
+    frame = pd.DataFrame({"city": city, "x": rng.normal(size=900), "label": label})
+    table = own_table(frame, "label")
+    verdicts = np.column_stack([np.full(900, 0.05), np.full(900, 0.05), 0.1 + 0.7 * breaks])
+    encoder = table.task.encoder(table.frame)
+    best = name_shortcuts(table.task, encoder, table.frame, verdicts)[0]
+    assert best.rule.condition in ({"city": frozenset(["Oslo"])}, {"city": {"Rome", "Bonn"}})
+    assert (best.breaks == breaks).all()
+    assert best.suspected
+
+
+def test_mistakes_are_value_errors_with_a_sentence():
+    frame = people()
+    debugger = DataDebugger(detector=LossDetector(), repeats=1)
+    features, labels = frame[["age", "income"]], frame["buys"]
+    with pytest.raises(ValueError, match="1 class"):
+        debugger.fit(features, ["same"] * len(frame))
+    with pytest.raises(DemixError, match="lacks the column"):
+        debugger.fit(features, labels, features[["age"]], labels)
+
+
+@pytest.mark.slow
+def test_a_clean_table_stays_nearly_unflagged():
+    features, labels = load_breast_cancer(return_X_y=True, as_frame=True)
+    said = DataDebugger(repeats=1).fit(features, labels).diagnosis_
+    assert said.filter(like="_error").any(axis=1).mean() <= 0.05

@@ -1,0 +1,305 @@
+"""``demix-lite diagnose`` as a user meets it: files in, verdicts out, and every way to go wrong."""
+
+import json
+import os
+import re
+import warnings
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from scipy.special import expit
+
+from demix_lite.cli import main
+from demix_lite.data import user_file
+from demix_lite.data.user_file import read_user_file
+from demix_lite.debugger import judging
+from demix_lite.detector import ErrorDetector
+from demix_lite.diagnose import files
+from demix_lite.errors import DemixError
+from demix_lite.models.training import predict
+from demix_lite.tasks.own_table import own_table
+
+
+class LossDetector:
+    """Stands in for the shipped weights: a row with a large loss has a wrong label."""
+
+    def predict_proba(self, run):
+        judged = []
+        for part in run.parts:
+            outputs = predict(part.trained.model, part.samples[0])
+            judged.append(part.task.loss(outputs, part.samples[1]).double().numpy())
+        wrong = expit(4 * (np.concatenate(judged) - 1))
+        return np.column_stack([wrong, np.full_like(wrong, 0.1), np.full_like(wrong, 0.1)])
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(ErrorDetector, "shipped", classmethod(lambda cls, name: LossDetector()))
+    monkeypatch.setattr(judging, "MOST_REPEATS", 1)
+
+
+def people(rows=300, wrong=30):
+    """A table whose label follows two columns; the first labels are wrong."""
+    rng = np.random.default_rng(0)
+    age, income = rng.integers(18, 80, rows), rng.normal(40, 12, rows).round(1)
+    buys = np.where(age / 40 + income / 40 > 2.2, "yes", "no")
+    buys[:wrong] = np.where(buys[:wrong] == "yes", "no", "yes")
+    return pd.DataFrame({"age": age, "income": income, "buys": buys})
+
+
+@pytest.fixture
+def table(tmp_path):
+    path = tmp_path / "people.csv"
+    people().to_csv(path, index=False)
+    return path
+
+
+def refused(capsys, *arguments):
+    """Return the one sentence with which the command refuses."""
+    code = main(["diagnose", *map(str, arguments)])
+    said = capsys.readouterr()
+    assert code == 2
+    assert said.out == ""
+    assert "Traceback" not in said.err
+    assert said.err.startswith("demix-lite: ")
+    assert said.err.strip().count("\n") == 0
+    return said.err
+
+
+def test_finds_wrong_labels_and_writes_everything(quick, table, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["diagnose", f"{table}", "--target", "buys", "--out", f"{out}", "--repaired"]) == 0
+    assert "rows look wrong" in capsys.readouterr().out
+    said = pd.read_csv(out / "diagnosis.csv", keep_default_na=False)
+    assert said["row"].tolist() == list(range(1, 301))
+    flagged = set(said.loc[said["label_error"] == 1, "row"])
+    assert len(flagged & set(range(1, 31))) >= 12
+    assert len(flagged) <= 40
+    before, after = pd.read_csv(table), pd.read_csv(out / "repaired.csv")
+    changed = set(before.index[before["buys"] != after["buys"]] + 1)
+    assert changed == flagged
+    suggested = said.set_index("row").loc[sorted(flagged), "suggested_label"]
+    assert suggested.tolist() == after["buys"].iloc[[r - 1 for r in sorted(flagged)]].tolist()
+    assert before.drop(columns="buys").equals(after.drop(columns="buys"))
+    assert sorted(p.name for p in out.iterdir()) == [
+        "diagnosis.csv",
+        "repaired.csv",
+        "report.html",
+    ]
+
+
+def test_json_is_the_only_thing_on_stdout(quick, table, tmp_path, capsys):
+    command = ["diagnose", f"{table}", "--target", "buys", "--out", f"{tmp_path / 'o'}", "--json"]
+    assert main(command) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["rows"] == said["judged"] == 300
+    assert said["kind"] == "classification"
+    assert said["errors"]["feature"]["seen"] is False  # the stand-in says the same of every row
+    assert said["flagged"]["feature"] == 0
+
+
+def test_parquet_keeps_its_types_and_takes_own_validation_rows(quick, tmp_path, capsys):
+    frame = people().assign(buys=lambda f: (f["buys"] == "yes").astype(int), since="2020-01-05")
+    frame["since"] = pd.to_datetime(frame["since"]) + pd.to_timedelta(frame.index, unit="D")
+    frame.to_parquet(tmp_path / "t.parquet")
+    frame.iloc[100:160].to_parquet(tmp_path / "v.parquet")
+    out, valid = tmp_path / "o", tmp_path / "v.parquet"
+    command = ["diagnose", f"{tmp_path / 't.parquet'}", "--target", "buys", "--out", f"{out}"]
+    assert main([*command, "--validation", f"{valid}", "--repaired"]) == 0
+    repaired = pd.read_parquet(out / "repaired.parquet")
+    assert repaired.dtypes.astype(str).tolist() == frame.dtypes.astype(str).tolist()
+
+
+class Page(HTMLParser):
+    """Collects what a page is made of."""
+
+    def __init__(self):
+        super().__init__()
+        self.tags, self.addresses = [], []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.addresses += [v for k, v in attributes if k in ("src", "href", "srcset", "action")]
+
+
+def test_report_escapes_the_file_and_needs_nothing_else(quick, tmp_path):
+    frame = people()
+    frame["<script>x</script>"] = np.where(frame.index % 2, "<img src=x onerror=alert(1)>", "=1+1")
+    frame["buys"] = frame["buys"].replace("yes", "<b>yes</b>")
+    path = tmp_path / "<i>.csv"
+    frame.to_csv(path, index=False)
+    assert main(["diagnose", f"{path}", "--target", "buys", "--out", f"{tmp_path / 'o'}"]) == 0
+    text = (tmp_path / "o" / "report.html").read_text(encoding="utf-8")
+    page = Page()
+    page.feed(text)
+    assert not {"script", "img", "i", "link", "iframe"} & set(page.tags)
+    assert "b" not in set(re.findall(r"<(b)>yes", text))
+    assert page.addresses == []
+    assert "&lt;b&gt;yes&lt;/b&gt;" in text
+    for figure in re.findall(r"<svg.*?>", text):
+        assert 'role="img"' in figure
+        assert "aria-label=" in figure
+
+
+def test_formulas_are_disarmed():
+    frame = pd.DataFrame({"=a": ["=1+1", "+x", "-3", "@x", "ok", 5]})
+    said = files.without_formulas(frame)
+    assert said.columns.tolist() == ["'=a"]
+    assert said.iloc[:, 0].tolist() == ["'=1+1", "'+x", "-3", "'@x", "ok", 5]
+
+
+def test_self_check_reports_every_error_type(quick, table, tmp_path, capsys):
+    people(700, wrong=0).to_csv(table, index=False)
+    command = ["diagnose", f"{table}", "--target", "buys", "--out", f"{tmp_path / 'o'}"]
+    assert main([*command, "--self-check", "--json"]) == 0
+    checked = json.loads(capsys.readouterr().out)["self_check"]
+    assert set(checked) == {"label", "feature", "spurious"}
+    assert checked["label"]["recall"] > 0.05
+    assert checked["label"]["precision"] > 0.5
+    assert all(line["errors"] > 20 for line in checked.values())
+    assert "Self-check" in (tmp_path / "o" / "report.html").read_text(encoding="utf-8")
+
+
+BAD_FILES = {
+    "empty": (b"", "is empty"),
+    "names only": (b"a,b\n", "no rows"),
+    "one row": (b"a,b\n1,x\n", "1 row with a label"),
+    "one class": (b"a,b\n" + b"1,x\n2,x\n" * 20, "1 class only"),
+    "no label": (b"a,b\n" + b"1,\n2,\n" * 20, "there is no label"),
+    "free text label": (
+        b"a,b\n" + b"".join(b"%d,word %d\n" % (i % 7, i) for i in range(60)),
+        "too many for classes",
+    ),
+    "nothing to learn from": (b"a,b\n" + b"1,x\n1,y\n" * 20, "no column to learn"),
+    "only the label": (b"b\n" + b"x\ny\n" * 20, "no column beside"),
+    "ragged": (b"a,b\n1,x\n1,2,3,4\n", "rows of equal length"),
+    "wrong encoding": ("a,b\nä,x\n".encode("latin-1"), "--encoding"),
+    "zero bytes": (b"a,b\n\0,x\n", "not text"),
+    "same name twice": (b"a,a,b\n1,2,x\n", "more than one column named 'a'"),
+    "many columns": (b",".join(b"c%d" % i for i in range(100_000)) + b"\n", "the limit is"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_bad_files_get_one_sentence(name, tmp_path, capsys):
+    content, reason = BAD_FILES[name]
+    path = tmp_path / "bad.csv"
+    path.write_bytes(content)
+    assert reason in refused(capsys, path, "--target", "b", "--out", tmp_path / "o")
+    assert [p.name for p in tmp_path.iterdir()] == ["bad.csv"]
+
+
+def test_other_mistakes_get_one_sentence(table, tmp_path, capsys, monkeypatch):
+    out = ("--out", tmp_path / "o")
+    assert "did you mean 'buys'" in refused(capsys, table, "--target", "Bus", *out)
+    assert "there is no file" in refused(capsys, tmp_path / "x.csv", "--target", "a", *out)
+    assert "cannot write" in refused(capsys, table, "--target", "buys", "--out", table / "o")
+    assert "unknown encoding" in refused(
+        capsys, table, "--target", "buys", "--encoding", "utf-99", *out
+    )
+    text = ("--target", "buys", "--kind", "regression")
+    assert "no number everywhere" in refused(capsys, table, *text, *out)
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1 no")
+    assert "not a Parquet file" in refused(capsys, tmp_path / "bad.parquet", "--target", "a", *out)
+    monkeypatch.setattr(user_file, "MOST_BYTES", 100)
+    assert "the limit is" in refused(capsys, table, "--target", "buys", *out)
+
+
+def test_marks_quotes_and_separators_are_read(tmp_path):
+    path = tmp_path / "t.csv"
+    wanted = {"a": ["1", "2"], "b c": ["x;\ny", ""]}
+    text = 'a;b c\r\n1;"x;\ny"\r\n2;\r\n'
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        path.write_bytes(text.encode(encoding))
+        assert read_user_file(path).to_dict("list") == wanted
+    path.write_bytes("a\tb\nä\tß\n".encode("latin-1"))
+    assert read_user_file(path, encoding="latin-1").to_dict("list") == {"a": ["ä"], "b": ["ß"]}
+
+
+def test_stopping_leaves_nothing_behind(quick, table, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "o"
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert main(["diagnose", f"{table}", "--target", "buys", "--out", f"{out}"]) == 130
+    assert not out.exists()
+    out.mkdir()
+    (out / "diagnosis.csv").write_text("old")
+
+    def fails(path):
+        raise OSError(28, "disk full")
+
+    writers = {"diagnosis.csv": lambda path: path.write_text("new"), "b": fails}
+    with pytest.raises(DemixError, match="disk full"):
+        files.write_together(out, writers)
+    assert [p.name for p in out.iterdir()] == ["diagnosis.csv"]
+    assert (out / "diagnosis.csv").read_text() == "old"
+
+
+def test_columns_are_read_for_what_they_are():
+    n = 60
+    frame = pd.DataFrame(
+        {
+            "id": range(n),
+            "number": ["abc", "inf", "", *(f"{i}.5" for i in range(n - 3))],
+            "day": pd.date_range("2024-01-20", periods=n).strftime("%d.%m.%Y"),
+            "american": pd.date_range("2024-01-20", periods=n).strftime("%m/%d/%Y 10:30"),
+            "flag": [True, False] * (n // 2),
+            "text": [f"thank you very much {i}" for i in range(n)],
+            "same": "x",
+            "city": ["Rome", "Oslo", "rare"] * (n // 3),
+            "label": np.arange(n) * 1.5,
+        }
+    )
+    read = own_table(frame, "label")
+    dates = ("(days)", "(month)", "(weekday)")
+    assert read.task.numeric == (
+        "number",
+        *(f"{c} {d}" for c in ("day", "american") for d in dates),
+    )
+    assert read.task.categorical == ("flag", "city")
+    assert read.task.label.classes == 0
+    assert read.frame["day (days)"].tolist() == read.frame["american (days)"].tolist()
+    assert read.frame["number"].isna().sum() == 3
+    notes = "\n".join(read.notes)
+    for word in ("id was left out", "'abc', row 1", "text was left out: it is free text", "same"):
+        assert word in notes
+
+
+CELLS = st.one_of(
+    st.sampled_from(["", "NA", "inf", "1", "2.5", "-3", "yes", "no", "2020-01-02", "<b>", "=1"]),
+    st.text(max_size=6),
+)
+
+
+@settings(
+    max_examples=8,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(data=st.data(), rows=st.integers(0, 24), columns=st.integers(1, 4))
+def test_no_table_ends_in_a_traceback(quick, tmp_path, capsys, data, rows, columns):
+    names = ["y", *(f"c{i}" for i in range(columns))]
+    some = data.draw(st.lists(CELLS, min_size=2, max_size=6))
+    body = [[data.draw(st.sampled_from(some)) for _ in names] for _ in range(rows)]
+    path = tmp_path / "fuzz.csv"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pd.DataFrame(body, columns=names).to_csv(path, index=False)
+        code = main(["diagnose", f"{path}", "--target", "y", "--out", f"{tmp_path / 'o'}"])
+    said = capsys.readouterr()
+    assert code in (0, 2)
+    assert ("look wrong" in said.out) == (code == 0)
+    assert said.err.count("\n") == (0 if code == 0 else 1)
+
+
+def test_small_commands_say_what_is_there(capsys):
+    assert main(["tasks"]) == 0
+    assert "adult" in capsys.readouterr().out
+    assert main(["info"]) == 0
+    said = capsys.readouterr().out
+    assert "demix_lite" in said
+    assert "torch" in said
