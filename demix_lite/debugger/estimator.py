@@ -144,7 +144,7 @@ class DataDebugger(BaseEstimator):
         judgement = judge_table(
             self.table_.task,
             self.table_.frame,
-            self.detector or ErrorDetector.shipped("tabular"),
+            self.detector or ErrorDetector.shipped("tabular-practised"),
             valid=valid,
             repeats=self.repeats,
             validation=self.validation,

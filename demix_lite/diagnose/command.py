@@ -117,7 +117,7 @@ def diagnose_file(
     valid: dict[str, Any] = {}
     if validation_file is not None:
         _, valid["X_valid"], valid["y_valid"] = _read(validation_file, target, encoding)
-    detector = detector or ErrorDetector.shipped("tabular")
+    detector = detector or ErrorDetector.shipped("tabular-practised")
     debugger = DataDebugger(kind=kind, detector=detector, random_state=seed, announce=announce)
     debugger.fit(features, labels, **valid)
     checked = None
