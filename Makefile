@@ -14,7 +14,7 @@ PYTHON ?= $(or $(shell for p in python3 python3.13 python3.12 python3.11; do \
 CONSTRAINTS ?= constraints.txt
 TORCH_INDEX ?=
 ARGS ?=
-EXTRAS := book,baselines,tabular,data,test
+EXTRAS := book,baselines,tabular,data,llm,test
 NEED_MB ?= 3000
 FREE_MB ?= $(shell df -Pk . | awk 'NR == 2 { print int($$4 / 1024) }')
 

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -19,6 +20,9 @@ def prepare(source: Source, raw: Path | None = None, home: Path | None = None) -
     The folder ``raw`` may hold any edition of the source; the card says which one it was.
     """
     home = home or data_home()
+    if source.build:
+        frame, facts = source.build(raw)
+        return save_table(frame, real_card(replace(source, facts=facts)), home)
     if raw:
         source = choose_edition(source, raw)
         content = read_raw(source, raw)
@@ -55,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--raw",
         type=Path,
         metavar="DIR",
-        help="take the official files (plain or .gz) from here; no network",
+        help="take the official files (plain or .gz; pairs also Parquet) from here; no network",
     )
     parser.add_argument(
         "--home",

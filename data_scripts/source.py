@@ -69,6 +69,10 @@ class RawFile:
         return self.name.removesuffix(".gz")
 
 
+def _no_parser(raw: Mapping[str, Any]) -> pd.DataFrame:
+    raise NotImplementedError("this source builds its table itself")
+
+
 @dataclass(frozen=True)
 class Source:
     """All that is special about one data set.
@@ -93,15 +97,19 @@ class Source:
         How a person gets files that have no address; one sentence.
     editions : tuple of Source
         Editions made of other files, of which a folder may hold one instead; never downloaded.
+    build : callable, optional
+        Takes the place of files and ``parse`` where no files have fixed names: returns the
+        prepared table and the facts of its card from a folder, or from upstream if given None.
     """
 
     name: str
     files: tuple[RawFile, ...]
-    parse: Callable[[Mapping[str, Any]], pd.DataFrame | dict[str, pd.DataFrame]]
     facts: dict[str, Any]
+    parse: Callable[[Mapping[str, Any]], pd.DataFrame | dict[str, pd.DataFrame]] = _no_parser
     streamed: bool = False
     by_hand: str = ""
     editions: tuple["Source", ...] = ()
+    build: Callable[[Path | None], tuple[pd.DataFrame, dict[str, Any]]] | None = None
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,10 @@ def _add_run(commands: Any) -> None:
     )
     run.add_argument(
         "task",
-        help="which data set (adult, bank, credit, covertype, bike, air, movielens, amazon, yelp)",
+        help=(
+            "which data set (adult, bank, credit, covertype, bike, air, movielens, amazon, yelp, "
+            "ultrafeedback, capybara)"
+        ),
     )
     run.add_argument(
         "--source",
@@ -131,8 +134,13 @@ def _add_run(commands: Any) -> None:
         "--architecture",
         help=(
             "task model; tables: mlp1 (256-128-64), mlp2 (64-32) or ft_transformer; "
-            "recommendation: din or dien (default: the first)"
+            "recommendation: din or dien; preference pairs: lora or last (default: the first)"
         ),
+    )
+    run.add_argument(
+        "--model",
+        metavar="NAME",
+        help="preference pairs: another causal language model, a folder or a name on the hub",
     )
     run.add_argument(
         "--seed", type=int, default=0, help="another seed, other errors and weights (default: 0)"
@@ -285,6 +293,7 @@ def _run(options: argparse.Namespace) -> None:
             source=options.source,
             clean_ratio=options.clean_ratio,
             architecture=options.architecture,
+            model=options.model,
             seed=options.seed,
             rows=options.rows,
             validation=options.validation,

@@ -82,6 +82,7 @@ def test_training_injections_differ_in_ratio_rows_and_kind(monkeypatch):
 
     def remember(task, splits, **options):
         asked.append((splits, options))
+        return made.Environment(options["seed"], options["architecture"], None, None)
 
     monkeypatch.setattr(made, "make_environment", remember)
     task = get_task("adult")

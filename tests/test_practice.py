@@ -89,7 +89,7 @@ def test_a_rule_for_a_table_of_one_column_is_none():
     assert random_rule(table, frame, np.random.default_rng(0)) is None
 
 
-def test_a_bank_mixes_practice_with_the_tasks_themselves_and_in_task_leaves_it_out():
+def test_a_bank_mixes_practice_with_the_tasks_themselves_that_some_protocols_leave_out():
     bank = environment_bank(
         ["air"], source="twin", injections=2, rows=400, architectures=["mlp2"], practice=True,
         sample=None, jobs=1,
@@ -97,7 +97,7 @@ def test_a_bank_mixes_practice_with_the_tasks_themselves_and_in_task_leaves_it_o
     assert [e.practice for e in bank] == [False, True, False, True]
     assert len({e.injection for e in bank}) == 4
     practising = {plan.protocol for plan in curricula("tabular").values() if plan.practises}
-    assert practising == {"unified", "leave-one-task-out", "leave-one-architecture-out"}
+    assert practising == {"practised", "leave-one-task-out"}
 
 
 def test_a_family_without_other_questions_has_no_practice():

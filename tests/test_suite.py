@@ -49,11 +49,11 @@ def test_every_method_judges_every_task_at_the_standard_setting():
         (t, s) for t in family_tasks("tabular") for s in range(5)
     }
     everyone = {"demix_lite", "demix_paper", "summary_gbm", *BASELINES, *YARDSTICKS}
-    # It learns from clicks, and tables have none.
-    everyone.remove("noisy_clicks")
+    # They learn from clicks and from preferences, and tables have none.
+    everyone -= {"noisy_clicks", "reward_margin"}
     assert all({name for name, _ in cell.entries} == everyone for cell in standard)
     ours = {protocol for name, protocol in standard[0].entries if name == "demix_lite"}
-    assert ours == set(suite.PROTOCOLS)
+    assert ours == {*suite.PROTOCOLS, "practised"}
 
 
 def test_the_detector_of_tables_is_tried_on_clicks_at_the_standard_setting():
@@ -343,22 +343,31 @@ def test_a_detector_learns_from_the_tasks_and_architectures_of_its_plan_once(mon
     monkeypatch.setattr(protocols, "ErrorDetector", Recorder)
     monkeypatch.setattr(Recorder, "fitted", [])
     environments = {
-        task: [SimpleNamespace(architecture=a, name=f"{task} {a}") for a in ("mlp1", "mlp2")]
+        task: [
+            SimpleNamespace(architecture=a, practice=asked, name=f"{task} {a}{' asked' * asked}")
+            for a in ("mlp1", "mlp2")
+            for asked in (False, True)
+        ]
         for task in ("adult", "air")
     }
     plans = [
         Curriculum("one", "in-task", ("air",), ("mlp1", "mlp2")),
         Curriculum("two", "leave-one-architecture-out", ("adult", "air"), ("mlp2",)),
+        Curriculum("three", "leave-one-task-out", ("air",), ("mlp1",)),
     ]
     for _ in range(2):
         protocols.train_detectors(plans, source="twin", bank=lambda tasks: environments)
     learned = [names for _, names in Recorder.fitted]
-    assert learned == [["air mlp1", "air mlp2"], ["adult mlp2", "air mlp2"]]
+    assert learned == [
+        ["air mlp1", "air mlp2"],
+        ["adult mlp2", "air mlp2"],
+        ["air mlp1", "air mlp1 asked"],
+    ]
     facts = Recorder.fitted[1][0]
     assert set(facts["data_sha256"]) == {"adult", "air"}
     assert facts["protocol"] == "leave-one-architecture-out"
     protocols.train_detectors(plans[:1], source="twin", bank=lambda tasks: environments, again=True)
-    assert len(Recorder.fitted) == 3
+    assert len(Recorder.fitted) == 4
 
 
 def test_the_paper_is_compared_with_its_own_channels_and_network():
@@ -366,7 +375,8 @@ def test_the_paper_is_compared_with_its_own_channels_and_network():
     assert settings.channels == protocols.PAPER_CHANNELS
     assert (settings.relative, settings.pooling, settings.rounds) == (False, "isab", 0)
     shipped = [name for name, plan in curricula("tabular").items() if plan.shipped]
-    assert shipped == ["tabular", *(f"tabular-without-{task}" for task in family_tasks("tabular"))]
+    without = (f"tabular-without-{task}" for task in family_tasks("tabular"))
+    assert shipped == ["tabular", "tabular-practised", *without]
 
 
 # ------------------------------------------------------------------ the ledger comes out again

@@ -33,7 +33,6 @@ from demix_lite.data.twin import (
     sample_twin,
     twin_names,
 )
-from demix_lite.data.world import is_world
 from demix_lite.errors import DemixError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -44,7 +43,7 @@ FOLDERS = {
     "bike": "bike_sharing", "air": "air_quality",
 }  # fmt: skip
 NUMBERS = {"bike", "air"}
-TABLES = [name for name in twin_names() if not is_world(load_twin(name))]
+TABLES = [name for name in twin_names() if "columns" in load_twin(name)]
 RULES = {
     "black women": lambda f: f["sex"].eq("Female") & f["race"].eq("Black"),
     "two races": lambda f: f["race"].isin(["Asian-Pac-Islander", "Amer-Indian-Eskimo"]),

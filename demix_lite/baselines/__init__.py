@@ -28,6 +28,7 @@ from demix_lite.baselines.map_d import MapD
 from demix_lite.baselines.noisy_clicks import NoisyClicks
 from demix_lite.baselines.oracle import Oracle, Yardstick
 from demix_lite.baselines.random_guess import RandomGuess
+from demix_lite.baselines.reward_margin import RewardMargin
 from demix_lite.baselines.summary_gbm import SummaryGBM
 from demix_lite.detector.environments import Environment
 from demix_lite.detector.runs import Run
@@ -74,6 +75,7 @@ BASELINES: dict[str, type[Baseline]] = {
         IsolationForest,
         KNNShapley,
         NoisyClicks,
+        RewardMargin,
     )
 }
 """Baselines by name."""

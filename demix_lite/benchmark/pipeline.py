@@ -12,7 +12,8 @@ from torch import Tensor
 
 from demix_lite.benchmark.evaluate import Evaluation, evaluate
 from demix_lite.benchmark.ledger import COLUMNS, STAGES, peak_megabytes, provenance
-from demix_lite.detector import ErrorDetector, Run, open_run
+from demix_lite.benchmark.protocols import shipped_detector
+from demix_lite.detector import Run, open_run
 from demix_lite.diagnosis import Diagnosis, certain, score
 from demix_lite.injection import Injection, check_clean_ratio, inject
 from demix_lite.models.training import Trained, fit, predict, resolve_device
@@ -174,7 +175,7 @@ def run_pipeline(
     """
     family = get_task(task_name).family
     prepared = prepare(task_name, announce=announce, **settings)
-    detector = detector or ErrorDetector.shipped(family)
+    detector = detector or shipped_detector(family)
     return judge(prepared, detector, announce=announce)
 
 
@@ -184,6 +185,7 @@ def prepare(
     source: str = "twin",
     clean_ratio: float = 0.5,
     architecture: str | None = None,
+    model: str | None = None,
     seed: int = 0,
     rows: int | None = None,
     train_rows: int | None = None,
@@ -206,6 +208,8 @@ def prepare(
         Share of rows without label or feature error, in (0, 1].
     architecture : str, optional
         Task model; the standard one of the task by default.
+    model : str, optional
+        Another language model for a task about language: a folder, or a name on the hub.
     seed : int
         Repeat; names the errors, the weights and the batches.
     rows : int, optional
@@ -226,6 +230,7 @@ def prepare(
         Called with the name of each stage as it begins.
     """
     task = get_task(task_name)
+    task = task.with_language_model(model) if model else task
     architecture = task.check_architecture(architecture or task.architectures[0])
     check_clean_ratio(clean_ratio)
     resolve_device(device)
@@ -277,7 +282,7 @@ def prepare(
         }
     facts = {
         "task": task.name,
-        "architecture": architecture,
+        "architecture": f"{architecture} of {model}" if model else architecture,
         "clean_ratio": clean_ratio,
         "seed": seed,
         "source": source,

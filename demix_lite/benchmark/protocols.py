@@ -1,14 +1,13 @@
 """Which environments a detector learns from: the protocols of the benchmark.
 
-- *unified*: all tasks of the family; the detector that ships and that users get.
-- *leave-one-task-out*: all tasks but the judged one; it has never seen the data set.
+- *unified*: all tasks of the family; the detector for the data sets of this benchmark.
+- *practised*: all tasks, and as many other questions asked of their tables (see
+  :mod:`demix_lite.tasks.practice`); the detector for tables of your own.
+- *leave-one-task-out*: the same without the judged task; it has never seen the data set.
 - *in-task*: the judged task alone, with other errors, as in the paper.
 - *leave-one-architecture-out*: all tasks, but never the judged architecture.
 - *paper*: in-task with the four channels and the network of the paper, to compare with.
 - *other-family*: the unified detector of another family, as it is.
-
-All but *in-task* and *paper* also practise: as many injections again ask another question of the
-same table, where the family can (see :mod:`demix_lite.tasks.practice`).
 
 The validation set is new in every judged run, whatever the protocol: errors, rows and the choice of
 the M samples are drawn from the run's own seed.
@@ -35,7 +34,8 @@ from demix_lite.tasks.base import Splits
 
 INJECTIONS = 48
 STEPS = {
-    "unified": 4000,
+    "unified": 5000,
+    "practised": 4000,
     "leave-one-task-out": 1500,
     "leave-one-architecture-out": 1500,
     "in-task": 1500,
@@ -43,10 +43,13 @@ STEPS = {
 }
 """Training steps of the first pass by protocol."""
 
-OTHER_FAMILY = {"recommendation": "tabular"}
+OTHER_FAMILY = {"recommendation": "tabular", "alignment": "tabular"}
 """Family to the one whose unified detector is tried on it under the protocol other-family."""
 
-WHOLE_RUNS = {"unified": 60, "in-task": 60}
+PRACTISING = ("tabular",)
+"""Families of whose data other questions can be asked."""
+
+WHOLE_RUNS = {"unified": 60, "practised": 60, "in-task": 60}
 """Whole runs judged for the second pass by protocol; 30 for the others, of which there are many."""
 
 
@@ -75,12 +78,12 @@ class Curriculum:
     @property
     def shipped(self) -> bool:
         """Whether the detector comes with the package."""
-        return self.protocol in ("unified", "leave-one-task-out")
+        return self.protocol in ("unified", "practised", "leave-one-task-out")
 
     @property
     def practises(self) -> bool:
         """Whether it also learns from other questions asked of its tables."""
-        return self.protocol not in ("in-task", "paper")
+        return self.protocol in ("practised", "leave-one-task-out")
 
     @property
     def path(self) -> Path:
@@ -113,6 +116,8 @@ def curricula(family: str) -> dict[str, Curriculum]:
     tasks = family_tasks(family)
     every = TASKS[tasks[0]].architectures
     plans = [Curriculum(family, "unified", tasks, every)]
+    if family in PRACTISING:
+        plans.append(Curriculum(f"{family}-practised", "practised", tasks, every))
     for task in tasks:
         others = tuple(t for t in tasks if t != task)
         plans.append(Curriculum(f"{family}-without-{task}", "leave-one-task-out", others, every))
@@ -166,6 +171,8 @@ def detector_name(family: str, protocol: str, task: str, architecture: str) -> s
         "leave-one-architecture-out": f"{family}-without-{architecture}",
         "paper": f"{family}-paper-{task}",
     }
+    if family in PRACTISING:
+        names["practised"] = f"{family}-practised"
     if family in OTHER_FAMILY:
         names["other-family"] = OTHER_FAMILY[family]
     if protocol not in names:
@@ -189,6 +196,18 @@ def curriculum_for(protocol: str, task_name: str, architecture: str) -> Curricul
     family = get_task(task_name).family
     name = detector_name(family, protocol, task_name, architecture)
     return curricula(OTHER_FAMILY[family] if protocol == "other-family" else family)[name]
+
+
+def shipped_detector(family: str) -> ErrorDetector:
+    """Load the unified detector of a family, or of another one while it has none of its own.
+
+    Examples
+    --------
+    >>> shipped_detector("tabular").settings.name
+    'demix_lite'
+    """
+    own = (SHIPPED / family).with_suffix(".json").exists()
+    return ErrorDetector.shipped(family if own else OTHER_FAMILY.get(family, family))
 
 
 def detector_for(protocol: str, task_name: str, architecture: str) -> ErrorDetector:

@@ -19,6 +19,7 @@ from demix_lite.benchmark.ledger import KEY, append_row, check_columns, read_led
 from demix_lite.benchmark.pipeline import Prepared, judge, prepare
 from demix_lite.benchmark.protocols import (
     OTHER_FAMILY,
+    PRACTISING,
     Curriculum,
     curriculum_for,
     detector_for,
@@ -37,7 +38,7 @@ MAIN = ("demix_lite", "summary_gbm", "ddc", "dda_repair", "random", "oracle")
 
 TUNING_ROWS, TUNING_INJECTIONS = 3000, 6
 PROTOCOLS = ("in-task", "leave-one-task-out", "unified")
-"""Of every family; where another family's detector is tried, other-family comes on top."""
+"""Of every family; practised and other-family come on top where there are such detectors."""
 
 Entry = tuple[str, str]
 """A method and the protocol it learned under."""
@@ -75,7 +76,11 @@ def suite(family: str, *, quick: bool = False) -> list[Cell]:
     tasks = family_tasks(family)
     standard, *others = get_task(tasks[0]).architectures
     fitting = (name for name, kind in BASELINES.items() if kind.applies_to(get_task(tasks[0])))
-    ours = (*PROTOCOLS, "other-family") if family in OTHER_FAMILY else PROTOCOLS
+    ours = (
+        *PROTOCOLS,
+        *(["practised"] if family in PRACTISING else []),
+        *(["other-family"] if family in OTHER_FAMILY else []),
+    )
     everyone = (
         *(("demix_lite", protocol) for protocol in ours),
         *((name, "in-task") for name in ("demix_paper", "summary_gbm", *fitting, *YARDSTICKS)),
@@ -84,9 +89,7 @@ def suite(family: str, *, quick: bool = False) -> list[Cell]:
         few = (("demix_lite", "unified"), ("composite", "in-task"), ("random", "in-task"))
         return [Cell(tasks[0], standard, 0.5, 0, (*few, ("oracle", "in-task")))]
     main = tuple(
-        entry
-        for entry in everyone
-        if entry[0] in MAIN and entry[1] not in ("leave-one-task-out", "other-family")
+        entry for entry in everyone if entry[0] in MAIN and entry[1] in ("in-task", "unified")
     )
     grid = [(standard, 0.5, everyone), *((standard, ratio, main) for ratio in RATIOS)]
     for other in others:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from demix_lite.data.instructions import is_instructions, sample_instructions
 from demix_lite.data.twin import load_twin, sample_twin, twin_names
 from demix_lite.data.world import is_world, sample_world
 from demix_lite.errors import DemixError, unknown_name
@@ -47,6 +48,8 @@ class Card:
     keys : tuple of str
         Columns that name or order rows and are no features: ``user``, ``item``, ``time``, a title.
         Only a data set of users and items has them.
+    text : tuple of str
+        Columns of free text.
     """
 
     name: str
@@ -61,11 +64,12 @@ class Card:
     target: str
     notes: str = ""
     keys: tuple[str, ...] = ()
+    text: tuple[str, ...] = ()
 
     @property
     def columns(self) -> tuple[str, ...]:
         """Every column, features first."""
-        return (*self.numeric, *self.categorical, self.target, *self.keys)
+        return (*self.text, *self.numeric, *self.categorical, self.target, *self.keys)
 
     @property
     def tables(self) -> tuple[str, ...]:
@@ -167,8 +171,9 @@ def _check_fit(tables: Tables, card: Card) -> None:
 
 def _card_json(card: Card) -> str:
     facts = asdict(card)
-    if not card.keys:  # the cards of single tables stay what they were before there were keys
-        del facts["keys"]
+    for role in ("keys", "text"):  # the cards of plain tables stay what they were before these
+        if not facts[role]:
+            del facts[role]
     return json.dumps(facts, indent=2) + "\n"
 
 
@@ -250,6 +255,8 @@ def load_tables(
 
 
 def _sample(twin: dict[str, Any], rows: int | None, seed: int) -> Tables:
+    if is_instructions(twin):
+        return {TABLE: sample_instructions(twin, rows, seed)}
     if not is_world(twin):
         return {TABLE: sample_twin(twin, rows or twin["rows"], seed)}
     world = sample_world(twin, rows, seed)

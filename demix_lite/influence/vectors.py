@@ -391,7 +391,7 @@ def flat_inputs(inputs: Any) -> Tensor:
     >>> flat_inputs({"a": torch.zeros(2, 3), "b": torch.zeros(2, 2, 2)}).shape
     torch.Size([2, 7])
     """
-    parts = [leaf.flatten(1) for leaf in tree_leaves(inputs) if leaf.is_floating_point()]
+    parts = [x.reshape(len(x), -1) for x in tree_leaves(inputs) if x.is_floating_point()]
     if not parts:
         n = count(inputs)
         return torch.zeros(n, 1, device=tree_leaves(inputs)[0].device)

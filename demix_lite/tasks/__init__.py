@@ -1,11 +1,12 @@
 """The registry of tasks."""
 
 from demix_lite.errors import unknown_name
+from demix_lite.tasks.alignment import ALIGNMENT
 from demix_lite.tasks.base import Rule, Splits, Task
 from demix_lite.tasks.recommenders import RECOMMENDERS
 from demix_lite.tasks.tables import TABLES
 
-TASKS: dict[str, Task] = {task.name: task for task in (*TABLES, *RECOMMENDERS)}
+TASKS: dict[str, Task] = {task.name: task for task in (*TABLES, *RECOMMENDERS, *ALIGNMENT)}
 
 __all__ = ["TASKS", "Rule", "Splits", "Task", "get_task"]
 

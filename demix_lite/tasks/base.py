@@ -244,6 +244,12 @@ class Task(ABC):
         """Number the four groups (condition met or not) × (target or not) from 0 to 3."""
         return 2 * rule.holds(frame) + rule.matches_target(frame[self.target])
 
+    def with_language_model(self, name: str) -> "Task":
+        """Return the task with another language model: a folder, or a name on the hub."""
+        raise DemixError(
+            f"{self.name} is not about language: there is no model {name!r} to choose."
+        )
+
     def check_architecture(self, architecture: str) -> str:
         """Return ``architecture`` if the task knows it, else raise :class:`DemixError`."""
         if architecture not in self.architectures:

@@ -145,8 +145,29 @@ class Classes(Label):
 
 
 @dataclass(frozen=True)
-class Clicks(Classes):
-    """Whether an item was taken; one output, the log-odds of a click; the metric is the AUC.
+class LogOdds(Classes):
+    """Two classes and one output, the log-odds of the second; the metric is accuracy."""
+
+    outputs = 1
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the binary cross-entropy of every sample, in nats."""
+        wanted = targets.to(outputs.dtype)
+        return F.binary_cross_entropy_with_logits(outputs[:, 0], wanted, reduction="none")
+
+    def metric(self, outputs: Tensor, targets: Tensor) -> float:
+        """Return the accuracy at even odds, between 0 and 1."""
+        return float(((outputs[:, 0] > 0) == targets.bool()).double().mean())
+
+    def better(self, labels: pd.Series, outputs: Tensor) -> pd.Series:
+        """Return the other label."""
+        other = np.asarray(self.names)[1 - self.codes(labels)]
+        return pd.Series(other, index=labels.index, name=labels.name).astype(labels.dtype)
+
+
+@dataclass(frozen=True)
+class Clicks(LogOdds):
+    """Whether an item was taken; the metric is the AUC.
 
     Examples
     --------
@@ -157,12 +178,6 @@ class Clicks(Classes):
 
     names: tuple[str, ...] = ("no", "yes")
     metric_name = "AUC"
-    outputs = 1
-
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the binary cross-entropy of every sample, in nats."""
-        wanted = targets.to(outputs.dtype)
-        return F.binary_cross_entropy_with_logits(outputs[:, 0], wanted, reduction="none")
 
     def metric(self, outputs: Tensor, targets: Tensor) -> float:
         """Return the area under the ROC curve, between 0 and 1; NaN if all labels are the same."""
@@ -172,12 +187,28 @@ class Clicks(Classes):
 
     def group_metric(self, outputs: Tensor, targets: Tensor) -> float:
         """Return the accuracy at even odds: a group of a shortcut has one label only."""
-        return float(((outputs[:, 0] > 0) == targets.bool()).double().mean())
+        return super().metric(outputs, targets)
 
-    def better(self, labels: pd.Series, outputs: Tensor) -> pd.Series:
-        """Return the other label."""
-        other = np.asarray(self.names)[1 - self.codes(labels)]
-        return pd.Series(other, index=labels.index, name=labels.name).astype(labels.dtype)
+
+@dataclass(frozen=True)
+class Preference(LogOdds):
+    """Which of two answers is preferred; the output is the DPO margin of the first.
+
+    Examples
+    --------
+    >>> preference = Preference()
+    >>> preference.encode(pd.Series(["first", "second"])).tolist()
+    [1, 0]
+    >>> preference.margin(torch.tensor([[2.0], [0.5]]), torch.tensor([1, 0])).tolist()
+    [2.0, -0.5]
+    """
+
+    names: tuple[str, ...] = ("second", "first")
+    metric_name = "preference accuracy"
+
+    def margin(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the margin of the preferred answer over the other, shape ``(n,)``."""
+        return outputs[:, 0] * (2 * targets - 1)
 
 
 @dataclass(frozen=True)

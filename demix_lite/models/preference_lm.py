@@ -1,0 +1,343 @@
+"""A causal language model that compares two answers, trained by DPO (Rafailov et al., 2023).
+
+Its output is the margin β [(log π(first) − log π(second)) − (log ρ(first) − log ρ(second))], where
+π is the model and ρ the reference: the same model before training. The log-odds that the first
+answer is preferred are this margin, so binary cross-entropy of it is the DPO loss. What the
+reference says of an answer never changes; it is computed once and kept.
+"""
+
+import copy
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from demix_lite.errors import DemixError
+
+SMALL_LM = Path(__file__).parent / "weights" / "small_lm"
+"""The model that ships with the package, trained by ``data_scripts/train_small_lm.py``."""
+
+BETA = 0.5
+RANK, ALPHA = 4, 8.0
+MOST_TOKENS = 512
+"""Tokens of a prompt and an answer, at most; prompts lose their beginning, answers their end."""
+
+LOGITS_AT_ONCE = 2**25
+"""Logits that are held at once where no gradient is needed (128 MB)."""
+
+AT_ONCE = 64
+"""Answers that the reference reads at once."""
+
+SIDES = ("first", "second")
+
+
+def transformers() -> ModuleType:
+    """Import the library of language models.
+
+    Raises
+    ------
+    DemixError
+        If it is not installed.
+    """
+    try:
+        return importlib.import_module("transformers")
+    except ImportError as error:
+        raise DemixError(
+            'tasks of preference pairs need transformers: pip install "demix_lite[llm]".'
+        ) from error
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer to a prompt in tokens, and what the reference says of it.
+
+    Attributes
+    ----------
+    ids : Tensor
+        Token ids of prompt and answer.
+    start : int
+        Where the answer begins.
+    log_probability : float
+        Log-probability of the answer given the prompt, in nats, summed over its tokens.
+    meaning : Tensor
+        Mean of the last hidden states over the answer.
+    """
+
+    ids: Tensor
+    start: int
+    log_probability: float
+    meaning: Tensor
+
+    @property
+    def surprise(self) -> float:
+        """Nats a token of the answer."""
+        return -self.log_probability / (len(self.ids) - self.start)
+
+
+class Reference:
+    """A language model before training; looks every answer up once.
+
+    Parameters
+    ----------
+    name : str or path
+        A folder or a name on the hub.
+    turns : callable
+        Reads the messages (``role`` and ``content``) of a prompt.
+
+    Raises
+    ------
+    DemixError
+        If transformers is not installed or there is no such model.
+    """
+
+    def __init__(self, name: str | Path, turns: Callable[[str], list[dict[str, str]]]):
+        self.turns = turns
+        library = transformers()
+        library.utils.logging.disable_progress_bar()
+        large = Path(name) != SMALL_LM and torch.cuda.is_available()
+        kind = torch.bfloat16 if large else torch.float32
+        try:
+            self.tokenizer = library.AutoTokenizer.from_pretrained(name)
+            model = library.AutoModelForCausalLM.from_pretrained(name, dtype=kind)
+        except (OSError, ValueError) as error:
+            why = str(error).strip().partition("\n")[0].rstrip(".")
+            raise DemixError(f"there is no language model {str(name)!r}: {why}.") from error
+        self.model = model.to("cuda" if large else "cpu").eval().requires_grad_(False)
+        self._known: dict[tuple[str, str], Answer] = {}
+
+    def look_up(self, prompts: Sequence[str], answers: Sequence[str]) -> list[Answer]:
+        """Return answers in tokens and what the model says of them, each computed once."""
+        pairs = list(zip(prompts, answers, strict=True))
+        fresh = [pair for pair in dict.fromkeys(pairs) if pair not in self._known]
+        tokens = self._tokenize(fresh)
+        # Answers of like length side by side: little is padded.
+        order = sorted(range(len(fresh)), key=lambda row: len(tokens[row][0]))
+        for start in range(0, len(order), AT_ONCE):
+            rows = order[start : start + AT_ONCE]
+            self._score([fresh[row] for row in rows], [tokens[row] for row in rows])
+        return [self._known[pair] for pair in pairs]
+
+    def _tokenize(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[Tensor, int]]:
+        """Return token ids of prompt and answer, and where the answer begins."""
+        if not pairs:
+            return []
+        opening = {prompt: self._open(prompt) for prompt, _ in pairs}
+        heads = self.tokenizer(list(opening.values()), add_special_tokens=False).input_ids
+        head = dict(zip(opening, heads, strict=True))
+        tails = self.tokenizer([a for _, a in pairs], add_special_tokens=False).input_ids
+        found = []
+        for (prompt, _), tail in zip(pairs, tails, strict=True):
+            ending = [*tail, self.tokenizer.eos_token_id][: MOST_TOKENS // 2]
+            begin = head[prompt][-(MOST_TOKENS - len(ending)) :]
+            found.append((torch.tensor([*begin, *ending]), len(begin)))
+        return found
+
+    def _open(self, prompt: str) -> str:
+        """Write a dialogue up to where the answer begins, in the words of the model."""
+        turns = self.turns(prompt)
+        if self.tokenizer.chat_template is None:
+            said = "\n\n".join(f"{turn['role'].title()}: {turn['content']}" for turn in turns)
+            return f"{said}\n\nAssistant: "
+        return self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+
+    @torch.no_grad()
+    def _score(self, pairs: list[tuple[str, str]], tokens: list[tuple[Tensor, int]]) -> None:
+        place = next(self.model.parameters()).device
+        ids, span = pad([t for t, _ in tokens], [s for _, s in tokens])
+        ids, span = ids.to(place), span.to(place)
+        said = self.model(input_ids=ids, use_cache=False, output_hidden_states=True)
+        summed = answer_log_probability(said.logits, ids, span).cpu()
+        inside = within(span, ids.shape[1]).to(said.logits.dtype)
+        hidden = (inside[:, None] @ said.hidden_states[-1])[:, 0] / inside.sum(1, keepdim=True)
+        for row, pair in enumerate(pairs):
+            known = Answer(*tokens[row], float(summed[row]), hidden[row].float().cpu())
+            self._known[pair] = known
+
+
+@cache
+def reference_of(name: str | Path, turns: Callable[[str], list[dict[str, str]]]) -> Reference:
+    """Return the reference of this name, loaded once."""
+    return Reference(name, turns)
+
+
+def pad(ids: Sequence[Tensor], starts: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Return ids padded on the right, ``(n, S)``, and where answers begin and end, ``(n, 2)``.
+
+    What stands to the right of a token does not reach it in a causal model: any padding will do.
+    """
+    stops = [len(row) for row in ids]
+    return nn.utils.rnn.pad_sequence(list(ids), batch_first=True), torch.tensor([starts, stops]).T
+
+
+def within(span: Tensor, length: int) -> Tensor:
+    """Tell which positions belong to the answers, shape ``(n, length)``.
+
+    Examples
+    --------
+    >>> within(torch.tensor([[1, 3]]), 4)
+    tensor([[False,  True,  True, False]])
+    """
+    place = torch.arange(length, device=span.device)
+    return (place >= span[:, :1]) & (place < span[:, 1:])
+
+
+def answer_log_probability(logits: Tensor, ids: Tensor, span: Tensor) -> Tensor:
+    """Sum the log-probabilities of the tokens of every answer, shape ``(n,)``.
+
+    Examples
+    --------
+    >>> ids, span = torch.tensor([[0, 1, 1, 0]]), torch.tensor([[1, 3]])
+    >>> answer_log_probability(torch.zeros(1, 4, 2), ids, span).exp()
+    tensor([0.2500])
+    """
+    likely = logits[:, :-1].float() if logits.dtype.itemsize < 4 else logits[:, :-1]
+    each = -F.cross_entropy(likely.transpose(1, 2), ids[:, 1:], reduction="none")
+    return each.where(within(span, ids.shape[1])[:, 1:], 0.0).sum(1)
+
+
+class PreferenceLM(nn.Module):
+    """Compares two answers: the DPO margin of the first over the second.
+
+    Parameters
+    ----------
+    language_model : nn.Module
+        A causal language model; what it does not train is shared with its copies.
+    beta : float
+        How far the model may move from the reference.
+    """
+
+    def __init__(self, language_model: nn.Module, beta: float = BETA):
+        super().__init__()
+        self.language_model: Any = language_model
+        self.beta = beta
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "PreferenceLM":
+        """Copy what is trained; share what is frozen."""
+        copied = copy.deepcopy(
+            self.language_model, memo | {id(p): p for p in self.parameters() if not p.requires_grad}
+        )
+        return PreferenceLM(copied, self.beta).train(self.training)
+
+    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Map a batch of n pairs to their margins, ``(n, 1)``, see :func:`pair_inputs`."""
+        if not torch.is_grad_enabled():
+            width = max(inputs[side].shape[1] for side in SIDES)
+            rows = max(1, LOGITS_AT_ONCE // (width * self.language_model.config.vocab_size))
+            parts = zip(*(inputs[name].split(rows) for name in inputs), strict=True)
+            return torch.cat([self._margin(dict(zip(inputs, part, strict=True))) for part in parts])
+        return self._margin(inputs)
+
+    def _margin(self, inputs: dict[str, Tensor]) -> Tensor:
+        first, second = (self._log_probability(inputs[s], inputs[f"{s}_span"]) for s in SIDES)
+        return self.beta * (first - second - inputs["reference"])[:, None]
+
+    def _log_probability(self, ids: Tensor, span: Tensor) -> Tensor:
+        ids = ids[:, : int(span.max())]
+        logits = self.language_model(input_ids=ids, use_cache=False).logits
+        return answer_log_probability(logits, ids, span)
+
+
+def pair_inputs(first: Sequence[Answer], second: Sequence[Answer]) -> dict[str, Tensor]:
+    """Return what :class:`PreferenceLM` reads of pairs of answers.
+
+    Returns
+    -------
+    dict
+        Token ids of both sides, ``(n, S)``, and where answers begin and end, ``(n, 2)``;
+        ``reference``, how much likelier the first answer is to the reference, ``(n,)``; and
+        ``meaning``, the difference of their hidden states, ``(n, width)``.
+    """
+    inputs: dict[str, Tensor] = {}
+    for side, answers in zip(SIDES, (first, second), strict=True):
+        ids, span = pad([answer.ids for answer in answers], [answer.start for answer in answers])
+        inputs |= {side: ids, f"{side}_span": span}
+    pairs = list(zip(first, second, strict=True))
+    gap = [one.log_probability - other.log_probability for one, other in pairs]
+    inputs["reference"] = torch.tensor(gap)
+    inputs["meaning"] = torch.stack([one.meaning - other.meaning for one, other in pairs])
+    return inputs
+
+
+class LowRank(nn.Module):
+    """A frozen linear layer with a trained correction of low rank (LoRA; Hu et al., 2022).
+
+    Parameters
+    ----------
+    base : nn.Linear
+        The layer; it stays as it is.
+    rank : int
+        Rank of the correction, which is zero before training.
+    alpha : float
+        The correction counts ``alpha / rank`` times.
+
+    Examples
+    --------
+    >>> layer, x = nn.Linear(6, 3), torch.randn(2, 6)
+    >>> torch.equal(LowRank(layer, rank=2)(x), layer(x))
+    True
+    """
+
+    def __init__(self, base: nn.Linear, rank: int = RANK, alpha: float = ALPHA):
+        super().__init__()
+        self.base = base
+        place = base.weight.device
+        self.down = nn.Linear(base.in_features, rank, bias=False, device=place)
+        self.up = nn.Linear(rank, base.out_features, bias=False, device=place)
+        nn.init.zeros_(self.up.weight)
+        self.scale = alpha / rank
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the layer and its correction."""
+        correction = self.up(self.down(x.to(self.down.weight.dtype)))
+        return self.base(x) + (self.scale * correction).to(x.dtype)
+
+
+def with_adapters(language_model: nn.Module, rank: int = RANK, alpha: float = ALPHA) -> nn.Module:
+    """Return the model with a :class:`LowRank` around every linear layer but the output.
+
+    What follows the blocks (the last norm) is trained, too: it says how sure the model is. The
+    frozen weights are shared with the given model.
+    """
+    adapted = _sharing(language_model)
+    head = adapted.get_output_embeddings()
+    linear = [
+        (name, module)
+        for name, module in adapted.named_modules()
+        if type(module) is nn.Linear and module is not head
+    ]
+    for name, module in linear:
+        adapted.set_submodule(name, LowRank(module, rank, alpha))
+    _train_ending(adapted)
+    return adapted
+
+
+def with_trained_block(language_model: nn.Module) -> nn.Module:
+    """Return the model with its last block and what follows it trained, all else shared."""
+    opened = _sharing(language_model)
+    blocks = max((m for m in opened.modules() if isinstance(m, nn.ModuleList)), key=len)
+    blocks[-1] = _trained(blocks[-1])
+    _train_ending(opened)
+    return opened
+
+
+def _train_ending(language_model: Any) -> None:
+    """Train what stands beside blocks and embeddings: the norm before the output."""
+    for name, module in language_model.base_model.named_children():
+        if not isinstance(module, nn.ModuleList | nn.Embedding):
+            setattr(language_model.base_model, name, _trained(module))
+
+
+def _trained(module: nn.Module) -> nn.Module:
+    return copy.deepcopy(module).requires_grad_(True)
+
+
+def _sharing(module: nn.Module) -> Any:
+    """Copy a module, but not its parameters."""
+    return copy.deepcopy(module, {id(p): p for p in module.parameters()})

@@ -1,0 +1,264 @@
+"""The preference model: DPO against trl, LoRA against peft, padding, influence against a loop."""
+
+import copy
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from demix_lite.data.pairs import split_turns
+from demix_lite.influence import InfluenceSource, influence_vectors
+from demix_lite.models import preference_lm
+from demix_lite.models.preference_lm import (
+    ALPHA,
+    RANK,
+    SMALL_LM,
+    LowRank,
+    PreferenceLM,
+    Reference,
+    pair_inputs,
+    reference_of,
+    with_adapters,
+    with_trained_block,
+)
+from demix_lite.tasks import get_task
+
+transformers = pytest.importorskip("transformers", reason="needs demix_lite[llm]")
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+TASK = get_task("ultrafeedback")
+BUILDS = {"lora": with_adapters, "last": with_trained_block}
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """A reference of random weights in double precision, with the tokenizer that ships."""
+    shipped = reference_of(SMALL_LM, split_turns)
+    config = copy.deepcopy(shipped.model.config)
+    config.update({"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2})
+    config.update({"num_key_value_heads": 1, "head_dim": 8, "num_hidden_layers": 2})
+    config.layer_types = ["full_attention"] * 2
+    reference = copy.copy(shipped)
+    reference._known = {}
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    reference.model = model.double().eval().requires_grad_(False)
+    return reference
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    return TASK.load(rows=120).train.head(14)
+
+
+def samples(reference, pairs):
+    answers = [reference.look_up(pairs["prompt"], pairs[side]) for side in ("first", "second")]
+    inputs = pair_inputs(*answers)
+    inputs["reference"] = inputs["reference"].double()
+    return inputs, TASK.label.encode(pairs["preferred"])
+
+
+def shaken(build, reference):
+    """Return a preference model that has moved away from its reference."""
+    model = PreferenceLM(build(reference.model)).double().eval()
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter += 0.2 * torch.randn_like(parameter)
+    return model
+
+
+def take(inputs, rows):
+    return {name: tensor[rows] for name, tensor in inputs.items()}
+
+
+# ------------------------------------------------------------------ the margin
+
+
+@pytest.mark.parametrize("architecture", BUILDS)
+def test_before_training_the_margin_is_zero(tiny, pairs, architecture):
+    inputs, targets = samples(tiny, pairs)
+    model = PreferenceLM(BUILDS[architecture](tiny.model)).eval()
+    margins = model(inputs)
+    assert margins.shape == (len(pairs), 1)
+    torch.testing.assert_close(margins, torch.zeros_like(margins), atol=1e-5, rtol=0)
+    losses = TASK.loss(margins, targets)
+    torch.testing.assert_close(losses, torch.full_like(losses, 2**0.5).log() * 2, rtol=1e-4, atol=0)
+
+
+def test_the_loss_is_the_log_sigmoid_of_the_signed_margin(tiny, pairs):
+    inputs, targets = samples(tiny, pairs)
+    margins = shaken(with_adapters, tiny)(inputs)
+    wanted = -F.logsigmoid(TASK.label.margin(margins, targets))
+    torch.testing.assert_close(TASK.loss(margins, targets), wanted)
+
+
+def test_a_log_probability_is_the_sum_over_the_tokens_of_the_answer(tiny, pairs):
+    row = pairs.iloc[0]
+    (answer,) = tiny.look_up([row["prompt"]], [row["first"]])
+    with torch.no_grad():
+        logits = tiny.model(input_ids=answer.ids[None]).logits[0]
+    summed = sum(
+        logits[place - 1].log_softmax(0)[answer.ids[place]]
+        for place in range(answer.start, len(answer.ids))
+    )
+    assert answer.log_probability == pytest.approx(float(summed))
+    assert answer.ids[-1] == tiny.tokenizer.eos_token_id
+    text = tiny.tokenizer.decode(answer.ids[answer.start : -1])
+    assert text == row["first"]
+
+
+@pytest.mark.parametrize("architecture", BUILDS)
+def test_padding_and_batches_change_nothing(tiny, pairs, architecture):
+    inputs, _ = samples(tiny, pairs)
+    model = shaken(BUILDS[architecture], tiny)
+    whole = model(inputs)
+    alone = torch.cat([model(take(inputs, slice(n, n + 1))) for n in range(len(pairs))])
+    torch.testing.assert_close(whole, alone, rtol=1e-10, atol=1e-10)
+    wider = inputs | {side: F.pad(inputs[side], (0, 9), value=7) for side in ("first", "second")}
+    torch.testing.assert_close(whole, model(wider), rtol=1e-10, atol=1e-10)
+    with torch.no_grad():
+        torch.testing.assert_close(whole, model(inputs), rtol=1e-10, atol=1e-10)
+
+
+def test_a_large_batch_is_cut_where_no_gradient_is_needed(tiny, pairs, monkeypatch):
+    inputs, _ = samples(tiny, pairs)
+    model = shaken(with_adapters, tiny)
+    with torch.no_grad():
+        whole = model(inputs)
+        monkeypatch.setattr(preference_lm, "LOGITS_AT_ONCE", 1)
+        torch.testing.assert_close(whole, model(inputs))
+
+
+def test_the_reference_is_asked_once(tiny, pairs, monkeypatch):
+    samples(tiny, pairs)
+    monkeypatch.setattr(tiny, "_score", None)  # asking again would fail
+    tiny.look_up(pairs["prompt"], pairs["first"])
+
+
+def test_long_texts_lose_the_beginning_of_the_prompt_and_the_end_of_the_answer(tiny):
+    (answer,) = tiny.look_up(["river " * 600], ["stone " * 600])
+    assert len(answer.ids) == preference_lm.MOST_TOKENS
+    assert len(answer.ids) - answer.start == preference_lm.MOST_TOKENS // 2
+    (answer,) = tiny.look_up([""], [""])
+    assert answer.start == len(answer.ids) - 1
+
+
+def test_a_model_without_a_template_and_a_missing_model(tiny, monkeypatch):
+    bare = copy.copy(tiny)
+    bare.tokenizer = copy.deepcopy(tiny.tokenizer)
+    bare.tokenizer.chat_template = None
+    assert bare._open("Two plus two?") == "User: Two plus two?\n\nAssistant: "
+    with pytest.raises(preference_lm.DemixError, match="there is no language model '/nowhere'"):
+        Reference("/nowhere", split_turns)
+    monkeypatch.setitem(__import__("sys").modules, "transformers", None)
+    with pytest.raises(preference_lm.DemixError, match=r'pip install "demix_lite\[llm\]"'):
+        Reference(SMALL_LM, split_turns)
+
+
+# ------------------------------------------------------------------ what is trained
+
+
+@pytest.mark.parametrize("architecture", BUILDS)
+def test_frozen_weights_are_shared_and_trained_ones_are_not(tiny, architecture):
+    model = PreferenceLM(BUILDS[architecture](tiny.model))
+    early = copy.deepcopy(model)
+    base = {id(parameter) for parameter in tiny.model.parameters()}
+    for one, other in zip(model.parameters(), early.parameters(), strict=True):
+        assert (one is other) == (not one.requires_grad)
+        assert (id(one) in base) == (not one.requires_grad)
+    assert any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_adapters_are_those_of_peft(tiny, pairs):
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules="all-linear")
+    theirs = peft.get_peft_model(copy.deepcopy(tiny.model), config)
+    ours = with_adapters(tiny.model).double()
+    torch.manual_seed(2)
+    layers = {name: module for name, module in ours.named_modules() if isinstance(module, LowRank)}
+    found = dict(theirs.get_base_model().named_modules())
+    with torch.no_grad():
+        for name, layer in layers.items():
+            layer.up.weight.normal_()
+            found[name].lora_A["default"].weight.copy_(layer.down.weight)
+            found[name].lora_B["default"].weight.copy_(layer.up.weight)
+        ids = samples(tiny, pairs)[0]["first"]
+        torch.testing.assert_close(ours(input_ids=ids).logits, theirs(input_ids=ids).logits)
+    trained = [sum(p.numel() for p in m.parameters() if p.requires_grad) for m in (ours, theirs)]
+    assert trained[0] == trained[1] + tiny.model.model.norm.weight.numel()
+
+
+# ------------------------------------------------------------------ influence
+
+
+def gradients(model, inputs, targets):
+    """Gradients of all samples, one backward pass each."""
+    rows = []
+    for n in range(len(targets)):
+        one = slice(n, n + 1)
+        loss = TASK.loss(model(take(inputs, one)), targets[one]).sum()
+        chosen = [p for p in model.parameters() if p.requires_grad]
+        rows.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, chosen)]))
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("architecture", BUILDS)
+def test_influence_is_that_of_a_loop_over_samples(tiny, pairs, architecture):
+    inputs, targets = samples(tiny, pairs)
+    model = shaken(BUILDS[architecture], tiny)
+    each = F.normalize(gradients(model, inputs, targets), dim=1)
+    train, valid = slice(0, 9), slice(9, 14)
+    sides = [(take(inputs, part), targets[part]) for part in (train, valid)]
+    found = influence_vectors(model, TASK.loss, *sides)["influence"]
+    torch.testing.assert_close(found, each[train] @ each[valid].T, rtol=1e-8, atol=1e-10)
+    for size in (1, 4):
+        again = influence_vectors(model, TASK.loss, *sides, block_size=size)["influence"]
+        torch.testing.assert_close(found, again, rtol=1e-10, atol=1e-12)
+    assert not InfluenceSource(model, TASK.loss, sides[1]).capture.fallback
+
+
+def test_padding_has_no_influence(tiny, pairs):
+    inputs, targets = samples(tiny, pairs)
+    model = shaken(with_adapters, tiny)
+    wider = inputs | {side: F.pad(inputs[side], (0, 9), value=7) for side in ("first", "second")}
+    one = influence_vectors(model, TASK.loss, (inputs, targets), (inputs, targets))
+    other = influence_vectors(model, TASK.loss, (wider, targets), (inputs, targets))
+    torch.testing.assert_close(one["influence"], other["influence"], rtol=1e-10, atol=1e-12)
+
+
+# ------------------------------------------------------------------ trl
+# The last one: the trainer changes the models it is given.
+
+
+@pytest.mark.slow
+def test_the_loss_is_that_of_trl(tiny, pairs, tmp_path):
+    trl = pytest.importorskip("trl")
+    datasets = pytest.importorskip("datasets")
+    inputs, targets = samples(tiny, pairs)
+    ours = shaken(with_trained_block, tiny)
+    said = pairs["preferred"] == "first"
+    chosen = pairs["first"].where(said, pairs["second"])
+    rejected = pairs["second"].where(said, pairs["first"])
+    asked = zip(pairs["prompt"], chosen, rejected, strict=True)
+    rows = [
+        {
+            "prompt": [{"role": "user", "content": prompt}],
+            "chosen": [{"role": "assistant", "content": better}],
+            "rejected": [{"role": "assistant", "content": worse}],
+        }
+        for prompt, better, worse in asked
+    ]
+    trainer = trl.DPOTrainer(
+        model=ours.language_model,
+        ref_model=tiny.model,
+        args=trl.DPOConfig(
+            output_dir=str(tmp_path), beta=ours.beta, report_to="none", use_cpu=True, bf16=False
+        ),
+        train_dataset=datasets.Dataset.from_list(rows),
+        processing_class=tiny.tokenizer,
+    )
+    batch = trainer.data_collator([trainer.train_dataset[n] for n in range(len(rows))])
+    theirs = trainer.compute_loss(ours.language_model, batch)
+    torch.testing.assert_close(TASK.loss(ours(inputs), targets).mean(), theirs, check_dtype=False)
