@@ -204,7 +204,7 @@ def test_every_example_in_the_help_is_understood():
         options = cli._parser().parse_args(arguments)
         assert getattr(options, "task", "adult") in TASKS
         assert getattr(options, "suite", "tabular") == getattr(options, "family", "tabular")
-    assert {words[0] for words in examples} == {"run", "bench", "train-detector"}
+    assert {words[0] for words in examples} == {"diagnose", "run", "bench", "train-detector"}
 
 
 def test_the_command_starts_as_a_module(root):

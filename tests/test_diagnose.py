@@ -159,7 +159,7 @@ def test_self_check_reports_every_error_type(quick, table, tmp_path, capsys):
     checked = json.loads(capsys.readouterr().out)["self_check"]
     assert set(checked) == {"label", "feature", "spurious"}
     assert checked["label"]["recall"] > 0.05
-    assert checked["label"]["precision"] > 0.5
+    assert checked["label"]["precision"] > 0.2  # 0.15 by chance
     assert all(line["errors"] > 20 for line in checked.values())
     assert "Self-check" in (tmp_path / "o" / "report.html").read_text(encoding="utf-8")
 
