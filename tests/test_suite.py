@@ -315,6 +315,16 @@ def test_baselines_that_are_there_are_not_tuned_again(monkeypatch, tmp_path):
     table = suite.tuning_table("twin")
     assert table[["task", "method"]].to_numpy().tolist() == [["bank", "random"]]
 
+    path = tmp_path / "tuning.csv"
+    path.write_text(
+        "task,method,source,searched,found\nair,ddc,ours,{},old\nbank,random,ours,{},old\n"
+    )
+    suite._record_tuning(path, "twin")
+    lines = path.read_text().splitlines()
+    assert lines[1] == "air,ddc,ours,{},old"
+    assert lines[2].startswith("bank,random,")
+    assert not lines[2].endswith("old")
+
 
 class Recorder:
     """Stands for a detector: remembers what it learned from."""

@@ -165,7 +165,7 @@ def run_suite(
     for task in dict.fromkeys(cell.task for cell in todo):
         names = {name for cell in todo if cell.task == task for name, _ in cell.entries}
         fit_methods(task, names, source=source, progress=progress, announce=announce)
-    tuning_table(source).to_csv(ledger.parent / "tuning.csv", index=False, lineterminator="\n")
+    _record_tuning(ledger.parent / "tuning.csv", source)
     work = Parallel(n_jobs=jobs or cpu_count(), return_as="generator_unordered")(
         delayed(_run_cell)(cell, ledger, source, train_rows) for cell in todo
     )
@@ -254,6 +254,18 @@ def fit_methods(
     for name in missing:
         announce(f"{name}: tuned on {len(environments)} environments of {task}")
         kinds[name]().fit(environments).save(_kept(name, task, source))
+
+
+def _record_tuning(path: Path, source: str) -> None:
+    """Write what the search found; what another machine found of other baselines is kept."""
+    found = tuning_table(source)
+    if path.exists():
+        known = pd.read_csv(path)
+        again = known.set_index(["task", "method"]).index.isin(
+            found.set_index(["task", "method"]).index
+        )
+        found = pd.concat([known[~again], found]).sort_values(["task", "method"])
+    found.to_csv(path, index=False, lineterminator="\n")
 
 
 def tuning_table(source: str = "real") -> pd.DataFrame:
