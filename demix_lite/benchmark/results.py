@@ -73,7 +73,7 @@ def expected(family: str | None = None) -> pd.DataFrame:
     >>> expected("tabular")["task"].nunique()
     6
     >>> sorted(set(expected()["task"].map(family_of)))
-    ['recommendation', 'tabular']
+    ['alignment', 'recommendation', 'tabular']
     """
     rows = [
         cell.key(entry, "")[:-1]

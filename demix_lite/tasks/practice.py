@@ -61,7 +61,7 @@ def practice_task(
     Examples
     --------
     >>> from demix_lite.tasks.tables import ADULT
-    >>> other, rows = practice_task(ADULT, ADULT.load(rows=2000), np.random.default_rng(3))
+    >>> other, rows = practice_task(ADULT, ADULT.load(rows=2000), np.random.default_rng(0))
     >>> other.target != ADULT.target, len(other.rules)
     (True, 1)
     """
