@@ -350,6 +350,7 @@ class Recorder:
 
 def test_a_detector_learns_from_the_tasks_and_architectures_of_its_plan_once(monkeypatch, tmp_path):
     monkeypatch.setenv("DEMIX_DATA", str(tmp_path))
+    monkeypatch.setattr(protocols, "SHIPPED", tmp_path / "shipped")
     monkeypatch.setattr(protocols, "ErrorDetector", Recorder)
     monkeypatch.setattr(Recorder, "fitted", [])
     environments = {
