@@ -1,6 +1,7 @@
 """The preference model: DPO against trl, LoRA against peft, padding, influence against a loop."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -39,7 +40,8 @@ def tiny():
     config.update({"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2})
     config.update({"num_key_value_heads": 1, "head_dim": 8, "num_hidden_layers": 2})
     config.layer_types = ["full_attention"] * 2
-    reference = copy.copy(shipped)
+    reference = Reference.__new__(Reference)
+    vars(reference).update(vars(shipped))
     reference._known = {}
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(config)
@@ -138,6 +140,11 @@ def test_the_reference_is_asked_once(tiny, pairs, monkeypatch):
     tiny.look_up(pairs["prompt"], pairs["first"])
 
 
+def test_a_reference_is_pickled_by_name():
+    shipped = reference_of(SMALL_LM, split_turns)
+    assert pickle.loads(pickle.dumps(shipped)) is shipped
+
+
 def test_long_texts_lose_the_beginning_of_the_prompt_and_the_end_of_the_answer(tiny):
     (answer,) = tiny.look_up(["river " * 600], ["stone " * 600])
     assert len(answer.ids) == preference_lm.MOST_TOKENS
@@ -147,7 +154,8 @@ def test_long_texts_lose_the_beginning_of_the_prompt_and_the_end_of_the_answer(t
 
 
 def test_a_model_without_a_template_and_a_missing_model(tiny, monkeypatch):
-    bare = copy.copy(tiny)
+    bare = Reference.__new__(Reference)
+    vars(bare).update(vars(tiny))
     bare.tokenizer = copy.deepcopy(tiny.tokenizer)
     bare.tokenizer.chat_template = None
     assert bare._open("Two plus two?") == "User: Two plus two?\n\nAssistant: "

@@ -101,7 +101,7 @@ class Reference:
     """
 
     def __init__(self, name: str | Path, turns: Callable[[str], list[dict[str, str]]]):
-        self.turns = turns
+        self.name, self.turns = name, turns
         library = transformers()
         library.utils.logging.disable_progress_bar()
         large = Path(name) != SMALL_LM and torch.cuda.is_available()
@@ -114,6 +114,10 @@ class Reference:
             raise DemixError(f"there is no language model {str(name)!r}: {why}.") from error
         self.model = model.to("cuda" if large else "cpu").eval().requires_grad_(False)
         self._known: dict[tuple[str, str], Answer] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the name alone: whoever reads it looks everything up again."""
+        return reference_of, (self.name, self.turns)
 
     def look_up(self, prompts: Sequence[str], answers: Sequence[str]) -> list[Answer]:
         """Return answers in tokens and what the model says of them, each computed once."""
@@ -155,10 +159,14 @@ class Reference:
         place = next(self.model.parameters()).device
         ids, span = pad([t for t, _ in tokens], [s for _, s in tokens])
         ids, span = ids.to(place), span.to(place)
-        said = self.model(input_ids=ids, use_cache=False, output_hidden_states=True)
-        summed = answer_log_probability(said.logits, ids, span).cpu()
-        inside = within(span, ids.shape[1]).to(said.logits.dtype)
-        hidden = (inside[:, None] @ said.hidden_states[-1])[:, 0] / inside.sum(1, keepdim=True)
+        states: list[Tensor] = []
+        head = self.model.get_output_embeddings()
+        handle = head.register_forward_pre_hook(lambda _, given: states.append(given[0]))
+        logits = self.model(input_ids=ids, use_cache=False).logits
+        handle.remove()
+        summed = answer_log_probability(logits, ids, span).cpu()
+        inside = within(span, ids.shape[1]).to(logits.dtype)
+        hidden = (inside[:, None] @ states[0])[:, 0] / inside.sum(1, keepdim=True)
         for row, pair in enumerate(pairs):
             known = Answer(*tokens[row], float(summed[row]), hidden[row].float().cpu())
             self._known[pair] = known
