@@ -107,6 +107,18 @@ TASK_PAGES: dict[str, tuple[str, dict[str, Any], str, str]] = {
         "Yelp",
         "Guests and the places they reviewed: who goes where next?",
     ),
+    "tasks/ultrafeedback": (
+        "tasks/alignment.ipynb",
+        {"task": "ultrafeedback"},
+        "UltraFeedback",
+        "Questions to a language model, and two answers to each: which one is better?",
+    ),
+    "tasks/capybara": (
+        "tasks/alignment.ipynb",
+        {"task": "capybara"},
+        "Capybara",
+        "Dialogues with a language model, and two ways to go on: which one is better?",
+    ),
 }
 
 # pages: the files, besides the package, that they are drawn from

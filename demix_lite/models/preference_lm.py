@@ -9,6 +9,7 @@ reference says of an answer never changes; it is computed once and kept.
 import copy
 import importlib
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -50,7 +51,11 @@ def transformers() -> ModuleType:
         If it is not installed.
     """
     try:
-        return importlib.import_module("transformers")
+        with warnings.catch_warnings():
+            # Nothing here shows a progress bar, so a notebook needs no widgets for one.
+            warnings.filterwarnings("ignore", message="IProgress not found")
+            importlib.import_module("tqdm.auto")
+            return importlib.import_module("transformers")
     except ImportError as error:
         raise DemixError(
             'tasks of preference pairs need transformers: pip install "demix_lite[llm]".'
