@@ -29,8 +29,8 @@ SMALL_LM = Path(__file__).parent / "weights" / "small_lm"
 BETA = 0.5
 RANK, ALPHA = 4, 8.0
 MOST_TOKENS = 512
-"""Tokens of a prompt and an answer, half of them each; prompts lose their beginning, answers their
-end."""
+"""Tokens of a prompt and an answer, half of them each, unless the tokenizer asks for fewer; prompts
+lose their beginning, answers their end."""
 
 LOGITS_AT_ONCE = 2**25
 """Logits that are held at once where no gradient is needed (128 MB)."""
@@ -140,14 +140,16 @@ class Reference:
         """Return token ids of prompt and answer, and where the answer begins."""
         if not pairs:
             return []
+        half = min(MOST_TOKENS, self.tokenizer.model_max_length) // 2
+        options = {"add_special_tokens": False, "verbose": False}
         opening = {prompt: self._open(prompt) for prompt, _ in pairs}
-        heads = self.tokenizer(list(opening.values()), add_special_tokens=False).input_ids
+        heads = self.tokenizer(list(opening.values()), **options).input_ids
         head = dict(zip(opening, heads, strict=True))
-        tails = self.tokenizer([a for _, a in pairs], add_special_tokens=False).input_ids
+        tails = self.tokenizer([a for _, a in pairs], **options).input_ids
         found = []
         for (prompt, _), tail in zip(pairs, tails, strict=True):
-            ending = [*tail, self.tokenizer.eos_token_id][: MOST_TOKENS // 2]
-            begin = head[prompt][-MOST_TOKENS // 2 :]
+            ending = [*tail, self.tokenizer.eos_token_id][:half]
+            begin = head[prompt][-half:]
             found.append((torch.tensor([*begin, *ending]), len(begin)))
         return found
 
