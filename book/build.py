@@ -46,6 +46,9 @@ from typing import Any
 
 import yaml
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import handouts
+
 ROOT = Path(__file__).resolve().parent.parent
 CELL_TIMEOUT = 1200  # seconds
 
@@ -176,6 +179,18 @@ class Page:
         """Whether the page is run before it is shown."""
         return self.source.suffix == ".ipynb"
 
+    @property
+    def is_quick(self) -> bool:
+        """Whether it is run at its smallest, to see that everything in it works."""
+        return bool(self.parameters.get("quick"))
+
+    def notebook(self) -> Any:
+        """Read the notebook; at its smallest it runs the code of its solutions, too."""
+        import nbformat
+
+        notebook = nbformat.read(self.source, as_version=4)
+        return handouts.with_solutions_run(notebook) if self.is_quick else notebook
+
 
 @dataclass(frozen=True)
 class Book:
@@ -273,7 +288,8 @@ def page_keys(book: Book) -> dict[str, str]:
     for page in book.notebooks:
         globs = [g for pattern, gs in READS.items() if fnmatch(page.name, pattern) for g in gs]
         reads = files_digest(path for g in globs for path in ROOT.glob(g))
-        code = code_of(json.loads(page.source.read_text(encoding="utf-8")))
+        notebook = json.loads(page.source.read_text(encoding="utf-8"))
+        code = code_of(handouts.with_solutions_run(notebook) if page.is_quick else notebook)
         keys[page.name] = digest(code, page.parameters, reads, common)
     return keys
 
@@ -327,7 +343,7 @@ def prepare(page: Page) -> Any:
     import papermill
 
     fresh = papermill.execute_notebook(
-        str(page.source), None, page.parameters, kernel_name="python3", prepare_only=True
+        page.notebook(), None, page.parameters, kernel_name="python3", prepare_only=True
     )
     for cell in fresh.cells:
         if "injected-parameters" in cell.metadata.get("tags", []):
@@ -359,7 +375,7 @@ def run_notebook(book: Book, page: Page, stopped: Event) -> float:
     started = time.perf_counter()
     try:
         papermill.execute_notebook(
-            str(page.source),
+            page.notebook(),
             str(partial),
             page.parameters,
             kernel_name="python3",
@@ -511,6 +527,18 @@ def name_as_own(notebook: Any, page: Page) -> None:
             cell["source"] = re.sub(rf"(?<![\w-]){re.escape(name)}(?![\w-])", own, cell["source"])
 
 
+def offer_to_run(notebook: Any, page: Page) -> None:
+    """Link a lesson or a task to services that run notebooks, if the book has an address."""
+    address = (yaml.safe_load((ROOT / "_config.yml").read_text())["repository"] or {}).get("url")
+    where = page.source.relative_to(ROOT).as_posix()
+    line = handouts.launch_line(where, address or "")
+    if line and not page.name.startswith("results/"):
+        first = next(cell for cell in notebook.cells if cell.cell_type == "markdown")
+        first["source"] = re.sub(
+            r"^# .*", lambda top: f"{top[0]}\n\n{line}", first["source"], count=1
+        )
+
+
 def staged_notebook(book: Book, page: Page, outputs: bool) -> bytes:
     """Return a notebook page as Jupyter Book gets it."""
     notebook = prepare(page)
@@ -521,6 +549,7 @@ def staged_notebook(book: Book, page: Page, outputs: bool) -> bytes:
         part.metadata.pop("execution", None)
     if page.heading:
         name_as_own(notebook, page)
+    offer_to_run(notebook, page)
     return (json.dumps(notebook, indent=1, ensure_ascii=False) + "\n").encode()
 
 
@@ -533,6 +562,12 @@ def staged_files(book: Book, outputs: bool = True) -> dict[str, bytes]:
             files[path.relative_to(ROOT / "book").as_posix()] = path.read_bytes()
     for page in book.notebooks:
         files[f"{page.name}.ipynb"] = staged_notebook(book, page, outputs)
+    if "status.md" in files:
+        status = read_json(book.out / "executed" / "status.json")
+        table = handouts.status_table(status, [page.name for page in book.pages])
+        files["status.md"] = files["status.md"].replace(b"<!-- run times -->", table.encode())
+    bibliography = ROOT / "book" / "references.bib"
+    files["notebooks.zip"] = handouts.notebooks_zip(ROOT / "notebooks", bibliography)
     return files
 
 
@@ -592,6 +627,12 @@ def complaints(said: str, source: Path) -> str:
     return "\n".join(dict.fromkeys(picked or lines[-30:]))
 
 
+def mended(name: str, content: bytes) -> bytes:
+    """Mend what Sphinx writes wrongly: the entries of its list of citations are no list items."""
+    wrong, right = b'<div role="list" class="citation-list">', b'<div class="citation-list">'
+    return content.replace(wrong, right) if name.endswith(".html") else content
+
+
 def render(book: Book) -> None:
     """Render the staged pages; a warning is an error, and only a whole book is published."""
     files = staged_files(book)
@@ -618,7 +659,8 @@ def render(book: Book) -> None:
         print("failed", flush=True)
         raise BookError(f"Jupyter Book complained:\n{complaints(result.stdout, source)}")
     rendered = read_tree(work / "_build" / "html")
-    sync({name: rendered[name] for name in rendered if not UNUSED.search(name)}, book.out / "html")
+    kept = {name: mended(name, rendered[name]) for name in rendered if not UNUSED.search(name)}
+    sync(kept, book.out / "html")
     write_json(stamp, state)
     print(f"{time.perf_counter() - started:.1f} s\nThe book: {book.out / 'html' / 'index.html'}")
 
