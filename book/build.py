@@ -4,6 +4,7 @@
     python book/build.py --quick             each notebook at its smallest setting
     python book/build.py --only tasks/adult  run only this page ("lessons/*" works too)
     python book/build.py --jobs 1            one notebook after the other
+    python book/build.py --pdf               the same, and book.pdf beside html/ (needs Chromium)
 
 `_toc.yml` is the list of pages. A page is `book/NAME.md`, or `notebooks/NAME.ipynb` run once, or
 one of TASK_PAGES below: one notebook run once per task with its own parameters.
@@ -24,13 +25,16 @@ from __future__ import annotations
 import argparse
 import errno
 import hashlib
+import io
 import json
 import os
 import platform
+import posixpath
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import tomllib
 from collections.abc import Iterable, Iterator
@@ -39,6 +43,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from fnmatch import fnmatch
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from threading import Event
@@ -134,6 +139,12 @@ OUTLINE = re.compile(r"^(?:#+ .*|\([^)]+\)=|\s*:(?:name|label): .*)$", re.MULTIL
 
 # The label of an exercise or a figure.
 LABEL = re.compile(r"^:(?:label|name): *(\S+)$", re.MULTILINE)
+
+# A link to a notebook of the book (those to copies in _sources have another name of the page).
+NOTEBOOK_LINK = re.compile(rb'href="((?!\w+:)[\w./-]+)\.ipynb')
+
+# Whoever of these is installed prints the PDF.
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 # The codes that colour what a terminal shows.
 COLOURED = re.compile(r"\x1b\[[\d;]*m")
@@ -627,10 +638,24 @@ def complaints(said: str, source: Path) -> str:
     return "\n".join(dict.fromkeys(picked or lines[-30:]))
 
 
-def mended(name: str, content: bytes) -> bytes:
-    """Mend what Sphinx writes wrongly: the entries of its list of citations are no list items."""
+def mended(rendered: dict[str, bytes]) -> dict[str, bytes]:
+    """Mend what Sphinx leaves wrong in the pages.
+
+    The entries of a list of citations are no list items, and a link to a notebook in an *output*
+    still names the notebook and not its page.
+    """
     wrong, right = b'<div role="list" class="citation-list">', b'<div class="citation-list">'
-    return content.replace(wrong, right) if name.endswith(".html") else content
+
+    def to_page(folder: str, link: re.Match[bytes]) -> bytes:
+        page = posixpath.normpath(posixpath.join(folder, f"{link[1].decode()}.html"))
+        return b'href="%s.html' % link[1] if page in rendered else link[0]
+
+    result = dict(rendered)
+    for name in rendered:
+        if name.endswith(".html"):
+            follow = partial(to_page, posixpath.dirname(name))
+            result[name] = NOTEBOOK_LINK.sub(follow, rendered[name].replace(wrong, right))
+    return result
 
 
 def render(book: Book) -> None:
@@ -659,10 +684,34 @@ def render(book: Book) -> None:
         print("failed", flush=True)
         raise BookError(f"Jupyter Book complained:\n{complaints(result.stdout, source)}")
     rendered = read_tree(work / "_build" / "html")
-    kept = {name: mended(name, rendered[name]) for name in rendered if not UNUSED.search(name)}
-    sync(kept, book.out / "html")
+    kept = {name: content for name, content in rendered.items() if not UNUSED.search(name)}
+    sync(mended(kept), book.out / "html")
     write_json(stamp, state)
     print(f"{time.perf_counter() - started:.1f} s\nThe book: {book.out / 'html' / 'index.html'}")
+
+
+def print_pdf(book: Book) -> None:
+    """Print every page of the finished book and bind them into one file."""
+    from pypdf import PdfWriter
+
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if browser is None:
+        raise BookError("A PDF needs Chromium (on Debian and Ubuntu: apt install chromium).")
+    # Chromium refuses to run as root, as in a container, with its sandbox.
+    root = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
+    options = ["--headless", "--no-pdf-header-footer", "--virtual-time-budget=20000", *root]
+    bound = PdfWriter()
+    with tempfile.TemporaryDirectory() as folder:
+        sheets = Path(folder) / "page.pdf"
+        for page in book.pages:
+            address = (book.out / "html" / f"{page.name}.html").as_uri()
+            call = [browser, *options, f"--print-to-pdf={sheets}", address]
+            subprocess.run(call, check=True, capture_output=True, timeout=300)
+            bound.append(sheets, outline_item=page.name)
+    content = io.BytesIO()
+    bound.write(content)
+    write(book.out / "book.pdf", content.getvalue())
+    print(f"The PDF: {book.out / 'book.pdf'}")
 
 
 def check_links(book: Book) -> None:
@@ -698,6 +747,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--jobs", type=at_least_one, metavar="N", help="notebooks at a time (the number of cores)"
     )
+    parser.add_argument("--pdf", action="store_true", help="print the book, too (needs Chromium)")
     parser.add_argument("--links", action="store_true", help="check links instead of rendering")
     parser.add_argument("--out", type=Path, help="folder to build in (_build, or _build/quick)")
     return parser.parse_args(arguments)
@@ -720,6 +770,8 @@ def build(options: argparse.Namespace) -> None:
         print(f"Not rendered, these pages are still to be run: {', '.join(outdated)}")
         return
     render(book)
+    if options.pdf:
+        print_pdf(book)
 
 
 def main(arguments: list[str] | None = None) -> int:

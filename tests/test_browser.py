@@ -13,14 +13,12 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from test_book import build
 
 pytestmark = [pytest.mark.book, pytest.mark.slow]
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
+CHROMIUM = next(filter(None, map(shutil.which, build.BROWSERS)), None)
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 375, "height": 800}
-NOT_OURS = {"genindex", "search"}
-"""Pages that Sphinx writes without a source of ours."""
-
 MATHEMATICS = """async () => {
   const formulas = document.querySelectorAll("span.math, div.math");
   if (formulas.length) await MathJax.startup.promise;
@@ -30,6 +28,9 @@ MATHEMATICS = """async () => {
 }"""
 
 AXE = {"preload": False, "resultTypes": ["violations"]}  # preloading would fetch styles by script
+
+SAME_EVERYWHERE = {"exclude": [["pre"], ["mjx-container"]]}
+"""Code and formulas look the same on every page and take longest: two pages are enough for them."""
 
 OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
@@ -83,18 +84,26 @@ def open_page(browser, visit: Visit, **options):
     return tab
 
 
-def see(browser, path: Path) -> Visit:
-    """Visit one page."""
+def faults(tab, context: dict | None = None) -> list[str]:
+    """Return what axe-core finds serious or critical."""
     from axe_playwright_python.sync_playwright import Axe
 
+    found = []
+    for fault in Axe().run(tab, context=context, options=AXE).response["violations"]:
+        if fault["impact"] in ("serious", "critical"):
+            where = "; ".join(node["html"][:120] for node in fault["nodes"][:2])
+            found.append(f"{fault['id']} ({len(fault['nodes'])}): {where}")
+    return found
+
+
+def see(browser, path: Path, *, thoroughly: bool = True) -> Visit:
+    """Visit one page; one that is like another need not be searched for faults again."""
     visit = Visit()
     tab = open_page(browser, visit)
     tab.goto(path.as_uri())
     visit.formulas, visit.formulas_not_set = tab.evaluate(MATHEMATICS)
-    for fault in Axe().run(tab, options=AXE).response["violations"]:
-        if fault["impact"] in ("serious", "critical"):
-            where = "; ".join(node["html"][:120] for node in fault["nodes"][:2])
-            visit.faults.append(f"{fault['id']} ({len(fault['nodes'])}): {where}")
+    if thoroughly:
+        visit.faults = faults(tab, SAME_EVERYWHERE)
     for size in (DESKTOP, PHONE):
         tab.set_viewport_size(size)
         visit.too_wide[size["width"]] = tab.evaluate(OVERFLOW)
@@ -103,11 +112,17 @@ def see(browser, path: Path) -> Visit:
 
 
 @pytest.fixture(scope="module")
-def visits(browser, pages) -> dict[str, Visit]:
-    folder = next(page.parent for page in pages if page.name == "index.html")
-    return {
-        page.relative_to(folder).with_suffix("").as_posix(): see(browser, page) for page in pages
-    }
+def visits(browser, pages, book_folder) -> dict[str, Visit]:
+    listed = build.load_book(book_folder, quick=True).pages
+    firsts = {
+        page.source: page.name for page in reversed(listed)
+    }  # of pages made from one notebook
+    repeated = {page.name for page in listed} - set(firsts.values())
+    folder, seen = book_folder / "html", {}
+    for page in pages:
+        name = page.relative_to(folder).with_suffix("").as_posix()
+        seen[name] = see(browser, page, thoroughly=name not in repeated)
+    return seen
 
 
 def test_no_page_asks_for_the_network_or_for_a_file_that_is_not_there(visits):
@@ -156,6 +171,30 @@ def test_a_quiz_tells_why(browser, book_folder):
     assert feedback.is_visible()
     assert feedback.inner_text().startswith("Yes")
     tab.context.close()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("name", ["index", "lessons/traps"])
+def test_code_and_formulas_can_be_read_in_both_themes(browser, book_folder, name, theme):
+    tab = open_page(browser, Visit(), color_scheme=theme)
+    tab.goto((book_folder / "html" / f"{name}.html").as_uri())
+    tab.evaluate(MATHEMATICS)
+    assert faults(tab) == []
+    tab.context.close()
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+def test_the_book_can_be_printed(book_folder):
+    from pypdf import PdfReader
+
+    whole = build.load_book(book_folder, quick=True)
+    part = [page for page in whole.pages if page.name in ("index", "lessons/traps")]
+    build.print_pdf(build.Book(part, book_folder))
+    printed = PdfReader(book_folder / "book.pdf")
+    assert [entry.title for entry in printed.outline] == ["index", "lessons/traps"]
+    text = "\n".join(sheet.extract_text() for sheet in printed.pages)
+    assert "Training data goes wrong in more than one way at once" in text
+    assert "Take-away" in text
 
 
 # ------------------------------------------------------------------ links, without a browser
