@@ -37,8 +37,8 @@ class Outcome:
         The self-check, if it was asked for.
     summary : dict
         The main numbers, ready for JSON.
-    validation : Series or None
-        Labels of the validation file, if there was one.
+    validation : DataFrame or None
+        The validation file, if there was one.
     """
 
     raw: pd.DataFrame
@@ -46,7 +46,7 @@ class Outcome:
     debugger: DataDebugger
     checked: pd.DataFrame | None
     summary: dict[str, Any]
-    validation: pd.Series | None = None
+    validation: pd.DataFrame | None = None
 
     def diagnosis(self) -> pd.DataFrame:
         """Return the diagnosis of every row of the file, numbered from 1."""
@@ -115,8 +115,9 @@ def diagnose_file(
     announce("read the file")
     raw, features, labels = _read(path, target, encoding)
     valid: dict[str, Any] = {}
+    validation = None
     if validation_file is not None:
-        _, valid["X_valid"], valid["y_valid"] = _read(validation_file, target, encoding)
+        validation, valid["X_valid"], valid["y_valid"] = _read(validation_file, target, encoding)
     detector = detector or ErrorDetector.shipped("tabular-practised")
     debugger = DataDebugger(kind=kind, detector=detector, random_state=seed, announce=announce)
     debugger.fit(features, labels, **valid)
@@ -125,7 +126,7 @@ def diagnose_file(
         task, frame = debugger.table_.task, debugger.table_.frame
         checked = self_check(task, frame, detector, seed=seed, announce=announce)
     summary = _summary(path, raw, debugger, checked, seed, time.perf_counter() - started)
-    return Outcome(raw, target, debugger, checked, summary, valid.get("y_valid"))
+    return Outcome(raw, target, debugger, checked, summary, validation)
 
 
 def write_outcome(outcome: Outcome, folder: Path, *, repaired: str = "") -> list[Path]:
@@ -202,9 +203,10 @@ def _summary(
         ],
         "score": {
             "metric": score.metric,
-            "before": _number(score.before),
-            "after": _number(score.after),
+            "better": "larger" if score.larger_is_better else "smaller",
+            **{k: _number(v) for k, v in vars(score).items() if isinstance(v, float)},
             "rows": score.rows,
+            "unflagged": score.unflagged,
         },
         "self_check": None if checked is None else checked.round(3).to_dict("index"),
         "notes": notes,
