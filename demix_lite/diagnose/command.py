@@ -161,7 +161,11 @@ def _as_in_file(raw: pd.Series, read: pd.Series, new: pd.Series) -> list[Any]:
     if pd.api.types.is_numeric_dtype(read.dtype):
         is_whole = pd.api.types.is_integer_dtype(read.dtype)
         numbers = [int(v) if is_whole else float(f"{v:.6g}") for v in new]
-        return numbers if pd.api.types.is_numeric_dtype(raw.dtype) else [str(v) for v in numbers]
+        if pd.api.types.is_numeric_dtype(raw.dtype):
+            return numbers
+        written = "".join(raw)
+        point = "," if "," in written and "." not in written else "."
+        return [str(v).replace(".", point) for v in numbers]
     spelled = dict(zip(read[::-1], raw[::-1], strict=True))
     return [spelled.get(value, value) for value in new]
 

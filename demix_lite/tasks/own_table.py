@@ -29,6 +29,7 @@ FAR_OUTSIDE = 8.0
 """So many interquartile ranges from the median, a number is worth a look in any case."""
 
 OTHER = "(other)"
+THOUSANDS = r"-?[1-9]\d{0,2}(,\d{3})+(\.\d+)?"
 LONG_DATE = re.compile(r"\d{4}-\d{1,2}-\d{1,2}")
 SHORT_DATE = re.compile(
     r"^(?P<a>\d{1,2})(?P<sep>[-/.])(?P<b>\d{1,2})[-/.](?P<year>\d{4})(?P<rest>(?:[ T].*)?)$"
@@ -308,8 +309,23 @@ def _text(values: pd.Series) -> pd.Series:
     return text.mask(text.str.lower().isin(MISSING_WORDS))
 
 
+def _with_points(text: pd.Series) -> pd.Series:
+    """Return 1,5 as 1.5, and 1,234,567.8 without its commas.
+
+    Examples
+    --------
+    >>> _with_points(pd.Series(["0,5", "-2"])).tolist(), _with_points(pd.Series(["1,250"])).tolist()
+    (['0.5', '-2'], ['1250'])
+    """
+    commas = text[text.str.contains(",", regex=False, na=False)]
+    thousands = len(commas) and commas.str.fullmatch(THOUSANDS).all()
+    return text.str.replace(",", "" if thousands else ".", regex=False)
+
+
 def _as_numbers(values: pd.Series) -> pd.Series:
     """Return finite numbers, NaN where a cell is none."""
+    if not pd.api.types.is_numeric_dtype(values.dtype):
+        values = _with_points(_text(values))
     numbers = pd.to_numeric(values, errors="coerce").astype(float)
     return numbers.replace([np.inf, -np.inf], np.nan)
 
