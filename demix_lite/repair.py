@@ -16,6 +16,7 @@ SPURIOUS_WEIGHT = 2.0
 
 PRIOR_STRENGTH = 0.25
 SMALLEST_WEIGHT = 0.01
+SMALLEST_CHANCE = 0.05
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def repair(
     outputs: Tensor,
     *,
     labels: Literal["hedge", "flip"] = "hedge",
-    features: Literal["impute", "drop"] = "impute",
+    features: Literal["impute", "hedge", "drop"] = "impute",
     spurious_weight: float = SPURIOUS_WEIGHT,
 ) -> Repaired:
     """Repair the rows that a diagnosis suspects.
@@ -73,8 +74,9 @@ def repair(
     labels : {"hedge", "flip"}
         ``"hedge"`` trains on both labels, each weighted by its probability: a row that the model
         finds hard is not turned into what the model believes. ``"flip"`` believes the flags.
-    features : {"impute", "drop"}
-        What happens to rows with feature errors.
+    features : {"impute", "hedge", "drop"}
+        What happens to rows with feature errors. ``"hedge"`` trains on every row as it is and as it
+        would be imputed, each weighted by its probability, whether it is flagged or not.
     spurious_weight : float
         Weight of minority rows relative to the others, at least 1.
 
@@ -82,38 +84,51 @@ def repair(
     -------
     Repaired
     """
-    flag = diagnosis.flag
+    flag, chance = diagnosis.flag, diagnosis.probability["feature"].to_numpy()
     wrong, broken = flag["label"].to_numpy(), flag["feature"].to_numpy()
     other = task.relabel(frame[task.target], outputs)
-    repaired = frame.copy()
-    repaired[task.target] = frame[task.target].where(~wrong, other)
+    relabelled = frame.assign(**{task.target: frame[task.target].where(~wrong, other)})
+    kept = ~broken if features == "drop" else np.ones(len(frame), dtype=bool)
+    doubted = np.zeros_like(kept) if features == "drop" else broken
+    if features == "hedge":
+        doubted = broken | (chance >= SMALLEST_CHANCE)
+    imputed, cells = _impute(task, relabelled, doubted, ~broken & ~wrong)
+    repaired = relabelled.copy()
+    repaired.loc[broken] = imputed.loc[broken]
+    versions = [(repaired, np.ones(len(frame)))]
+    if features == "hedge":
+        share = np.where(cells.any(axis=1), chance, 0.0)
+        versions = [(relabelled, 1 - share), (imputed, share)]
+    said = [(repaired[task.target], np.where(flag["spurious"], spurious_weight, 1.0))]
+    if labels == "hedge":
+        said = _hedged_labels(task, frame[task.target], other, diagnosis, spurious_weight)
+    samples = pd.concat(
+        [f.assign(**{task.target: label}) for f, _ in versions for label, _ in said]
+    )
+    weights = np.concatenate([share * weight for _, share in versions for _, weight in said])
+    used = np.tile(kept, len(versions) * len(said)) & (weights >= SMALLEST_WEIGHT)
+    mean_one = torch.tensor(weights[used] / weights[used].mean()).float()
+    cells[~broken] = False
+    return Repaired(repaired[kept], samples[used], mean_one, cells[kept], frame.index[wrong & kept])
+
+
+def _impute(
+    task: Task, frame: pd.DataFrame, doubted: np.ndarray, trusted: np.ndarray
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return all rows, the doubted ones imputed from the trusted ones, and the cells changed."""
+    imputed = frame.copy()
     cells = pd.DataFrame(False, index=frame.index, columns=frame.columns)
-    kept = np.ones(len(frame), dtype=bool)
-    if features == "drop":
-        kept = ~broken
-    elif broken.any():
-        suspects, touched = task.impute(repaired[broken], repaired[~broken & ~wrong])
-        repaired.loc[broken] = suspects
-        cells.loc[broken, touched.columns] = touched
-    if labels == "flip":
-        samples = repaired[kept]
-        weights = np.where(flag["spurious"], spurious_weight, 1.0)[kept]
-    else:
-        samples, weights = _hedge(task, frame, repaired, other, diagnosis, kept, spurious_weight)
-    mean_one = torch.tensor(weights / weights.mean()).float()
-    return Repaired(repaired[kept], samples, mean_one, cells[kept], frame.index[wrong & kept])
+    if doubted.any():
+        suspects, touched = task.impute(frame[doubted], frame[trusted])
+        imputed.loc[doubted] = suspects
+        cells.loc[doubted, touched.columns] = touched
+    return imputed, cells
 
 
-def _hedge(
-    task: Task,
-    frame: pd.DataFrame,
-    repaired: pd.DataFrame,
-    other: pd.Series,
-    diagnosis: Diagnosis,
-    kept: np.ndarray,
-    spurious_weight: float,
-) -> tuple[pd.DataFrame, np.ndarray]:
-    """Stand every row there with both labels, each with the weight it has in expectation.
+def _hedged_labels(
+    task: Task, recorded: pd.Series, other: pd.Series, diagnosis: Diagnosis, spurious_weight: float
+) -> list[tuple[pd.Series, np.ndarray]]:
+    """Return both labels of every row, each with the weight it has in expectation.
 
     Whether a row breaks the shortcut depends on its true label. With two classes the two labels of
     a row belong to opposite sides of the shortcut; otherwise nothing is known of the other side.
@@ -122,16 +137,13 @@ def _hedge(
     breaks = diagnosis.probability["spurious"].to_numpy()
     breaks_relabelled = breaks
     if task.label.two_sided:
-        breaks = _breaks_as_recorded(frame[task.target], diagnosis)
+        breaks = _breaks_as_recorded(recorded, diagnosis)
         breaks_relabelled = 1 - breaks
     extra = spurious_weight - 1
-    as_recorded = repaired.assign(**{task.target: frame[task.target]})
-    relabelled = repaired.assign(**{task.target: other})
-    weights = np.concatenate(
-        [(1 - wrong) * (1 + extra * breaks), wrong * (1 + extra * breaks_relabelled)]
-    )
-    used = np.concatenate([kept, kept]) & (weights >= SMALLEST_WEIGHT)
-    return pd.concat([as_recorded, relabelled])[used], weights[used]
+    return [
+        (recorded, (1 - wrong) * (1 + extra * breaks)),
+        (other, wrong * (1 + extra * breaks_relabelled)),
+    ]
 
 
 def _breaks_as_recorded(labels: pd.Series, diagnosis: Diagnosis) -> np.ndarray:

@@ -117,6 +117,25 @@ def test_a_row_breaks_the_shortcut_with_one_of_its_labels_only():
     np.testing.assert_allclose(found, breaks, atol=1e-9)
 
 
+def test_a_doubtful_cell_is_trained_as_it_is_and_as_imputed_by_its_probability(rows):
+    dirty = rows.copy()
+    dirty.loc[[3, 4], "age"] = 900
+    said = np.zeros((len(rows), 3))
+    said[3, 1], said[4, 1], said[5, 1] = 0.3, 0.8, 0.3
+    diagnosis = Diagnosis.from_probability(said, np.full(3, 0.5), index=rows.index)
+    done = repair(get_task("adult"), dirty, diagnosis, torch.zeros(len(rows), 2), features="hedge")
+    assert done.frame.loc[3, "age"] == 900
+    assert done.frame.loc[4, "age"] < 100
+    assert done.cells.any(axis=1)[[3, 4, 5]].tolist() == [False, True, False]
+    for row, chance in ((3, 0.3), (4, 0.8)):
+        ages, (as_is, imputed) = done.samples.loc[row, "age"], weights_of(done, row)
+        assert ages.iloc[0] == 900
+        assert ages.iloc[1] < 100
+        assert float(imputed / (as_is + imputed)) == pytest.approx(chance, rel=1e-5)
+    assert (done.samples.index == 5).sum() == 1
+    assert done.samples.dtypes.equals(dirty.dtypes)
+
+
 # ------------------------------------------------------------------ more than two classes, numbers
 
 

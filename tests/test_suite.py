@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from demix_lite.baselines import BASELINES, YARDSTICKS, Composite, Oracle, SummaryGBM
@@ -451,3 +452,18 @@ def test_the_study_of_samples_counts_shares_of_what_is_there(monkeypatch):
     # Of 1,500 rows 210 were split off, and the shortcut drops some of them.
     assert 100 < everyone["validation"] < 210
     assert (some["share"], everyone["share"]) == (0.25, 1.0)
+
+
+def test_the_study_of_repairs_tries_every_repair_with_our_verdicts_and_the_true_ones():
+    from demix_lite.benchmark import studies
+    from demix_lite.benchmark.pipeline import prepare
+
+    prepared = prepare("adult", rows=1200, seed=0)
+    rows = pd.DataFrame(studies.repair_study(prepared, studies.ErrorDetector.shipped("tabular")))
+    told = rows.pivot_table(index="variant", columns="diagnosis", values="metric")
+    assert set(told.index) == {*studies.REPAIRS, studies.DROP}
+    usual = told["oracle"]["each in its own way"]
+    assert usual == prepared.evaluations["oracle"].metric
+    # Someone certain has nothing to hedge.
+    assert told["oracle"]["labels flipped"] == pytest.approx(usual, abs=0.02)
+    assert told["demix_lite"].nunique() > 2

@@ -70,14 +70,16 @@ def misnamed(said: Diagnosis) -> Diagnosis:
     return Diagnosis(turn(said.probability), turn(said.flag), turn(said.unsure))
 
 
-REPAIRS: dict[str, Callable[[Diagnosis], Diagnosis]] = {
-    "each in its own way": only(*ERROR_TYPES),
-    "label only": only("label"),
-    "feature only": only("feature"),
-    "spurious only": only("spurious"),
-    "wrongly named": misnamed,
+REPAIRS: dict[str, tuple[Callable[[Diagnosis], Diagnosis], dict[str, Any]]] = {
+    "each in its own way": (only(*ERROR_TYPES), {}),
+    "features hedged too": (only(*ERROR_TYPES), {"features": "hedge"}),
+    "labels flipped": (only(*ERROR_TYPES), {"labels": "flip"}),
+    "label only": (only("label"), {}),
+    "feature only": (only("feature"), {}),
+    "spurious only": (only("spurious"), {}),
+    "wrongly named": (misnamed, {}),
 }
-"""What is done with a diagnosis, by name."""
+"""What is made of a diagnosis, and the options of the repair, by name."""
 
 DROP = "drop every flagged row"
 
@@ -98,8 +100,9 @@ def repair_study(prepared: Prepared, detector: ErrorDetector) -> Iterator[dict[s
     for source, said in told.items():
         kept = dirty[~said.flag.any(axis=1)]
         frames: dict[str, tuple[pd.DataFrame, Tensor | None]] = {DROP: (kept, None)}
-        for name, change in REPAIRS.items():
-            mended = repair(task, dirty, change(said), model_outputs(prepared.run))
+        outputs = model_outputs(prepared.run)
+        for name, (change, options) in REPAIRS.items():
+            mended = repair(task, dirty, change(said), outputs, **options)
             frames[name] = (mended.samples, mended.weights)
         for name, (frame, weights) in frames.items():
             fitted, encoder = prepared.train(frame, weights)
