@@ -132,6 +132,7 @@ def diagnosis_summary(about: Mapping[str, Any]) -> str:
             f"self-check, {names[kind]}: {row['recall']:.0%} found, {row['precision']:.0%} of the "
             "flags right"
         )
+    lines += [f"plain check: {found}" for found in about["checks"]]
     return "\n".join(lines + [f"note: {note}" for note in about["notes"]])
 
 

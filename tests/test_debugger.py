@@ -91,7 +91,7 @@ def test_every_second_wrong_number_is_the_label_of_another_row():
     assert len(set(controls.way[~label])) == 4
 
 
-@pytest.mark.parametrize("share", [0.0, 0.05, 0.3])
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.4])
 def test_a_dirty_table_is_flagged_freely_and_a_tidy_one_with_care(share):
     rng = np.random.default_rng(0)
     rows, count = 4000, int(share * 4000)
@@ -105,11 +105,11 @@ def test_a_dirty_table_is_flagged_freely_and_a_tidy_one_with_care(share):
     diagnosis, (label, feature, spurious) = weigh(judgement, [])
     flag = diagnosis.flag["label"].to_numpy()
     assert label.low <= label.share <= label.high + 1e-9
-    assert label.share == pytest.approx(share, abs=0.03)
+    assert label.share == pytest.approx(share, abs=0.06)
     assert not feature.seen
     assert not spurious.seen
     assert flag.mean() <= 0.02 if not share else wrong[flag].mean() >= 0.6
-    if share == 0.3:
+    if share == 0.4:
         assert flag[wrong].mean() >= 0.85
 
 

@@ -213,6 +213,7 @@ def _summary(
             "unflagged": score.unflagged,
         },
         "self_check": None if checked is None else checked.round(3).to_dict("index"),
+        "checks": debugger.table_.checks,
         "notes": notes,
         "seed": seed,
         "seconds": round(seconds, 1),

@@ -55,12 +55,15 @@ class OwnTable:
         Feature name to the column it was made from.
     notes : list of str
         What was read otherwise than it stands there, and what was left out.
+    checks : list of str
+        What takes no model to see: cells far outside, rows twice, rows that contradict.
     """
 
     task: TabularTask
     frame: pd.DataFrame
     source: dict[str, str]
     notes: list[str]
+    checks: list[str]
 
 
 @dataclass
@@ -134,7 +137,7 @@ def own_table(
     task = TabularTask(name, numeric, tuple(found.categorical), target, label, ())
     ready = pd.DataFrame({**found.features, target: labels})[[*task.features, target]]
     ready = ready.reset_index(drop=True)
-    return OwnTable(task, ready, found.source, found.notes + _plain_checks(ready, task))
+    return OwnTable(task, ready, found.source, found.notes, _plain_checks(ready, task))
 
 
 def _plain_checks(frame: pd.DataFrame, task: TabularTask) -> list[str]:
