@@ -30,12 +30,12 @@ WITH_CONTROLS = ("label", "feature")
 BLIND = 0.75
 """Rows that look like controls at least so often as controls do cannot be told from them."""
 
-DIRTY = 0.25
-"""Estimated share of wrong labels and features together from which a table counts as dirty. There
-flags are set for the largest expected F1. In a tidy table most suspicious rows are true
-exceptions: enough of the flags have to be right."""
+DIRTY, SURELY = 0.22, 0.9
+"""A table counts as dirty if wrong labels and features together make up so large a share in so many
+of the draws with replacement. There flags are set for the largest expected F1. In a tidy table most
+suspicious rows are true exceptions: enough of the flags have to be right."""
 
-LEAST_PRECISION = {"label": 0.6, "feature": 0.85, "spurious": 0.75}
+LEAST_PRECISION = {"label": 0.7, "feature": 0.85, "spurious": 0.8}
 """Share of the flags that must be right in a tidy table by the detector's own account. A label that
 is wrong and a row that is merely unusual or goes against a true pattern differ in how easily they
 are confused."""
@@ -73,21 +73,34 @@ class Evidence:
 def weigh(judgement: Judgement, shortcuts: list[NamedShortcut]) -> tuple[Diagnosis, list[Evidence]]:
     """Turn what the detector says into probabilities and flags that hold for this table."""
     rng = np.random.default_rng(0)
-    shares = [_share(judgement, kind) for kind in WITH_CONTROLS]
-    seen = [share <= BLIND for share in shares]
     said = judgement.probability.copy()
-    for number in np.flatnonzero(seen):
-        said[:, number] = with_share(said[:, number], shares[number])
-    dirty = said[:, : len(shares)].mean(axis=0) @ seen >= DIRTY
+    seen, drawn = [], {}
+    for number, kind in enumerate(WITH_CONTROLS):
+        share = _share(judgement, kind)
+        drawn[kind] = [_share(judgement, kind, partial(_again, rng=rng)) for _ in range(DRAWS)]
+        seen.append(share <= BLIND)
+        if seen[-1]:
+            said[:, number] = with_share(said[:, number], share)
+    dirty = _is_dirty(judgement, drawn)
     thresholds = [flag_from(p, 0.0 if dirty else LEAST_PRECISION[k]) for k, p in _by_kind(said)]
     named = any(shortcut.suspected for shortcut in shortcuts)
     seen.append(named and bool((said[:, -1] >= thresholds[-1]).any()))
     thresholds = [t if can else 1.1 for t, can in zip(thresholds, seen, strict=True)]
     evidence = [
-        _evidence(judgement, kind, p, threshold, can, rng)
+        _evidence(judgement, kind, p, threshold, can, drawn.get(kind), rng)
         for (kind, p), threshold, can in zip(_by_kind(said), thresholds, seen, strict=True)
     ]
     return Diagnosis.from_probability(said, np.array(thresholds)), evidence
+
+
+def _is_dirty(judgement: Judgement, drawn: dict[str, list[float]]) -> bool:
+    """Say whether wrong labels and features surely make up a large share of the rows."""
+    believed = judgement.probability.mean(axis=0)
+    total = sum(
+        np.minimum(np.where(np.array(shares) <= BLIND, shares, 0.0), most)
+        for shares, most in zip(drawn.values(), believed, strict=False)
+    )
+    return bool((total >= DIRTY).mean() >= SURELY)
 
 
 def _by_kind(said: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
@@ -161,23 +174,21 @@ def _evidence(
     probability: np.ndarray,
     threshold: float,
     seen: bool,
+    drawn: list[float] | None,
     rng: np.random.Generator,
 ) -> Evidence:
-    """Say how often an error occurs, and how many of the controls would be flagged."""
+    """Say how often an error occurs, and how many of its controls would be flagged."""
     low, high = _interval(probability, rng)
     found = np.nan
-    if kind in WITH_CONTROLS:
-        draws = [_share(judgement, kind, partial(_again, rng=rng)) for _ in range(DRAWS)]
-        high = max(low, float(np.quantile(draws, 0.975)))
+    if drawn is not None:
+        high = max(low, float(np.quantile(drawn, 0.975)))
         number = ERROR_TYPES.index(kind)
         cut = judgement.probability[probability >= threshold, number].min(initial=2.0)
         mine = judgement.controls.kind == kind
         found = float((judgement.of_controls[mine, number] >= cut).mean())
     if not seen:
-        unknown = high if kind in WITH_CONTROLS else np.nan
-        return Evidence(
-            kind, False, np.nan, 0.0, unknown, 1.1, 0.0 if kind in WITH_CONTROLS else np.nan
-        )
+        unknown = np.nan if drawn is None else high
+        return Evidence(kind, False, np.nan, 0.0, unknown, 1.1, found)
     return Evidence(kind, True, float(probability.mean()), low, high, threshold, found)
 
 
