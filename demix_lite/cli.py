@@ -33,6 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except DemixError as error:
         print(f"demix-lite: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever read the output, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         print("demix-lite: stopped; nothing half-written was left behind.", file=sys.stderr)
         return 130

@@ -248,6 +248,16 @@ def test_stopping_leaves_nothing_behind(quick, table, tmp_path, capsys, monkeypa
     assert (out / "diagnosis.csv").read_text() == "old"
 
 
+def test_slips_and_far_cells_are_seen_without_a_model():
+    frame = people(600).assign(city=lambda f: np.where(f.index % 2, "Stockholm", "Amsterdam"))
+    frame.loc[[7, 9], "city"] = ["Stokcholm", "Brussels"]
+    frame.loc[3, "income"] = 40_000
+    checks = "\n".join(own_table(frame, "buys").checks)
+    assert "'Stokcholm' (for 'Stockholm'?)" in checks
+    assert "Brussels" not in checks
+    assert "income: 1 cell very far from the others (row 4" in checks
+
+
 def test_columns_are_read_for_what_they_are():
     n = 60
     frame = pd.DataFrame(

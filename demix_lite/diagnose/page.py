@@ -145,6 +145,7 @@ def _card(outcome: "Outcome", row: Any) -> dict[str, Any]:
     marks = {**dict.fromkeys(suspicious, "mark"), outcome.target: "lab"}
     order = sorted(raw.index, key=lambda c: (c != outcome.target, c not in suspicious))
     witnesses = list(_witnesses(outcome, row))
+    used = set(outcome.debugger.table_.source.values())
     return {
         "number": outcome.raw.index.get_loc(row) + 1,
         "flags": [(kind, line[f"{kind}_probability"]) for kind in flagged],
@@ -156,8 +157,8 @@ def _card(outcome: "Outcome", row: Any) -> dict[str, Any]:
         "more": max(0, len(order) - MOST_CELLS),
         "witnesses": witnesses,
         "compared": [
-            [c, *(_cell(w["cells"][c]) for w in witnesses), _cell(raw[c])]
-            for c in order[:MOST_COMPARED]
+            [c, _cell(raw[c]), *(_cell(w["cells"][c]) for w in witnesses)]
+            for c in [c for c in order if c == outcome.target or c in used][:MOST_COMPARED]
         ],
     }
 
