@@ -39,9 +39,10 @@ book: $(STAMP) ## run the notebooks that changed, render the book to _build/html
 test: $(STAMP) ## run all tests
 	@$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
-lint: $(STAMP) ## check style, types and the direction of imports
+lint: $(STAMP) ## check style, spelling, types and the direction of imports
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/codespell
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
 

@@ -4,6 +4,7 @@
     python book/build.py --quick             each notebook at its smallest setting
     python book/build.py --only tasks/adult  run only this page ("lessons/*" works too)
     python book/build.py --jobs 1            one notebook after the other
+    python book/build.py --pdf               the same, and book.pdf beside html/ (needs Chromium)
 
 `_toc.yml` is the list of pages. A page is `book/NAME.md`, or `notebooks/NAME.ipynb` run once, or
 one of TASK_PAGES below: one notebook run once per task with its own parameters.
@@ -24,13 +25,16 @@ from __future__ import annotations
 import argparse
 import errno
 import hashlib
+import io
 import json
 import os
 import platform
+import posixpath
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import tomllib
 from collections.abc import Iterable, Iterator
@@ -39,12 +43,16 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from fnmatch import fnmatch
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from threading import Event
 from typing import Any
 
 import yaml
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import handouts
 
 ROOT = Path(__file__).resolve().parent.parent
 CELL_TIMEOUT = 1200  # seconds
@@ -107,6 +115,18 @@ TASK_PAGES: dict[str, tuple[str, dict[str, Any], str, str]] = {
         "Yelp",
         "Guests and the places they reviewed: who goes where next?",
     ),
+    "tasks/ultrafeedback": (
+        "tasks/alignment.ipynb",
+        {"task": "ultrafeedback"},
+        "UltraFeedback",
+        "Questions to a language model, and two answers to each: which one is better?",
+    ),
+    "tasks/capybara": (
+        "tasks/alignment.ipynb",
+        {"task": "capybara"},
+        "Capybara",
+        "Dialogues with a language model, and two ways to go on: which one is better?",
+    ),
 }
 
 # pages: the files, besides the package, that they are drawn from
@@ -119,6 +139,12 @@ OUTLINE = re.compile(r"^(?:#+ .*|\([^)]+\)=|\s*:(?:name|label): .*)$", re.MULTIL
 
 # The label of an exercise or a figure.
 LABEL = re.compile(r"^:(?:label|name): *(\S+)$", re.MULTILINE)
+
+# A link to a notebook of the book (those to copies in _sources have another name of the page).
+NOTEBOOK_LINK = re.compile(rb'href="((?!\w+:)[\w./-]+)\.ipynb')
+
+# Whoever of these is installed prints the PDF.
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 # The codes that colour what a terminal shows.
 COLOURED = re.compile(r"\x1b\[[\d;]*m")
@@ -163,6 +189,18 @@ class Page:
     def is_notebook(self) -> bool:
         """Whether the page is run before it is shown."""
         return self.source.suffix == ".ipynb"
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether it is run at its smallest, to see that everything in it works."""
+        return bool(self.parameters.get("quick"))
+
+    def notebook(self) -> Any:
+        """Read the notebook; at its smallest it runs the code of its solutions, too."""
+        import nbformat
+
+        notebook = nbformat.read(self.source, as_version=4)
+        return handouts.with_solutions_run(notebook) if self.is_quick else notebook
 
 
 @dataclass(frozen=True)
@@ -261,7 +299,8 @@ def page_keys(book: Book) -> dict[str, str]:
     for page in book.notebooks:
         globs = [g for pattern, gs in READS.items() if fnmatch(page.name, pattern) for g in gs]
         reads = files_digest(path for g in globs for path in ROOT.glob(g))
-        code = code_of(json.loads(page.source.read_text(encoding="utf-8")))
+        notebook = json.loads(page.source.read_text(encoding="utf-8"))
+        code = code_of(handouts.with_solutions_run(notebook) if page.is_quick else notebook)
         keys[page.name] = digest(code, page.parameters, reads, common)
     return keys
 
@@ -315,7 +354,7 @@ def prepare(page: Page) -> Any:
     import papermill
 
     fresh = papermill.execute_notebook(
-        str(page.source), None, page.parameters, kernel_name="python3", prepare_only=True
+        page.notebook(), None, page.parameters, kernel_name="python3", prepare_only=True
     )
     for cell in fresh.cells:
         if "injected-parameters" in cell.metadata.get("tags", []):
@@ -347,7 +386,7 @@ def run_notebook(book: Book, page: Page, stopped: Event) -> float:
     started = time.perf_counter()
     try:
         papermill.execute_notebook(
-            str(page.source),
+            page.notebook(),
             str(partial),
             page.parameters,
             kernel_name="python3",
@@ -499,6 +538,18 @@ def name_as_own(notebook: Any, page: Page) -> None:
             cell["source"] = re.sub(rf"(?<![\w-]){re.escape(name)}(?![\w-])", own, cell["source"])
 
 
+def offer_to_run(notebook: Any, page: Page) -> None:
+    """Link a lesson or a task to services that run notebooks, if the book has an address."""
+    address = (yaml.safe_load((ROOT / "_config.yml").read_text())["repository"] or {}).get("url")
+    where = page.source.relative_to(ROOT).as_posix()
+    line = handouts.launch_line(where, address or "")
+    if line and not page.name.startswith("results/"):
+        first = next(cell for cell in notebook.cells if cell.cell_type == "markdown")
+        first["source"] = re.sub(
+            r"^# .*", lambda top: f"{top[0]}\n\n{line}", first["source"], count=1
+        )
+
+
 def staged_notebook(book: Book, page: Page, outputs: bool) -> bytes:
     """Return a notebook page as Jupyter Book gets it."""
     notebook = prepare(page)
@@ -509,6 +560,7 @@ def staged_notebook(book: Book, page: Page, outputs: bool) -> bytes:
         part.metadata.pop("execution", None)
     if page.heading:
         name_as_own(notebook, page)
+    offer_to_run(notebook, page)
     return (json.dumps(notebook, indent=1, ensure_ascii=False) + "\n").encode()
 
 
@@ -521,6 +573,12 @@ def staged_files(book: Book, outputs: bool = True) -> dict[str, bytes]:
             files[path.relative_to(ROOT / "book").as_posix()] = path.read_bytes()
     for page in book.notebooks:
         files[f"{page.name}.ipynb"] = staged_notebook(book, page, outputs)
+    if "status.md" in files:
+        status = read_json(book.out / "executed" / "status.json")
+        table = handouts.status_table(status, [page.name for page in book.pages])
+        files["status.md"] = files["status.md"].replace(b"<!-- run times -->", table.encode())
+    bibliography = ROOT / "book" / "references.bib"
+    files["notebooks.zip"] = handouts.notebooks_zip(ROOT / "notebooks", bibliography)
     return files
 
 
@@ -580,6 +638,26 @@ def complaints(said: str, source: Path) -> str:
     return "\n".join(dict.fromkeys(picked or lines[-30:]))
 
 
+def mended(rendered: dict[str, bytes]) -> dict[str, bytes]:
+    """Mend what Sphinx leaves wrong in the pages.
+
+    The entries of a list of citations are no list items, and a link to a notebook in an *output*
+    still names the notebook and not its page.
+    """
+    wrong, right = b'<div role="list" class="citation-list">', b'<div class="citation-list">'
+
+    def to_page(folder: str, link: re.Match[bytes]) -> bytes:
+        page = posixpath.normpath(posixpath.join(folder, f"{link[1].decode()}.html"))
+        return b'href="%s.html' % link[1] if page in rendered else link[0]
+
+    result = dict(rendered)
+    for name in rendered:
+        if name.endswith(".html"):
+            follow = partial(to_page, posixpath.dirname(name))
+            result[name] = NOTEBOOK_LINK.sub(follow, rendered[name].replace(wrong, right))
+    return result
+
+
 def render(book: Book) -> None:
     """Render the staged pages; a warning is an error, and only a whole book is published."""
     files = staged_files(book)
@@ -606,9 +684,34 @@ def render(book: Book) -> None:
         print("failed", flush=True)
         raise BookError(f"Jupyter Book complained:\n{complaints(result.stdout, source)}")
     rendered = read_tree(work / "_build" / "html")
-    sync({name: rendered[name] for name in rendered if not UNUSED.search(name)}, book.out / "html")
+    kept = {name: content for name, content in rendered.items() if not UNUSED.search(name)}
+    sync(mended(kept), book.out / "html")
     write_json(stamp, state)
     print(f"{time.perf_counter() - started:.1f} s\nThe book: {book.out / 'html' / 'index.html'}")
+
+
+def print_pdf(book: Book) -> None:
+    """Print every page of the finished book and bind them into one file."""
+    from pypdf import PdfWriter
+
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if browser is None:
+        raise BookError("A PDF needs Chromium (on Debian and Ubuntu: apt install chromium).")
+    # Chromium refuses to run as root, as in a container, with its sandbox.
+    root = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
+    options = ["--headless", "--no-pdf-header-footer", "--virtual-time-budget=20000", *root]
+    bound = PdfWriter()
+    with tempfile.TemporaryDirectory() as folder:
+        sheets = Path(folder) / "page.pdf"
+        for page in book.pages:
+            address = (book.out / "html" / f"{page.name}.html").as_uri()
+            call = [browser, *options, f"--print-to-pdf={sheets}", address]
+            subprocess.run(call, check=True, capture_output=True, timeout=300)
+            bound.append(sheets, outline_item=page.name)
+    content = io.BytesIO()
+    bound.write(content)
+    write(book.out / "book.pdf", content.getvalue())
+    print(f"The PDF: {book.out / 'book.pdf'}")
 
 
 def check_links(book: Book) -> None:
@@ -644,6 +747,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--jobs", type=at_least_one, metavar="N", help="notebooks at a time (the number of cores)"
     )
+    parser.add_argument("--pdf", action="store_true", help="print the book, too (needs Chromium)")
     parser.add_argument("--links", action="store_true", help="check links instead of rendering")
     parser.add_argument("--out", type=Path, help="folder to build in (_build, or _build/quick)")
     return parser.parse_args(arguments)
@@ -666,6 +770,8 @@ def build(options: argparse.Namespace) -> None:
         print(f"Not rendered, these pages are still to be run: {', '.join(outdated)}")
         return
     render(book)
+    if options.pdf:
+        print_pdf(book)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -38,6 +38,9 @@ SIZES: dict[str, Any] = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 1024,
 }
+MOST_TOKENS = 256
+"""Longer texts are cut: the model has not learned from any."""
+
 BATCH = 32
 BUCKET = 20
 """Batches that are sorted by length together, so that little is padded."""
@@ -70,6 +73,7 @@ def train_tokenizer() -> Any:
         eos_token=END,
         additional_special_tokens=special[2:],
         chat_template=TEMPLATE,
+        model_max_length=MOST_TOKENS,
     )
 
 

@@ -224,6 +224,9 @@ def _add_train(commands: Any) -> None:
     train.add_argument("--source", default="real", help="twin or real (default: real)")
     train.add_argument("--only", nargs="+", metavar="NAME", help="names of single detectors")
     train.add_argument(
+        "--injections", type=int, metavar="N", help="injections a task (default: 48)"
+    )
+    train.add_argument(
         "--all", action="store_true", help="also those that the benchmark alone needs"
     )
     train.add_argument("--again", action="store_true", help="also those that are there already")
@@ -378,7 +381,7 @@ def _default_ledger(source: str, *, quick: bool) -> Path:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from demix_lite.benchmark.protocols import curricula, train_detectors
+    from demix_lite.benchmark.protocols import INJECTIONS, curricula, train_detectors
 
     known = curricula(options.family)
     for name in options.only or ():
@@ -388,6 +391,7 @@ def _train(options: argparse.Namespace) -> None:
     train_detectors(
         [known[name] for name in names],
         source=options.source,
+        injections=options.injections or INJECTIONS,
         again=options.again,
         progress=True,
         announce=_say,

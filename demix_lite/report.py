@@ -239,8 +239,9 @@ def check_family(task: Task, family: str) -> None:
         One sentence naming the chapter that is.
     """
     if task.family != family:
+        article = "an" if family[0] in "aeiou" else "a"
         raise DemixError(
-            f"{task.name} is not a {family} task; its chapter is"
+            f"{task.name} is not {article} {family} task; its chapter is"
             f" notebooks/tasks/{task.family}.ipynb."
         )
 

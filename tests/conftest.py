@@ -1,10 +1,13 @@
 """What all tests share."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 
 # One thread per process, in what the tests start too: `make test` runs several processes, and small
@@ -33,8 +36,24 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture(scope="session")
+def book_folder(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the whole book, each notebook at its smallest: once, however many processes ask."""
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    out, verdict = shared / "book", shared / "book.txt"
+    with FileLock(shared / "book.lock"):
+        if not verdict.exists():
+            command = [sys.executable, "book/build.py", "--quick", "--out", str(out)]
+            done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+            verdict.write_text(done.stdout + done.stderr if done.returncode else "")
+    assert not verdict.read_text(), verdict.read_text()
+    return out
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave out what needs a CUDA device where there is none."""
+    """Open the book in a browser last, when it is built; leave out what needs a missing GPU."""
+    items.sort(key=lambda item: item.path.name == "test_browser.py")
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not marked:
         return

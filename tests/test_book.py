@@ -1,6 +1,7 @@
 """The notebooks run, the book renders without a warning, and it opens without a network."""
 
 import importlib.util
+import io
 import json
 import re
 import shutil
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -27,6 +29,7 @@ spec = importlib.util.spec_from_file_location("book_build", ROOT / "book" / "bui
 build = importlib.util.module_from_spec(spec)
 sys.modules["book_build"] = build
 spec.loader.exec_module(build)
+handouts = build.handouts
 
 
 def run_build(root: Path, *arguments: str) -> subprocess.CompletedProcess:
@@ -55,6 +58,52 @@ def test_parameters_are_typed_and_commented(path):
     assert parameters["quick"]["default"] == "False"
 
 
+LESSONS = sorted((ROOT / "notebooks" / "lessons").glob("*.ipynb"))
+QUESTION = re.compile(r"^\*\*\d\. ", re.MULTILINE)
+ANSWER = re.compile(
+    r"<details( class=\"right\")?><summary>(.+?)</summary>\n\n(.+?)\n</details>", re.DOTALL
+)
+
+
+def prose(path: Path) -> str:
+    cells = nbformat.read(path, as_version=4).cells
+    return "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+def test_a_lesson_has_all_its_parts(path):
+    text = prose(path)
+    for part in ("What you will be able to do", "What you need", "Time and memory"):
+        assert f"**{part}**" in text
+    assert re.search(r"about \d+ minutes", text)
+    for heading in ("Quiz", "Check yourself", "What can go wrong", "Take-away", "References"):
+        assert f"\n## {heading}\n" in text
+    last = nbformat.read(path, as_version=4).cells[-1]
+    assert "remove-cell" in last.metadata.get("tags", [])
+    assert last.source.count("assert ") >= 3
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+def test_every_exercise_has_a_folded_solution(path):
+    text = prose(path)
+    exercises = re.findall(r"^`{3,}\{exercise\}\n:label: (\S+)$", text, re.MULTILINE)
+    solved = re.findall(r"^`{3,}\{solution\} (\S+)\n:class: dropdown$", text, re.MULTILINE)
+    assert len(exercises) >= 2
+    assert exercises == solved
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+def test_every_answer_of_a_quiz_is_told_why(path):
+    quiz = prose(path).partition("## Quiz\n")[2].partition("## Check yourself")[0]
+    questions = QUESTION.split(quiz)[1:]
+    assert len(questions) >= 2
+    for question in questions:
+        answers = ANSWER.findall(question)
+        assert len(answers) == question.count("<details") >= 2
+        assert sum(bool(right) for right, _, _ in answers) == 1
+        assert all(len(why) > 20 for _, _, why in answers)
+
+
 def test_every_page_is_in_the_table_of_contents():
     book = build.load_book(ROOT / "_build", quick=True)
     shown = {page.source for page in book.pages}
@@ -67,12 +116,9 @@ def test_every_page_is_in_the_table_of_contents():
 
 
 @pytest.fixture(scope="module")
-def book(tmp_path_factory):
+def book(book_folder):
     """The whole book, each notebook at its smallest setting."""
-    out = tmp_path_factory.mktemp("book")
-    done = run_build(ROOT, "--quick", "--out", str(out))
-    assert done.returncode == 0, done.stdout + done.stderr
-    return build.load_book(out, quick=True)
+    return build.load_book(book_folder, quick=True)
 
 
 def outputs(path: Path) -> list:
@@ -172,6 +218,110 @@ def test_every_picture_has_a_description(book):
         assert not mute, f"{page.name}: set mystnb.image.alt in the metadata of the cell"
 
 
+def test_every_reference_can_be_looked_up():
+    entries = re.split(r"^@", (ROOT / "book" / "references.bib").read_text(), flags=re.MULTILINE)
+    for entry in entries[1:]:
+        assert re.search(r"^  (doi|url|howpublished) = \{", entry, re.MULTILINE), entry
+
+
+# ------------------------------------------------------------------ what is handed out
+
+
+LESSON = """Text with {cite:p}`deng2026demix`, a {term}`word` and [label]{.error-label}.
+
+```{exercise}
+:label: one
+
+What is asked?
+```
+
+````{solution} one
+:class: dropdown
+
+```python
+answer = 6 * 7
+```
+
+That.
+````
+
+The end."""
+
+
+def lesson(text: str) -> dict:
+    cell = {"cell_type": "markdown", "id": "m", "metadata": {}, "source": text}
+    return {"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+
+
+def sources(notebook: dict) -> list[str]:
+    return [cell["source"] for cell in notebook["cells"]]
+
+
+def test_the_code_of_solutions_is_found_and_run_last():
+    assert handouts.solutions(lesson(LESSON)) == ["answer = 6 * 7"]
+    run = handouts.with_solutions_run(lesson(LESSON))["cells"][-1]
+    assert run["source"] == "answer = 6 * 7"
+    assert run["metadata"]["tags"] == ["remove-cell"]
+
+
+def test_an_exercise_notebook_has_room_and_no_solution():
+    known = {"deng2026demix": ("Deng et al.", "2026")}
+    solved = "".join(sources(handouts.for_jupyter(lesson(LESSON), known, solved=True)))
+    assert "(Deng et al., 2026), a word and label." in solved
+    assert "<details><summary>Solution</summary>" in solved
+    asked, room, rest = sources(handouts.for_jupyter(lesson(LESSON), known, solved=False))
+    assert asked.endswith("**Exercise.** What is asked?")
+    assert room == "# Your solution\n"
+    assert rest == "The end."
+
+
+def test_the_zip_holds_every_notebook_and_every_lesson_as_exercises():
+    archive = handouts.notebooks_zip(ROOT / "notebooks", ROOT / "book" / "references.bib")
+    assert archive == handouts.notebooks_zip(ROOT / "notebooks", ROOT / "book" / "references.bib")
+    with zipfile.ZipFile(io.BytesIO(archive)) as opened:
+        names = set(opened.namelist())
+        exercises = {f"notebooks/exercises/{path.name}" for path in LESSONS}
+        notebooks = {f"notebooks/{p.relative_to(ROOT / 'notebooks').as_posix()}" for p in NOTEBOOKS}
+        assert names == exercises | notebooks
+        for name in names:
+            read = nbformat.reads(opened.read(name).decode(), as_version=4)
+            nbformat.validate(read)
+            text = "\n".join(cell.source for cell in read.cells if cell.cell_type == "markdown")
+            assert not re.search(r"\{(cite|term|doc|exercise|solution|note)\b", text), name
+            assert name not in exercises or "Solution</summary>" not in text
+
+
+@pytest.mark.parametrize("address", ["", "https://example.org/a/b", "https://github.com/a"])
+def test_without_an_address_nothing_is_offered_to_run(address):
+    assert handouts.launch_line("notebooks/lessons/traps.ipynb", address) == ""
+
+
+def test_one_address_opens_a_notebook_in_both_services():
+    line = handouts.launch_line("notebooks/lessons/traps.ipynb", "https://github.com/me/book")
+    assert (
+        "colab.research.google.com/github/me/book/blob/main/notebooks/lessons/traps.ipynb" in line
+    )
+    assert "mybinder.org/v2/gh/me/book/main?urlpath=lab/tree/notebooks/lessons/traps.ipynb" in line
+
+
+def test_the_landing_page_lists_the_course_in_order_with_the_minutes_of_its_lessons():
+    index = (ROOT / "book" / "index.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| \d+ \| \{doc\}`lessons/(\w+)` \|.*\| (\d+) \|$", index, re.MULTILINE)
+    names = [page.name for page in build.load_book(ROOT / "_build", quick=True).pages]
+    lessons = [name.removeprefix("lessons/") for name in names if name.startswith("lessons/")]
+    assert [name for name, _ in listed] == lessons
+    for name, minutes in listed:
+        assert f"about {minutes} minutes" in prose(ROOT / "notebooks" / "lessons" / f"{name}.ipynb")
+
+
+@pytest.mark.book
+@pytest.mark.slow
+def test_the_status_page_names_every_page_that_was_run(book):
+    text = (book.out / "html" / "status.html").read_text(encoding="utf-8")
+    for page in book.notebooks:
+        assert f'href="{page.name}.html"' in text
+
+
 # ------------------------------------------------------------------ book/build.py, on a tiny book
 
 
@@ -192,7 +342,13 @@ def tiny(tmp_path):
     root = tmp_path / "tiny"
     for name in ("book", "demix_lite", "notebooks"):
         (root / name).mkdir(parents=True)
-    for name in ("pyproject.toml", "_config.yml", "book/build.py", "book/references.bib"):
+    for name in (
+        "pyproject.toml",
+        "_config.yml",
+        "book/build.py",
+        "book/handouts.py",
+        "book/references.bib",
+    ):
         shutil.copy(ROOT / name, root / name)
     shutil.copytree(ROOT / "book" / "_static", root / "book" / "_static")
     toc = {"format": "jb-book", "root": "index", "chapters": []}

@@ -33,6 +33,9 @@ def first_error(chapter: Path, parameters: dict) -> tuple[int, Exception]:
         ("recommendation", {"sede": 3}, "unknown parameter 'sede'; did you mean 'seed'"),
         ("recommendation", {"architecture": "mlp1"}, "unknown architecture of movielens 'mlp1'"),
         ("recommendation", {"task": "adult"}, "adult is not a recommendation task"),
+        ("alignment", {"sede": 3}, "unknown parameter 'sede'; did you mean 'seed'"),
+        ("alignment", {"architecture": "din"}, "unknown architecture of ultrafeedback 'din'"),
+        ("alignment", {"task": "yelp"}, "yelp is not an alignment task"),
     ],
 )
 def test_wrong_parameters_are_refused_before_any_work(chapter, parameters, sentence):
@@ -44,7 +47,7 @@ def test_wrong_parameters_are_refused_before_any_work(chapter, parameters, sente
 
 @pytest.mark.book
 @pytest.mark.slow
-@pytest.mark.parametrize("chapter", ["tabular", "recommendation"])
+@pytest.mark.parametrize("chapter", ["tabular", "recommendation", "alignment"])
 def test_a_refusal_stops_papermill(chapter, tmp_path):
     with pytest.raises(PapermillExecutionError, match="did you mean 'seed'") as stop:
         papermill.execute_notebook(

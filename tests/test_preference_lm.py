@@ -1,13 +1,15 @@
 """The preference model: DPO against trl, LoRA against peft, padding, influence against a loop."""
 
 import copy
+import pickle
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from demix_lite.data.pairs import split_turns
-from demix_lite.influence import InfluenceSource, influence_vectors
+from demix_lite.influence import InfluenceSource, influence_vectors, vectors
 from demix_lite.models import preference_lm
 from demix_lite.models.preference_lm import (
     ALPHA,
@@ -38,7 +40,8 @@ def tiny():
     config.update({"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2})
     config.update({"num_key_value_heads": 1, "head_dim": 8, "num_hidden_layers": 2})
     config.layer_types = ["full_attention"] * 2
-    reference = copy.copy(shipped)
+    reference = Reference.__new__(Reference)
+    vars(reference).update(vars(shipped))
     reference._known = {}
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(config)
@@ -116,7 +119,7 @@ def test_padding_and_batches_change_nothing(tiny, pairs, architecture):
     whole = model(inputs)
     alone = torch.cat([model(take(inputs, slice(n, n + 1))) for n in range(len(pairs))])
     torch.testing.assert_close(whole, alone, rtol=1e-10, atol=1e-10)
-    wider = inputs | {side: F.pad(inputs[side], (0, 9), value=7) for side in ("first", "second")}
+    wider = inputs | {"ids": F.pad(inputs["ids"], (0, 9), value=7)}
     torch.testing.assert_close(whole, model(wider), rtol=1e-10, atol=1e-10)
     with torch.no_grad():
         torch.testing.assert_close(whole, model(inputs), rtol=1e-10, atol=1e-10)
@@ -137,16 +140,24 @@ def test_the_reference_is_asked_once(tiny, pairs, monkeypatch):
     tiny.look_up(pairs["prompt"], pairs["first"])
 
 
+def test_a_reference_is_pickled_by_name():
+    shipped = reference_of(SMALL_LM, split_turns)
+    assert pickle.loads(pickle.dumps(shipped)) is shipped
+
+
 def test_long_texts_lose_the_beginning_of_the_prompt_and_the_end_of_the_answer(tiny):
     (answer,) = tiny.look_up(["river " * 600], ["stone " * 600])
-    assert len(answer.ids) == preference_lm.MOST_TOKENS
-    assert len(answer.ids) - answer.start == preference_lm.MOST_TOKENS // 2
+    most = tiny.tokenizer.model_max_length
+    assert most < preference_lm.MOST_TOKENS
+    assert len(answer.ids) == most
+    assert len(answer.ids) - answer.start == most // 2
     (answer,) = tiny.look_up([""], [""])
     assert answer.start == len(answer.ids) - 1
 
 
 def test_a_model_without_a_template_and_a_missing_model(tiny, monkeypatch):
-    bare = copy.copy(tiny)
+    bare = Reference.__new__(Reference)
+    vars(bare).update(vars(tiny))
     bare.tokenizer = copy.deepcopy(tiny.tokenizer)
     bare.tokenizer.chat_template = None
     assert bare._open("Two plus two?") == "User: Two plus two?\n\nAssistant: "
@@ -181,10 +192,10 @@ def test_adapters_are_those_of_peft(tiny, pairs):
     found = dict(theirs.get_base_model().named_modules())
     with torch.no_grad():
         for name, layer in layers.items():
-            layer.up.weight.normal_()
-            found[name].lora_A["default"].weight.copy_(layer.down.weight)
-            found[name].lora_B["default"].weight.copy_(layer.up.weight)
-        ids = samples(tiny, pairs)[0]["first"]
+            layer.up.normal_()
+            found[name].lora_A["default"].weight.copy_(layer.down)
+            found[name].lora_B["default"].weight.copy_(layer.up)
+        ids = samples(tiny, pairs)[0]["ids"]
         torch.testing.assert_close(ours(input_ids=ids).logits, theirs(input_ids=ids).logits)
     trained = [sum(p.numel() for p in m.parameters() if p.requires_grad) for m in (ours, theirs)]
     assert trained[0] == trained[1] + tiny.model.model.norm.weight.numel()
@@ -219,10 +230,33 @@ def test_influence_is_that_of_a_loop_over_samples(tiny, pairs, architecture):
     assert not InfluenceSource(model, TASK.loss, sides[1]).capture.fallback
 
 
+@pytest.mark.parametrize("architecture", BUILDS)
+def test_pairs_of_like_length_are_handled_together(tiny, pairs, architecture, monkeypatch):
+    inputs, targets = samples(tiny, pairs)
+    model = shaken(BUILDS[architecture], tiny)
+    channels = ("influence", "influence[0]", "input_side[-1]", "output_side[0]", "valid_loss")
+    both = (inputs, targets), (inputs, targets)
+    whole = influence_vectors(model, TASK.loss, *both, channels=channels).values
+    monkeypatch.setattr(vectors, "BLOCK_BYTES", 1)
+    alone = InfluenceSource(model, TASK.loss, both[1], channels)
+    assert alone._part_size() == 1
+    torch.testing.assert_close(alone.block(*both[0]), whole, rtol=1e-9, atol=1e-12)
+
+
+def test_a_low_rank_layer_beside_a_coarser_one_is_nearly_the_same():
+    torch.manual_seed(0)
+    base, x = nn.Linear(6, 3).requires_grad_(False), torch.randn(2, 5, 6)
+    layer = LowRank(base)
+    nn.init.normal_(layer.up)
+    wanted = layer(x)
+    base.bfloat16()
+    torch.testing.assert_close(layer(x.bfloat16()).float(), wanted, rtol=0.03, atol=0.03)
+
+
 def test_padding_has_no_influence(tiny, pairs):
     inputs, targets = samples(tiny, pairs)
     model = shaken(with_adapters, tiny)
-    wider = inputs | {side: F.pad(inputs[side], (0, 9), value=7) for side in ("first", "second")}
+    wider = inputs | {"ids": F.pad(inputs["ids"], (0, 9), value=7)}
     one = influence_vectors(model, TASK.loss, (inputs, targets), (inputs, targets))
     other = influence_vectors(model, TASK.loss, (wider, targets), (inputs, targets))
     torch.testing.assert_close(one["influence"], other["influence"], rtol=1e-10, atol=1e-12)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import ClassVar
@@ -12,6 +13,7 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from demix_lite.baselines import BASELINES, YARDSTICKS, Composite, Oracle, SummaryGBM
 from demix_lite.benchmark import COLUMNS, append_row, ledger, protocols, read_ledger, suite
@@ -24,6 +26,7 @@ from demix_lite.benchmark.protocols import (
     detector_name,
     family_tasks,
 )
+from demix_lite.detector import ErrorDetector
 from demix_lite.errors import DemixError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -380,6 +383,27 @@ def test_a_detector_learns_from_the_tasks_and_architectures_of_its_plan_once(mon
     assert facts["protocol"] == "leave-one-architecture-out"
     protocols.train_detectors(plans[:1], source="twin", bank=lambda tasks: environments, again=True)
     assert len(Recorder.fitted) == 4
+
+
+def test_detectors_of_pairs_begin_with_that_of_the_tables(monkeypatch, tmp_path):
+    plans = curricula("alignment")
+    plan = plans["alignment"]
+    steps = curricula("tabular")["tabular"].settings.training.steps
+    assert plan.settings.training.steps == steps // protocols.HEAD_START
+    assert plans["alignment-paper-capybara"].begins_with is None
+    start = ErrorDetector.shipped(plan.begins_with).first.state_dict()
+    begun = []
+
+    def fit(self, environments, **_):
+        begun.append(self)
+        return self
+
+    monkeypatch.setenv("DEMIX_DATA", str(tmp_path))
+    monkeypatch.setattr(ErrorDetector, "fit", fit)
+    plan = replace(plan, protocol="in-task")  # so that nothing is written into the package
+    protocols.train_detectors([plan], source="twin", bank=lambda tasks: {t: [] for t in tasks})
+    for name, weights in begun[0].first.state_dict().items():
+        assert torch.equal(weights, start[name])
 
 
 def test_the_paper_is_compared_with_its_own_channels_and_network():

@@ -34,6 +34,14 @@ class LinearFactor:
     a: Tensor
     g: Tensor
 
+    def sides(self, *, padded: bool = False) -> tuple[Tensor, Tensor]:
+        """Return inputs and output gradients, summed over positions.
+
+        Of padded samples only the positions count that have an output gradient.
+        """
+        a = self.a * (self.g != 0).any(2, keepdim=True) if padded else self.a
+        return a.sum(1), self.g.sum(1)
+
     @property
     def pair_flops(self) -> int:
         """Multiplications per pair of samples when the factors are multiplied as they are."""
@@ -106,9 +114,13 @@ class EmbeddingFactor:
 
 @dataclass
 class DenseFactor:
-    """Gradient of anything else, written out: ``gradient`` (n, P)."""
+    """Gradient of anything else, written out: ``gradient`` (n, P).
+
+    ``layer`` holds inputs and output gradients, if it is that of a linear layer of another kind.
+    """
 
     gradient: Tensor
+    layer: LinearFactor | None = None
 
     @property
     def pair_flops(self) -> int:
@@ -138,10 +150,13 @@ class Captured:
         Loss of every sample, shape ``(n,)``.
     factors : dict
         Module name to the factor of its gradient, in the order of the modules.
+    entries : dict
+        Module name to the number of entries that were recorded of a sample.
     """
 
     losses: Tensor
     factors: dict[str, Factor]
+    entries: dict[str, int]
 
 
 @dataclass
@@ -154,8 +169,9 @@ class _Call:
 class FactorCapture:
     """Captures gradient factors of one model, each parameter by the cheapest exact rule.
 
-    Linear, embedding and layer-norm modules have rules of their own; any other module with
-    parameters is differentiated alone, sample by sample, from its recorded input and output
+    Linear, embedding and layer-norm modules have rules of their own; a module that is linear in its
+    input and has a method ``sample_gradients(inputs, output_gradients)`` is asked; any other module
+    with parameters is differentiated alone, sample by sample, from its recorded input and output
     gradient. The first samples are checked against their full gradients: a parameter that the rules
     do not explain (a tied weight, a parameter used outside its module, a module that is not called
     with one row per sample) is differentiated through the whole model with ``vmap(grad)``.
@@ -201,7 +217,8 @@ class FactorCapture:
         factors = {name: self._factor(name, calls[name], self.fallback) for name in calls}
         if self.fallback:
             factors[FALLBACK] = DenseFactor(self._through_model(inputs, targets, self.fallback))
-        return Captured(losses, factors)
+        entries = {name: sum(map(_recorded, calls[name])) for name in calls}
+        return Captured(losses, factors, entries)
 
     def _record(
         self, inputs: Any, targets: Tensor, fallback: set[str]
@@ -273,6 +290,8 @@ class FactorCapture:
             return _linear_factor(calls, own)
         if type(module) is nn.Embedding and not module.scale_grad_by_freq:
             return _embedding_factor(module, calls)
+        if hasattr(module, "sample_gradients"):
+            return _told_factor(module, calls)
         if type(module) is nn.LayerNorm:
             each = [_layer_norm_gradient(module, call, own) for call in calls]
         else:
@@ -354,6 +373,11 @@ class FactorCapture:
         return bool(gap <= tolerance * products.abs().max())
 
 
+def _recorded(call: _Call) -> int:
+    inputs = (leaf for leaf in tree_leaves(call.inputs) if isinstance(leaf, Tensor))
+    return sum(tensor.numel() for tensor in (*inputs, call.gradient)) // len(call.gradient)
+
+
 def _detached(value: Any) -> Any:
     return value.detach() if isinstance(value, Tensor) else value
 
@@ -386,10 +410,16 @@ def _positions(tensor: Tensor) -> Tensor:
     return tensor.flatten(1, -2) if tensor.dim() > 2 else tensor[:, None]
 
 
+def _side_by_side(calls: list[Tensor]) -> Tensor:
+    """Put the positions of all calls into one dimension, without a copy of a single call."""
+    parts = [_positions(tensor) for tensor in calls]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+
 def _linear_factor(calls: list[_Call], own: set[str]) -> LinearFactor:
     # Positions of repeated calls stand side by side: their cross terms come for free.
-    a = torch.cat([_positions(call.inputs[0]) for call in calls], dim=1)
-    g = torch.cat([_positions(call.gradient) for call in calls], dim=1)
+    a = _side_by_side([call.inputs[0] for call in calls])
+    g = _side_by_side([call.gradient for call in calls])
     ones = a.new_ones(*a.shape[:2], 1)
     if own == {"bias"}:
         a = ones
@@ -398,9 +428,16 @@ def _linear_factor(calls: list[_Call], own: set[str]) -> LinearFactor:
     return LinearFactor(a, g)
 
 
+def _told_factor(module: Any, calls: list[_Call]) -> DenseFactor:
+    """Let a module that is linear in its input say itself what its gradients are."""
+    a = _side_by_side([call.inputs[0] for call in calls])
+    g = _side_by_side([call.gradient for call in calls])
+    return DenseFactor(module.sample_gradients(a, g), LinearFactor(a, g))
+
+
 def _embedding_factor(module: nn.Embedding, calls: list[_Call]) -> EmbeddingFactor:
     ids = torch.cat([call.inputs[0].reshape(len(call.output), -1) for call in calls], dim=1)
-    g = torch.cat([_positions(call.gradient) for call in calls], dim=1)
+    g = _side_by_side([call.gradient for call in calls])
     if module.padding_idx is not None:
         g = g * (ids != module.padding_idx)[..., None]
     return EmbeddingFactor(ids, g, module.num_embeddings)

@@ -7,8 +7,10 @@ positions need not be compared in pairs: one side is sorted into a table by row 
 other side looks its rows up.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from math import isqrt
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,12 +48,37 @@ def prepare(factor: Factor, partners: int) -> Factor:
     ('LinearFactor', 'DenseFactor')
     """
     if isinstance(factor, DenseFactor):
-        return factor
+        return DenseFactor(factor.gradient)
     n, positions, width = factor.g.shape
     rows = factor.a.shape[2] if isinstance(factor, LinearFactor) else 1
     factorised = n * partners * factor.pair_flops
     materialised = (n + partners) * positions * rows * width + n * partners * factor.size
     return factor if factorised <= materialised else DenseFactor(factor.dense())
+
+
+def joined(factors: Sequence[Factor], order: Tensor) -> Factor:
+    """Put the factors of several blocks of samples into one, in the given order.
+
+    Blocks may have different numbers of positions (what is padded has no gradient), and may be
+    written out or not: if one of them is, the whole is.
+
+    Examples
+    --------
+    >>> blocks = [LinearFactor(torch.ones(2, s, 3), torch.ones(2, s, 1)) for s in (1, 2)]
+    >>> joined(blocks, torch.arange(4)).dense()[:, 0]
+    tensor([1., 1., 2., 2.])
+    """
+    if any(isinstance(factor, DenseFactor) for factor in factors):
+        return DenseFactor(torch.cat([factor.dense() for factor in factors])[order])
+    names = [name for name in ("a", "ids", "g") if hasattr(factors[0], name)]
+    parts = [[getattr(factor, name) for name in names] for factor in factors]
+    longest = max(part.shape[1] for part, *_ in parts)
+    whole = [
+        torch.cat([F.pad(p, (0, 0) * (p.dim() - 2) + (0, longest - p.shape[1])) for p in column])
+        for column in zip(*parts, strict=True)
+    ]
+    first: Any = factors[0]
+    return replace(first, **{n: part[order] for n, part in zip(names, whole, strict=True)})
 
 
 def inner_products(one: Factor, other: Factor) -> Tensor:

@@ -4,9 +4,10 @@ Sign and unit: positive means *helpful* (a gradient step on the training sample 
 the validation sample); ``"influence"`` is the cosine of the two full loss gradients, in [-1, 1].
 """
 
+import copy
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,7 +31,7 @@ from demix_lite.influence.factors import (
     LinearFactor,
     refuse_batch_statistics,
 )
-from demix_lite.influence.gram import inner_products, prepare, squared_norms
+from demix_lite.influence.gram import inner_products, joined, prepare, squared_norms
 from demix_lite.models.training import LossFn, count, move, resolve_device, take
 
 CHANNELS = (
@@ -51,6 +52,9 @@ LAYER_CHANNEL = re.compile(r"(input_side|output_side|influence)\[(-?\d+)\]")
 
 BLOCK_BYTES = 2**25
 """Working memory that the automatic block size aims at: what a processor's cache can hold."""
+
+LIKE_LENGTHS = 512
+"""Samples of a model that knows their lengths that are sorted by length together."""
 
 Samples = tuple[Any, Tensor]
 Features = Callable[[Any], Tensor]
@@ -237,20 +241,28 @@ class InfluenceSource:
         self.dtype = torch.promote_types(dtype, torch.float32)
         self._valid_samples = valid
         self._partners = partners or self.valid_count
-        few_inputs, few_targets = take(valid, slice(max(CHECKED_SAMPLES)))
-        few = self._side(few_inputs, few_targets, self._cheaper)
-        self._check_free(self.valid_count * 3 * few.entries * self.dtype.itemsize, self._free())
+        self._layers: dict[str, str] = {}
+        few = self._side(take(valid, slice(max(CHECKED_SAMPLES))), self._cheaper)
+        self._captured_bytes = 3 * few.entries * self.dtype.itemsize
+        at_once = self.valid_count if self._lengths is None else self._part_size()
+        self._check_free(at_once * self._captured_bytes, self._free())
         self._layers = {
             name: few.layer(int(match[2]))
             for name in self.channels
             if (match := LAYER_CHANNEL.fullmatch(name))
         }
 
+    @property
+    def _lengths(self) -> Callable[[Any], Tensor] | None:
+        """Tells the length of every sample, if the model knows of lengths."""
+        return getattr(self.model, "lengths", None)
+
     @cached_property
     def _valid(self) -> "_Side":
         """Return the factors of the validation samples; the large part of a source."""
-        inputs, targets = self._valid_samples
-        return self._side(inputs, targets, self._cheaper)
+        parts = self._parts(self._valid_samples[0])
+        sides = [self._side(take(self._valid_samples, rows), self._cheaper) for rows in parts]
+        return sides[0] if len(sides) == 1 else _Side.together(sides, torch.cat(parts).argsort())
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the factors out: whoever reads the pickle computes them again when needed."""
@@ -258,7 +270,27 @@ class InfluenceSource:
 
     def block(self, inputs: Any, targets: Tensor) -> Tensor:
         """Return the channels of a block of training samples, shape ``(n, C, M)``, on the CPU."""
-        train, valid = self._side(inputs, targets, self._as_for_valid), self._valid
+        parts = self._parts(inputs)
+        found = [self._channels(*take((inputs, targets), rows)) for rows in parts]
+        return found[0] if len(found) == 1 else torch.cat(found)[torch.cat(parts).argsort()]
+
+    def _parts(self, inputs: Any) -> tuple[Tensor, ...]:
+        """Say which samples go through the model together: all of them, or those alike in length.
+
+        Samples are padded to the longest beside them, so that little is padded then.
+        """
+        if self._lengths is None:
+            return (torch.arange(count(inputs)),)
+        rows = torch.arange(count(inputs))
+        if len(rows) > self._part_size():
+            rows = self._lengths(inputs).argsort(stable=True)
+        return rows.split(self._part_size())
+
+    def _part_size(self) -> int:
+        return int(max(1, min(LIKE_LENGTHS, BLOCK_BYTES // self._captured_bytes)))
+
+    def _channels(self, inputs: Any, targets: Tensor) -> Tensor:
+        train, valid = self._side((inputs, targets), self._as_for_valid), self._valid
         shape = (len(targets), self.valid_count)
         # The products of layers with a channel of their own serve the sum as well.
         shared = {
@@ -303,7 +335,8 @@ class InfluenceSource:
         """
         row = len(self.channels) * self.valid_count * self.dtype.itemsize
         kept = partners * row if keep else 0
-        working = min(self._block_size(), partners) * self._bytes_per_sample()
+        at_once = self._block_size() if self._lengths is None else self._part_size()
+        working = min(at_once, partners) * self._bytes_per_sample()
         if self.device.type == "cuda":
             self._check_free(working, self._free())
             self._check_free(kept, psutil.virtual_memory().available)
@@ -325,6 +358,8 @@ class InfluenceSource:
             )
 
     def _block_size(self) -> int:
+        if self._lengths is not None:
+            return LIKE_LENGTHS
         return int(max(16, min(4096, BLOCK_BYTES // self._bytes_per_sample())))
 
     def _bytes_per_sample(self) -> int:
@@ -340,10 +375,14 @@ class InfluenceSource:
         written = isinstance(self._valid.factors[name], DenseFactor)
         return DenseFactor(factor.dense()) if written else factor
 
-    def _side(self, inputs: Any, targets: Tensor, form: Form) -> "_Side":
-        inputs, targets = move((inputs, targets), self.device)
+    def _side(self, samples: Samples, form: Form) -> "_Side":
+        inputs, targets = move(samples, self.device)
         captured = self.capture(inputs, targets)
-        return _Side(captured, self.features(inputs), targets, form, self.channels)
+        side = _Side(captured, self.features(inputs), targets, form, self.channels)
+        linear = _linear(captured)
+        padded = self._lengths is not None
+        side.sides = {n: linear[n].sides(padded=padded) for n in set(self._layers.values())}
+        return side
 
 
 class _Side:
@@ -360,23 +399,48 @@ class _Side:
         self.losses = captured.losses
         self.targets = targets
         self.features = F.normalize(features, dim=1) if "input_similarity" in channels else features
-        self.linear = {n: f for n, f in captured.factors.items() if isinstance(f, LinearFactor)}
+        self.linear = list(_linear(captured))
+        self.sides: dict[str, tuple[Tensor, Tensor]] = {}
         self.factors = {n: form(n, f) for n, f in captured.factors.items()}
         self.squared_norms = {n: squared_norms(f) for n, f in self.factors.items()}
         self.norms = torch.stack(list(self.squared_norms.values())).sum(0).sqrt()
         self.entries = features.shape[1] + sum(
-            max(_entries(factor), _entries(self.factors[n]))
-            for n, factor in captured.factors.items()
+            max(captured.entries.get(n, 0), _entries(factor)) for n, factor in self.factors.items()
         )
 
     def layer(self, index: int) -> str:
         """Return the name of a linear layer, counted from the first or from the last."""
-        names = list(self.linear)
-        if not -len(names) <= index < len(names):
+        if not -len(self.linear) <= index < len(self.linear):
             raise DemixError(
-                f"a channel asks for linear layer {index}, but the model has {len(names)} of them."
+                f"a channel asks for linear layer {index}, but the model has {len(self.linear)} of "
+                "them."
             )
-        return names[index]
+        return self.linear[index]
+
+    @staticmethod
+    def together(sides: Sequence["_Side"], order: Tensor) -> "_Side":
+        """Put the samples of several sides into one, in the given order."""
+        whole = copy.copy(sides[0])
+
+        def put(tensors: Iterable[Tensor]) -> Tensor:
+            return torch.cat(list(tensors))[order]
+
+        for name in ("losses", "targets", "features", "norms"):
+            setattr(whole, name, put(getattr(side, name) for side in sides))
+        for n in whole.factors:
+            whole.factors[n] = joined([side.factors[n] for side in sides], order)
+            whole.squared_norms[n] = put(side.squared_norms[n] for side in sides)
+        for n in whole.sides:
+            a, g = zip(*(side.sides[n] for side in sides), strict=True)
+            whole.sides[n] = put(a), put(g)
+        whole.entries = max(side.entries for side in sides)
+        return whole
+
+
+def _linear(captured: Captured) -> dict[str, LinearFactor]:
+    """Return inputs and output gradients of the linear layers."""
+    factors = {n: getattr(f, "layer", f) for n, f in captured.factors.items()}
+    return {n: f for n, f in factors.items() if isinstance(f, LinearFactor)}
 
 
 def _entries(factor: Factor) -> int:
@@ -422,11 +486,9 @@ def _layer_channel(
     if name.startswith("influence"):
         own = (side.squared_norms[layer].sqrt() for side in (train, valid))
         return _cosine(shared[layer], *own)
-    one, other = (
-        side.linear[layer].a if name.startswith("input") else side.linear[layer].g
-        for side in (train, valid)
-    )
-    return F.normalize(one.sum(1), dim=1) @ F.normalize(other.sum(1), dim=1).T
+    which = 0 if name.startswith("input") else 1
+    one, other = (F.normalize(side.sides[layer][which], dim=1) for side in (train, valid))
+    return one @ other.T
 
 
 def label_agreement(train: Tensor, valid: Tensor) -> Tensor:

@@ -8,6 +8,8 @@ reference says of an answer never changes; it is computed once and kept.
 
 import copy
 import importlib
+import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -27,7 +29,8 @@ SMALL_LM = Path(__file__).parent / "weights" / "small_lm"
 BETA = 0.5
 RANK, ALPHA = 4, 8.0
 MOST_TOKENS = 512
-"""Tokens of a prompt and an answer, at most; prompts lose their beginning, answers their end."""
+"""Tokens of a prompt and an answer, half of them each, unless the tokenizer asks for fewer; prompts
+lose their beginning, answers their end."""
 
 LOGITS_AT_ONCE = 2**25
 """Logits that are held at once where no gradient is needed (128 MB)."""
@@ -35,7 +38,8 @@ LOGITS_AT_ONCE = 2**25
 AT_ONCE = 64
 """Answers that the reference reads at once."""
 
-SIDES = ("first", "second")
+TOGETHER = 8
+"""Pairs of like length that are compared at once: few are padded little, and fit into the cache."""
 
 
 def transformers() -> ModuleType:
@@ -47,7 +51,11 @@ def transformers() -> ModuleType:
         If it is not installed.
     """
     try:
-        return importlib.import_module("transformers")
+        with warnings.catch_warnings():
+            # Nothing here shows a progress bar, so a notebook needs no widgets for one.
+            warnings.filterwarnings("ignore", message="IProgress not found")
+            importlib.import_module("tqdm.auto")
+            return importlib.import_module("transformers")
     except ImportError as error:
         raise DemixError(
             'tasks of preference pairs need transformers: pip install "demix_lite[llm]".'
@@ -98,7 +106,7 @@ class Reference:
     """
 
     def __init__(self, name: str | Path, turns: Callable[[str], list[dict[str, str]]]):
-        self.turns = turns
+        self.name, self.turns = name, turns
         library = transformers()
         library.utils.logging.disable_progress_bar()
         large = Path(name) != SMALL_LM and torch.cuda.is_available()
@@ -111,6 +119,10 @@ class Reference:
             raise DemixError(f"there is no language model {str(name)!r}: {why}.") from error
         self.model = model.to("cuda" if large else "cpu").eval().requires_grad_(False)
         self._known: dict[tuple[str, str], Answer] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the name alone: whoever reads it looks everything up again."""
+        return reference_of, (self.name, self.turns)
 
     def look_up(self, prompts: Sequence[str], answers: Sequence[str]) -> list[Answer]:
         """Return answers in tokens and what the model says of them, each computed once."""
@@ -128,14 +140,16 @@ class Reference:
         """Return token ids of prompt and answer, and where the answer begins."""
         if not pairs:
             return []
+        half = min(MOST_TOKENS, self.tokenizer.model_max_length) // 2
+        options = {"add_special_tokens": False, "verbose": False}
         opening = {prompt: self._open(prompt) for prompt, _ in pairs}
-        heads = self.tokenizer(list(opening.values()), add_special_tokens=False).input_ids
+        heads = self.tokenizer(list(opening.values()), **options).input_ids
         head = dict(zip(opening, heads, strict=True))
-        tails = self.tokenizer([a for _, a in pairs], add_special_tokens=False).input_ids
+        tails = self.tokenizer([a for _, a in pairs], **options).input_ids
         found = []
         for (prompt, _), tail in zip(pairs, tails, strict=True):
-            ending = [*tail, self.tokenizer.eos_token_id][: MOST_TOKENS // 2]
-            begin = head[prompt][-(MOST_TOKENS - len(ending)) :]
+            ending = [*tail, self.tokenizer.eos_token_id][:half]
+            begin = head[prompt][-half:]
             found.append((torch.tensor([*begin, *ending]), len(begin)))
         return found
 
@@ -152,10 +166,14 @@ class Reference:
         place = next(self.model.parameters()).device
         ids, span = pad([t for t, _ in tokens], [s for _, s in tokens])
         ids, span = ids.to(place), span.to(place)
-        said = self.model(input_ids=ids, use_cache=False, output_hidden_states=True)
-        summed = answer_log_probability(said.logits, ids, span).cpu()
-        inside = within(span, ids.shape[1]).to(said.logits.dtype)
-        hidden = (inside[:, None] @ said.hidden_states[-1])[:, 0] / inside.sum(1, keepdim=True)
+        states: list[Tensor] = []
+        head = self.model.get_output_embeddings()
+        handle = head.register_forward_pre_hook(lambda _, given: states.append(given[0]))
+        logits = self.model(input_ids=ids, use_cache=False).logits
+        handle.remove()
+        summed = answer_log_probability(logits, ids, span).cpu()
+        inside = within(span, ids.shape[1]).to(logits.dtype)
+        hidden = (inside[:, None] @ states[0])[:, 0] / inside.sum(1, keepdim=True)
         for row, pair in enumerate(pairs):
             known = Answer(*tokens[row], float(summed[row]), hidden[row].float().cpu())
             self._known[pair] = known
@@ -205,10 +223,14 @@ def answer_log_probability(logits: Tensor, ids: Tensor, span: Tensor) -> Tensor:
 class PreferenceLM(nn.Module):
     """Compares two answers: the DPO margin of the first over the second.
 
+    Both answers stand in one sequence behind their prompt, which is thus read once; an answer
+    looks back at the prompt and at itself, but not at the other one.
+
     Parameters
     ----------
     language_model : nn.Module
-        A causal language model; what it does not train is shared with its copies.
+        A causal language model that takes a mask of queries and keys; what it does not train is
+        shared with its copies.
     beta : float
         How far the model may move from the reference.
     """
@@ -225,23 +247,72 @@ class PreferenceLM(nn.Module):
         )
         return PreferenceLM(copied, self.beta).train(self.training)
 
+    @staticmethod
+    def lengths(inputs: dict[str, Tensor]) -> Tensor:
+        """Tell how many tokens each pair has: pairs of like length go together cheaply."""
+        return inputs["ends"][:, -1]
+
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
         """Map a batch of n pairs to their margins, ``(n, 1)``, see :func:`pair_inputs`."""
-        if not torch.is_grad_enabled():
-            width = max(inputs[side].shape[1] for side in SIDES)
-            rows = max(1, LOGITS_AT_ONCE // (width * self.language_model.config.vocab_size))
-            parts = zip(*(inputs[name].split(rows) for name in inputs), strict=True)
-            return torch.cat([self._margin(dict(zip(inputs, part, strict=True))) for part in parts])
-        return self._margin(inputs)
+        if torch.is_grad_enabled() and not self.training:
+            return self._margin(inputs)  # whoever asks for gradient factors has sorted the pairs
+        order = self.lengths(inputs).argsort(stable=True)
+        most = LOGITS_AT_ONCE // (inputs["ids"].shape[1] * self.language_model.config.vocab_size)
+        parts = order.split(max(1, min(most, TOGETHER)))
+        margins = [self._margin({name: x[rows] for name, x in inputs.items()}) for rows in parts]
+        return torch.cat(margins)[order.argsort()]
 
     def _margin(self, inputs: dict[str, Tensor]) -> Tensor:
-        first, second = (self._log_probability(inputs[s], inputs[f"{s}_span"]) for s in SIDES)
-        return self.beta * (first - second - inputs["reference"])[:, None]
+        ids, ends = inputs["ids"][:, : int(inputs["ends"].max())], inputs["ends"]
+        kind = next(self.language_model.parameters()).dtype
+        said = self.language_model(
+            input_ids=ids,
+            position_ids=_positions(ends, ids.shape[1]),
+            attention_mask=_visible(ends, ids.shape[1], kind),
+            use_cache=False,
+        )
+        return self.beta * (log_ratio(said.logits, ids, ends) - inputs["reference"])[:, None]
 
-    def _log_probability(self, ids: Tensor, span: Tensor) -> Tensor:
-        ids = ids[:, : int(span.max())]
-        logits = self.language_model(input_ids=ids, use_cache=False).logits
-        return answer_log_probability(logits, ids, span)
+
+def _positions(ends: Tensor, length: int) -> Tensor:
+    """Count the tokens as if each answer stood behind the prompt alone, shape ``(n, length)``."""
+    place = torch.arange(length, device=ends.device)
+    prompt, first, _ = ends.T[..., None]
+    return torch.where(place < first, place, place - (first - prompt))
+
+
+def _visible(ends: Tensor, length: int, kind: torch.dtype) -> Tensor:
+    """Return 0 where a token sees another and the lowest number elsewhere, ``(n, 1, S, S)``."""
+    place = torch.arange(length, device=ends.device)
+    prompt, first, _ = ends.T[..., None, None]
+    other = (place[:, None] >= first) & (place >= prompt) & (place < first)
+    hidden = (place > place[:, None]) | other
+    return torch.zeros(hidden.shape, dtype=kind, device=ends.device).masked_fill_(
+        hidden, torch.finfo(kind).min
+    )[:, None]
+
+
+def log_ratio(logits: Tensor, ids: Tensor, ends: Tensor) -> Tensor:
+    """Return how much likelier the first answers are than the second ones, in nats, ``(n,)``.
+
+    Examples
+    --------
+    >>> ids, ends = torch.tensor([[0, 1, 1, 0]]), torch.tensor([[1, 3, 4]])
+    >>> log_ratio(torch.zeros(1, 4, 2), ids, ends).exp()
+    tensor([0.5000])
+    """
+    n, length, words = logits.shape
+    likely = logits.float() if logits.dtype.itemsize < 4 else logits
+    prompt, first, last = ends.T
+    # The end of the prompt announces the beginning of both answers.
+    opening = likely[torch.arange(n), prompt - 1].log_softmax(1)
+    opening = opening.gather(1, ids.gather(1, first[:, None]))[:, 0]
+    following = ids.roll(-1, dims=1).flatten()
+    each = -F.cross_entropy(likely.reshape(-1, words), following, reduction="none").view(n, length)
+    place = torch.arange(1, length + 1, device=ids.device)
+    in_first = (place >= prompt[:, None]) & (place < first[:, None])
+    in_second = (place > first[:, None]) & (place < last[:, None])
+    return (each * (in_first.to(each.dtype) - in_second.to(each.dtype))).sum(1) - opening
 
 
 def pair_inputs(first: Sequence[Answer], second: Sequence[Answer]) -> dict[str, Tensor]:
@@ -250,19 +321,21 @@ def pair_inputs(first: Sequence[Answer], second: Sequence[Answer]) -> dict[str, 
     Returns
     -------
     dict
-        Token ids of both sides, ``(n, S)``, and where answers begin and end, ``(n, 2)``;
-        ``reference``, how much likelier the first answer is to the reference, ``(n,)``; and
-        ``meaning``, the difference of their hidden states, ``(n, width)``.
+        Token ids of prompt, first and second answer behind each other, ``(n, S)``, and where each
+        of the three ends, ``(n, 3)``; ``reference``, how much likelier the first answer is to the
+        reference, ``(n,)``; and ``meaning``, the difference of their hidden states,
+        ``(n, width)``.
     """
-    inputs: dict[str, Tensor] = {}
-    for side, answers in zip(SIDES, (first, second), strict=True):
-        ids, span = pad([answer.ids for answer in answers], [answer.start for answer in answers])
-        inputs |= {side: ids, f"{side}_span": span}
     pairs = list(zip(first, second, strict=True))
-    gap = [one.log_probability - other.log_probability for one, other in pairs]
-    inputs["reference"] = torch.tensor(gap)
-    inputs["meaning"] = torch.stack([one.meaning - other.meaning for one, other in pairs])
-    return inputs
+    gaps = [one.log_probability - other.log_probability for one, other in pairs]
+    rows = [torch.cat([one.ids, other.ids[other.start :]]) for one, other in pairs]
+    ends = [[one.start, len(one.ids), len(row)] for (one, _), row in zip(pairs, rows, strict=True)]
+    return {
+        "ids": nn.utils.rnn.pad_sequence(rows, batch_first=True),
+        "ends": torch.tensor(ends),
+        "reference": torch.tensor(gaps),
+        "meaning": torch.stack([one.meaning - other.meaning for one, other in pairs]),
+    }
 
 
 class LowRank(nn.Module):
@@ -288,15 +361,25 @@ class LowRank(nn.Module):
         super().__init__()
         self.base = base
         place = base.weight.device
-        self.down = nn.Linear(base.in_features, rank, bias=False, device=place)
-        self.up = nn.Linear(rank, base.out_features, bias=False, device=place)
-        nn.init.zeros_(self.up.weight)
+        self.down = nn.Parameter(torch.empty(rank, base.in_features, device=place))
+        self.up = nn.Parameter(torch.zeros(base.out_features, rank, device=place))
+        nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))
         self.scale = alpha / rank
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply the layer and its correction."""
-        correction = self.up(self.down(x.to(self.down.weight.dtype)))
-        return self.base(x) + (self.scale * correction).to(x.dtype)
+        """Apply the layer and its correction, as one matrix where they have one precision."""
+        if self.base.weight.dtype == self.down.dtype:
+            together = self.base.weight + (self.scale * self.up) @ self.down
+            return F.linear(x, together, self.base.bias)
+        correction = (x.to(self.down.dtype) @ (self.scale * self.down).T) @ self.up.T
+        return self.base(x) + correction.to(x.dtype)
+
+    def sample_gradients(self, x: Tensor, g: Tensor) -> Tensor:
+        """Return the gradients of all samples from inputs and output gradients, ``(n, P)``."""
+        x, g = x.to(self.down.dtype), g.to(self.down.dtype)
+        down = (g @ (self.scale * self.up)).mT @ x
+        up = g.mT @ (x @ (self.scale * self.down).T)
+        return torch.cat([down.flatten(1), up.flatten(1)], dim=1)
 
 
 def with_adapters(language_model: nn.Module, rank: int = RANK, alpha: float = ALPHA) -> nn.Module:

@@ -87,7 +87,7 @@ class AlignmentTask(Task):
     architectures: tuple[str, ...] = tuple(ARCHITECTURES)
     minority_share: float = 0.15
     training = MappingProxyType({"epochs": 2, "learning_rate": 1e-3, "batch_size": 32})
-    judged_rows = 2000
+    judged_rows = 1000
     practice_rows = 1000
 
     def load(
