@@ -1,9 +1,9 @@
 """Measure the figures of the page "Measured": ``python book/measure.py``.
 
-Writes ``book/results/measured.csv`` and the rows of ``book/results/adult.csv`` that are not there
-yet: Adult at full size, five seeds. (The benchmark on all tasks is another file and another
-command: ``demix-lite bench``.) Speed and memory are ratios measured in one run on one machine.
-Every part is a process of its own, so that its peak memory is its own.
+Writes ``book/results/measured.csv`` and the rows of ``book/results/adult.csv`` (Adult at full size,
+five seeds) and ``diagnose.csv`` (tables of one's own) that are not there yet. The benchmark on all
+tasks is another file and another command: ``demix-lite bench``. Speed and memory are ratios of one
+run on one machine. Every part is a process of its own, so that its peak memory is its own.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from measure_diagnose import diagnose_figures, write_diagnose
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
@@ -449,6 +450,7 @@ GROUPS: dict[str, Callable[[Path], list[tuple]]] = {
     "recommenders": lambda out: recommender_figures(*map(_apart, ("clicks", "recommender"))),
     "preferences": lambda out: preference_figures(_apart("preferences")),
     "adult": lambda out: adult_figures(write_adult(out / "adult.csv")),
+    "diagnose": lambda out: diagnose_figures(write_diagnose(out / "diagnose.csv")),
 }
 """What can be measured on its own."""
 

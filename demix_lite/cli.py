@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import shtab
+
 from demix_lite import __version__
 from demix_lite.errors import DemixError, unknown_name
 
@@ -31,6 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except DemixError as error:
         print(f"demix-lite: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever read the output, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         print("demix-lite: stopped; nothing half-written was left behind.", file=sys.stderr)
         return 130
@@ -63,7 +67,8 @@ def _add_diagnose(commands: Any) -> None:
             "diagnosis.csv and report.html to a folder; your file is not changed."
         ),
     )
-    diagnose.add_argument("file", type=Path, help="CSV (any separator) or Parquet, names on top")
+    table = diagnose.add_argument("file", type=Path, help="CSV (any separator) or Parquet file")
+    table.complete = shtab.FILE
     diagnose.add_argument("--target", required=True, metavar="COLUMN", help="the label column")
     diagnose.add_argument(
         "--out", type=Path, metavar="DIR", help="where to write (default: NAME-diagnosis)"
@@ -74,9 +79,10 @@ def _add_diagnose(commands: Any) -> None:
         default="auto",
         help="what the label is (default: recognised; numbers with many values are a regression)",
     )
-    diagnose.add_argument(
+    validation = diagnose.add_argument(
         "--validation", type=Path, metavar="FILE", help="validation rows of your own, same columns"
     )
+    validation.complete = shtab.FILE
     diagnose.add_argument(
         "--repaired", action="store_true", help="also write a copy of the file with repairs"
     )
@@ -97,6 +103,13 @@ def _add_about(commands: Any) -> None:
     tasks.set_defaults(command=_tasks)
     info = commands.add_parser("info", help="versions, device and folders, for a bug report")
     info.set_defaults(command=_info)
+    completion = commands.add_parser(
+        "completion",
+        help="print a script that lets your shell complete these commands",
+        description='Complete with the tab key in bash: eval "$(demix-lite completion bash)"',
+    )
+    completion.add_argument("shell", choices=shtab.SUPPORTED_SHELLS)
+    completion.set_defaults(command=_completion)
 
 
 def _add_run(commands: Any) -> None:
@@ -255,6 +268,10 @@ def _diagnose(options: argparse.Namespace) -> None:
     print(diagnosis_summary(outcome.summary))
     for path in written:
         print(f"written: {path}")
+
+
+def _completion(options: argparse.Namespace) -> None:
+    print(shtab.complete(_parser(), options.shell))
 
 
 def _tasks(options: argparse.Namespace) -> None:

@@ -19,6 +19,13 @@ VARIANTS = {
     "clean": "trained on clean rows",
 }
 
+ERROR_NAMES = {
+    "label": "Wrong label",
+    "feature": "Wrong features",
+    "spurious": "Against a shortcut",
+}
+"""The error types, as a user reads them."""
+
 MARK = "background: #fff3b0; color: #000"
 
 
@@ -102,7 +109,7 @@ def run_report(row: Mapping[str, Any]) -> str:
 
 def diagnosis_summary(about: Mapping[str, Any]) -> str:
     """Return the printed summary of a diagnosis of somebody's own file."""
-    names = {"label": "wrong label", "feature": "wrong features", "spurious": "against a shortcut"}
+    names = {kind: name.lower() for kind, name in ERROR_NAMES.items()}
     lines = [
         f"{about['file']}: {about['flagged_any']:,} of {about['judged']:,} rows look wrong "
         f"({about['kind']} of {about['target']})"
@@ -117,14 +124,15 @@ def diagnosis_summary(about: Mapping[str, Any]) -> str:
     score = about["score"]
     if score["before"] is not None and score["after"] is not None:
         lines.append(
-            f"{score['metric']} on held-out rows of yours: {score['before']:.4f} before, "
-            f"{score['after']:.4f} after the repair"
+            f"{score['metric']} on {score['rows']:,} held-out rows of yours: "
+            f"{score['before']:.4f} before, {score['after']:.4f} after the repair"
         )
     for kind, row in (about["self_check"] or {}).items():
         lines.append(
             f"self-check, {names[kind]}: {row['recall']:.0%} found, {row['precision']:.0%} of the "
             "flags right"
         )
+    lines += [f"plain check: {found}" for found in about["checks"]]
     return "\n".join(lines + [f"note: {note}" for note in about["notes"]])
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy.special import expit, logit
 from sklearn.base import clone
 from sklearn.datasets import load_breast_cancer
@@ -10,8 +11,8 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 from test_diagnose import LossDetector, people
 
 from demix_lite.debugger import DataDebugger
-from demix_lite.debugger.evidence import flag_from, largest_share, with_share
-from demix_lite.debugger.judging import draw_controls, judge_table
+from demix_lite.debugger.evidence import flag_from, largest_share, weigh, with_share
+from demix_lite.debugger.judging import Controls, Judgement, draw_controls, judge_table
 from demix_lite.debugger.shortcut_names import name_shortcuts
 from demix_lite.errors import DemixError
 from demix_lite.tasks.own_table import own_table
@@ -75,6 +76,41 @@ def test_controls_differ_from_the_rows_they_copy():
     assert not changed.loc[label, ["age", "income"]].any(axis=None)
     assert changed.loc[feature, ["age", "income"]].any(axis=1).all()
     assert not changed.loc[feature, "buys"].any()
+
+
+def test_every_second_wrong_number_is_the_label_of_another_row():
+    frame = people().assign(buys=lambda f: f["income"] ** 2)
+    table = own_table(frame, "buys")
+    controls = draw_controls(table.task, table.frame)
+    label = controls.kind == "label"
+    given = table.frame["buys"].iloc[controls.origin].to_numpy()
+    exchanged = label & (controls.way == 1)
+    assert exchanged.sum() == pytest.approx(label.sum() / 2, abs=1)
+    assert controls.frame["buys"][exchanged].isin(table.frame["buys"]).all()
+    assert (controls.frame["buys"] != given)[label].all()
+    assert len(set(controls.way[~label])) == 4
+
+
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.4])
+def test_a_dirty_table_is_flagged_freely_and_a_tidy_one_with_care(share):
+    rng = np.random.default_rng(0)
+    rows, count = 4000, int(share * 4000)
+    wrong = np.arange(rows) < count
+    score = np.where(wrong, rng.normal(1.5, 1, rows), rng.normal(-1.5, 1, rows))
+    said = expit(np.column_stack([score, np.full(rows, -3.0), np.full(rows, -3.0)]))
+    of_controls = expit(np.column_stack([rng.normal(1.5, 1, 400), np.full((400, 2), -3.0)]))
+    kind = np.where(np.arange(400) < 200, "label", "feature")
+    controls = Controls(pd.DataFrame(), np.arange(400), kind, np.zeros(400, dtype=int))
+    judgement = Judgement(said, of_controls, controls, torch.zeros(rows, 1), [])
+    diagnosis, (label, feature, spurious) = weigh(judgement, [])
+    flag = diagnosis.flag["label"].to_numpy()
+    assert label.low <= label.share <= label.high + 1e-9
+    assert label.share == pytest.approx(share, abs=0.06)
+    assert not feature.seen
+    assert not spurious.seen
+    assert flag.mean() <= 0.02 if not share else wrong[flag].mean() >= 0.6
+    if share == 0.4:
+        assert flag[wrong].mean() >= 0.85
 
 
 def test_share_is_bounded_by_the_controls():

@@ -3,6 +3,10 @@
 import json
 import os
 import re
+import signal
+import subprocess
+import sys
+import time
 import warnings
 from html.parser import HTMLParser
 
@@ -18,7 +22,7 @@ from demix_lite.data import user_file
 from demix_lite.data.user_file import read_user_file
 from demix_lite.debugger import judging
 from demix_lite.detector import ErrorDetector
-from demix_lite.diagnose import files
+from demix_lite.diagnose import diagnose_file, files
 from demix_lite.errors import DemixError
 from demix_lite.models.training import predict
 from demix_lite.tasks.own_table import own_table
@@ -110,6 +114,10 @@ def test_parquet_keeps_its_types_and_takes_own_validation_rows(quick, tmp_path, 
     out, valid = tmp_path / "o", tmp_path / "v.parquet"
     command = ["diagnose", f"{tmp_path / 't.parquet'}", "--target", "buys", "--out", f"{out}"]
     assert main([*command, "--validation", f"{valid}", "--repaired"]) == 0
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "all 60 of them" in page  # the score is measured on the validation rows
+    assert "not flagged" not in page
+    assert "validation row" in page
     repaired = pd.read_parquet(out / "repaired.parquet")
     assert repaired.dtypes.astype(str).tolist() == frame.dtypes.astype(str).tolist()
 
@@ -140,6 +148,8 @@ def test_report_escapes_the_file_and_needs_nothing_else(quick, tmp_path):
     assert "b" not in set(re.findall(r"<(b)>yes", text))
     assert page.addresses == []
     assert "&lt;b&gt;yes&lt;/b&gt;" in text
+    assert len(re.findall(r"<svg", text)) >= 2  # how many there are, and where
+    assert "Validation rows behind the verdict" in text
     for figure in re.findall(r"<svg.*?>", text):
         assert 'role="img"' in figure
         assert "aria-label=" in figure
@@ -238,6 +248,16 @@ def test_stopping_leaves_nothing_behind(quick, table, tmp_path, capsys, monkeypa
     assert (out / "diagnosis.csv").read_text() == "old"
 
 
+def test_slips_and_far_cells_are_seen_without_a_model():
+    frame = people(600).assign(city=lambda f: np.where(f.index % 2, "Stockholm", "Amsterdam"))
+    frame.loc[[7, 9], "city"] = ["Stokcholm", "Brussels"]
+    frame.loc[3, "income"] = 40_000
+    checks = "\n".join(own_table(frame, "buys").checks)
+    assert "'Stokcholm' (for 'Stockholm'?)" in checks
+    assert "Brussels" not in checks
+    assert "income: 1 cell very far from the others (row 4" in checks
+
+
 def test_columns_are_read_for_what_they_are():
     n = 60
     frame = pd.DataFrame(
@@ -296,6 +316,31 @@ def test_no_table_ends_in_a_traceback(quick, tmp_path, capsys, data, rows, colum
     assert said.err.count("\n") == (0 if code == 0 else 1)
 
 
+def test_decimal_commas_are_read_and_written_back(quick, tmp_path):
+    frame = people().astype(str).assign(income=lambda f: f["income"].str.replace(".", ","))
+    frame.loc[5, "income"] = "999,0"
+    path = tmp_path / "t.csv"
+    frame.to_csv(path, index=False, sep=";")
+    assert own_table(frame, "buys").task.numeric == ("age", "income")
+    assert own_table(frame, "income").frame["income"].max() == 999
+    outcome = diagnose_file(path, "buys")
+    outcome.debugger.repaired_ = outcome.debugger.repaired_.assign(income=1.5)
+    assert outcome.repaired()["income"].unique().tolist() == ["1,5"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends a signal of Unix")
+@pytest.mark.parametrize("seconds", [2, 4])
+def test_a_user_who_stops_it_finds_nothing_half_written(seconds, table, tmp_path):
+    command = [sys.executable, "-m", "demix_lite.cli", "diagnose", table, "--target", "buys"]
+    with subprocess.Popen([*command, "--out", tmp_path / "o"], stderr=subprocess.PIPE) as running:
+        time.sleep(seconds)
+        running.send_signal(signal.SIGINT)
+        said = running.communicate(timeout=60)[1].decode()
+    assert running.returncode == 130
+    assert said.splitlines() == ["demix-lite: stopped; nothing half-written was left behind."]
+    assert [p.name for p in tmp_path.iterdir()] == [table.name]
+
+
 def test_small_commands_say_what_is_there(capsys):
     assert main(["tasks"]) == 0
     assert "adult" in capsys.readouterr().out
@@ -303,3 +348,8 @@ def test_small_commands_say_what_is_there(capsys):
     said = capsys.readouterr().out
     assert "demix_lite" in said
     assert "torch" in said
+    for shell in ("bash", "zsh"):
+        assert main(["completion", shell]) == 0
+        script = capsys.readouterr().out
+        assert "--self-check" in script
+        assert "train-detector" in script

@@ -50,6 +50,14 @@ def adult() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def own_files() -> pd.DataFrame:
+    """One run of every kind of the diagnosis of files."""
+    about = {"rows": 50_000, "columns": 20, "seconds": 200.0, "cpu_seconds": 90.0, "peak_mb": 1500}
+    clean = [{"what": "clean", "table": "wine", "flagged": x} for x in (0.01, 0.06)]
+    errors = [{"what": "errors", "table": "adult", "f1_macro": x} for x in (0.3, 0.4)]
+    return pd.DataFrame([{"what": "speed", "table": "made up", **about}, *clean, *errors])
+
+
 @pytest.fixture(scope="module")
 def found():
     rows = [
@@ -57,6 +65,7 @@ def found():
         *measure.speed_figures(PARTS["judging"], PARTS["twin"], PARTS["real"]),
         *measure.recommender_figures(PARTS["clicks"], PARTS["recommender"]),
         *measure.adult_figures(adult()),
+        *measure.diagnose_figures(own_files(), unseen=pd.Series({"adult": 0.5})),
     ]
     return pd.DataFrame([measure._figure(*row) for row in rows]).set_index("figure")
 
@@ -77,6 +86,11 @@ def found():
         ("ml-1m, the same minus DIN of deepctr-torch", -0.01, "false"),
         ("ml-1m, seconds of training, times those of deepctr-torch", 3.01 / 4.01, "true"),
         ("influence of DIN 2,000 × 256, times faster than a loop of gradients", 12, "true"),
+        ("diagnose, 50,000 rows × 20 columns", 200, "false"),
+        ("diagnose, 50,000 rows × 20 columns: peak memory", 1500, "true"),
+        ("diagnose, wine clean as it is: rows flagged, most of its seeds", 6, "false"),
+        ("diagnose, adult with errors of an independent script: macro F1", 0.35, ""),
+        ("diagnose, adult: that F1 against leave-one-task-out", 70, "false"),
         ("influence of DIEN 2,000 × 256, times faster than a loop of gradients", 9, "false"),
     ],
 )

@@ -66,7 +66,8 @@ def read_user_file(path: Path | str, *, encoding: str | None = None) -> pd.DataF
     """
     path = Path(path)
     if not path.is_file():
-        raise DemixError(f"there is no file {path}.")
+        what = f"{path} is a folder, not a file." if path.is_dir() else f"there is no file {path}."
+        raise DemixError(what)
     size = path.stat().st_size
     if not size:
         raise DemixError(f"{path} is empty: it needs a line of column names and rows below it.")

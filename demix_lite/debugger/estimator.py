@@ -19,17 +19,17 @@ from demix_lite.repair import Repaired, repair
 from demix_lite.tasks.base import check_columns
 from demix_lite.tasks.own_table import Kind, OwnTable, own_table
 
-EXPLAINED = 40
-"""Rows whose validation samples are listed, the most suspicious first."""
+EXPLAINED = 10
+"""Rows of every error type whose validation samples are listed, the most suspicious first."""
 
-WITNESSES = 3
+WITNESSES = 2
 BOTH_WAYS = 20_000
 """Tables up to so many rows are scored both ways round."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """The model's metric on rows that it was not trained on and that are not flagged.
+    """The model's metric on rows that it was not trained on, as they stand.
 
     Attributes
     ----------
@@ -40,7 +40,11 @@ class Score:
     before, after : float
         Trained on the rows as they are, and after the repair.
     rows : int
-        Number of rows it was measured on.
+        Number of rows it was measured on: validation rows of your own if there are some.
+    before_unflagged, after_unflagged : float
+        The same on the rows that are not flagged; NaN with validation rows of your own.
+    unflagged : int
+        Number of these.
     """
 
     metric: str
@@ -48,6 +52,9 @@ class Score:
     before: float
     after: float
     rows: int
+    before_unflagged: float = np.nan
+    after_unflagged: float = np.nan
+    unflagged: int = 0
 
 
 class DataDebugger(BaseEstimator):
@@ -151,7 +158,9 @@ class DataDebugger(BaseEstimator):
             seed=seed,
             announce=self._say,
         )
-        self._conclude(judgement, frame.index, frame.index if held is None else held.index, seed)
+        self._conclude(
+            judgement, frame.index, frame.index if held is None else held.index, valid, seed
+        )
         return self
 
     def __sklearn_tags__(self) -> Tags:
@@ -166,7 +175,12 @@ class DataDebugger(BaseEstimator):
             self.announce(stage)
 
     def _conclude(
-        self, judgement: Judgement, index: pd.Index, valid_index: pd.Index, seed: object
+        self,
+        judgement: Judgement,
+        index: pd.Index,
+        valid_index: pd.Index,
+        valid: pd.DataFrame | None,
+        seed: object,
     ) -> None:
         task, frame = self.table_.task, self.table_.frame
         encoder = judgement.parts[0][1].encoder
@@ -178,9 +192,9 @@ class DataDebugger(BaseEstimator):
         mended = repair(task, frame, diagnosis, judgement.outputs)
         self.diagnosis_ = _lines(self.table_, diagnosis, mended).set_axis(index)
         self.repaired_ = mended.frame.set_axis(index)
-        self.witnesses_ = _witnesses(judgement, diagnosis, index, valid_index)
+        self.witnesses_ = _witnesses(judgement, self.diagnosis_, valid_index)
         self._say("train on the repaired rows")
-        self.score_ = _score(self.table_, judgement, diagnosis, seed)
+        self.score_ = _score(self.table_, judgement, diagnosis, valid, seed)
 
 
 def _joined(X: Any, y: Any, target: str | None = None) -> tuple[pd.DataFrame, str]:
@@ -252,23 +266,33 @@ def short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def suspicion(diagnosis: pd.DataFrame) -> pd.Series:
-    """Return the largest probability of a flagged error of each row; 0 where nothing is flagged."""
-    flags = diagnosis[[f"{kind}_error" for kind in ERROR_TYPES]].to_numpy()
-    chances = diagnosis[[f"{kind}_probability" for kind in ERROR_TYPES]].to_numpy()
-    return pd.Series((flags * chances).max(axis=1), index=diagnosis.index)
+def leading_rows(diagnosis: pd.DataFrame, count: int = EXPLAINED) -> dict[str, pd.Index]:
+    """Return the flagged rows of each error type, the most probable first.
+
+    Examples
+    --------
+    >>> said = pd.DataFrame({"label_probability": [0.6, 0.9], "label_error": [True, True]})
+    >>> none = {f"{k}_{what}": False for k in ERROR_TYPES[1:] for what in ("probability", "error")}
+    >>> leading_rows(said.assign(**none))["label"].tolist()
+    [1, 0]
+    """
+    return {
+        kind: diagnosis.loc[diagnosis[f"{kind}_error"], f"{kind}_probability"]
+        .sort_values(ascending=False, kind="stable")
+        .index[:count]
+        for kind in ERROR_TYPES
+    }
 
 
 def _witnesses(
-    judgement: Judgement, diagnosis: Diagnosis, index: pd.Index, valid_index: pd.Index
+    judgement: Judgement, diagnosis: pd.DataFrame, valid_index: pd.Index
 ) -> pd.DataFrame:
     """List the validation rows that the most suspicious rows help and harm most."""
-    chance = (diagnosis.probability * diagnosis.flag).max(axis=1).to_numpy()
-    chosen = np.argsort(-chance, kind="stable")[:EXPLAINED]
-    chosen = chosen[chance[chosen] > 0]
+    index = diagnosis.index
+    chosen = set().union(*leading_rows(diagnosis).values())
     lines = []
     for rows, run in judgement.parts:
-        places = np.flatnonzero(np.isin(rows, chosen))
+        places = np.flatnonzero(index[rows].isin(chosen))
         if not len(places):
             continue
         blocks = run.sources[0].block(*take(run.samples, places))
@@ -283,29 +307,39 @@ def _witnesses(
     return pd.DataFrame(lines, columns=["row", "validation_row", "influence"])
 
 
-def _score(table: OwnTable, judgement: Judgement, diagnosis: Diagnosis, seed: object) -> Score:
-    """Train on half of the rows, dirty and repaired; measure on the unflagged rest."""
+def _score(
+    table: OwnTable,
+    judgement: Judgement,
+    diagnosis: Diagnosis,
+    valid: pd.DataFrame | None,
+    seed: object,
+) -> Score:
+    """Train on rows as they are and repaired; measure on validation rows, or on the other half."""
     task, frame = table.task, table.frame
-    (one, _), (two, _) = judgement.parts
-    ways = ((one, two), (two, one)) if len(frame) <= BOTH_WAYS else ((one, two),)
     flagged = diagnosis.flag.any(axis=1).to_numpy()
-    results = []
-    for rows, others in ways:
+    if valid is not None:
+        ways = [(np.arange(len(frame)), [valid])]
+    else:
+        (one, _), (two, _) = judgement.parts
+        pairs = ((one, two), (two, one)) if len(frame) <= BOTH_WAYS else ((one, two),)
+        ways = [
+            (rows, [frame.iloc[held], frame.iloc[held[~flagged[held]]]]) for rows, held in pairs
+        ]
+    sums, totals = np.zeros((2, len(ways[0][1]))), np.zeros(len(ways[0][1]), dtype=int)
+    for rows, yardsticks in ways:
         own = Diagnosis(*(part.iloc[rows] for part in vars(diagnosis).values()))
-        held = frame.iloc[others[~flagged[others]]]
         mended = repair(task, frame.iloc[rows], own, judgement.outputs[rows])
-        line = []
-        for samples, weights in ((frame.iloc[rows], None), (mended.samples, mended.weights)):
+        totals += [len(held) for held in yardsticks]
+        versions = ((frame.iloc[rows], None), (mended.samples, mended.weights))
+        for version, (samples, weights) in enumerate(versions):
             trained, encoder = train_model(task, samples, weights=weights, seed=(seed, "score"))
-            outputs = predict(trained.model, encoder.inputs(held))
-            line.append(task.metric(outputs, encoder.targets(held[task.target])))
-        results.append((*line, len(held)))
-    before, after, counts = np.array(results).T
-    label = task.label
-    return Score(
-        label.metric_name,
-        label.larger_is_better,
-        float(np.average(before, weights=counts)),
-        float(np.average(after, weights=counts)),
-        int(counts.sum()),
-    )
+            for number, held in enumerate(yardsticks):
+                if len(held):
+                    outputs = predict(trained.model, encoder.inputs(held))
+                    metric = task.metric(outputs, encoder.targets(held[task.target]))
+                    sums[version, number] += metric * len(held)
+    means = [s / n if n else (np.nan, np.nan) for s, n in zip(sums.T, totals, strict=True)]
+    measured: list[Any] = []
+    for mean, count in zip(means, totals, strict=True):
+        measured += [*map(float, mean), int(count)]
+    return Score(task.label.metric_name, task.label.larger_is_better, *measured)

@@ -4,13 +4,15 @@ A detector compares the rows of a run with each other, so it finds the most susp
 table, a clean one too. Whether they are *wrong* takes a yardstick of the table's own: the controls,
 copies of its rows in which we broke something. If errors like ours were in a share π of the rows,
 at least π times as many rows as controls would have to score as high as any level, so π is at most
-the smallest such ratio. That bounds the share of label and feature errors; the probabilities are
-brought down to it (their odds divided by one number) and flags are set on what is left. Where rows
-and controls score alike, the detector cannot see such errors here, and nothing is flagged.
+the smallest such ratio. Errors are put in in a few ways, some easier to see than others; the median
+of their bounds is the share we believe in. The probabilities are brought down to it (their odds
+divided by one number) and flags are set on what is left. Where rows and controls score alike, the
+detector cannot see such errors here, and nothing is flagged.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from scipy.optimize import brentq
@@ -20,20 +22,23 @@ from demix_lite.debugger.judging import Judgement
 from demix_lite.debugger.shortcut_names import NamedShortcut
 from demix_lite.diagnosis import ERROR_TYPES, Diagnosis, expected_f1_threshold
 
-LEVELS = {"label": (0.1, 0.25, 0.5, 0.75), "feature": (0.25, 0.5, 0.75)}
-"""Shares of the controls that reach the levels at which rows and controls are compared. Wrong
-labels are all of one kind; wrong features come in many: the easiest alone reach the highest."""
+LEVELS = (0.1, 0.25, 0.5, 0.75)
+"""Shares of the controls that reach the levels at which rows and controls are compared."""
+
+WITH_CONTROLS = ("label", "feature")
 
 BLIND = 0.75
 """Rows that look like controls at least so often as controls do cannot be told from them."""
 
-LEAST_PRECISION = {"label": 0.6, "feature": 0.85, "spurious": 0.75}
-"""Share of the flags that must be right by the detector's own account. A label that is wrong and a
-row that is merely unusual or goes against a true pattern differ in how easily they are confused."""
+DIRTY, SURELY = 0.22, 0.9
+"""A table counts as dirty if wrong labels and features together make up so large a share in so many
+of the draws with replacement. There flags are set for the largest expected F1. In a tidy table most
+suspicious rows are true exceptions: enough of the flags have to be right."""
 
-DIRTY = 0.1
-"""Share of rows flagged for wrong labels or features from which a table counts as dirty. In a tidy
-table, rows that go against a rule are most likely true exceptions: it takes more to flag them."""
+LEAST_PRECISION = {"label": 0.7, "feature": 0.85, "spurious": 0.8}
+"""Share of the flags that must be right in a tidy table by the detector's own account. A label that
+is wrong and a row that is merely unusual or goes against a true pattern differ in how easily they
+are confused."""
 
 DRAWS = 200
 
@@ -68,26 +73,54 @@ class Evidence:
 def weigh(judgement: Judgement, shortcuts: list[NamedShortcut]) -> tuple[Diagnosis, list[Evidence]]:
     """Turn what the detector says into probabilities and flags that hold for this table."""
     rng = np.random.default_rng(0)
-    columns: list[np.ndarray] = []
-    evidence: list[Evidence] = []
-    for number, kind in enumerate(ERROR_TYPES):
-        p = judgement.probability[:, number]
-        mine = judgement.of_controls[judgement.controls.kind == kind, number]
-        if kind == "spurious":
-            flagged = [q >= known.threshold for q, known in zip(columns, evidence, strict=True)]
-            dirty = bool(np.any(flagged, axis=0).mean() >= DIRTY)
-            p, said = _spurious(p, shortcuts, dirty, rng)
-        else:
-            p, said = _against_controls(kind, p, mine, rng)
-        columns.append(p)
-        evidence.append(said)
-    thresholds = np.array([said.threshold for said in evidence])
-    return Diagnosis.from_probability(np.column_stack(columns), thresholds), evidence
+    said = judgement.probability.copy()
+    seen, drawn = [], {}
+    for number, kind in enumerate(WITH_CONTROLS):
+        share = _share(judgement, kind)
+        drawn[kind] = [_share(judgement, kind, partial(_again, rng=rng)) for _ in range(DRAWS)]
+        seen.append(share <= BLIND)
+        if seen[-1]:
+            said[:, number] = with_share(said[:, number], share)
+    dirty = _is_dirty(judgement, drawn)
+    thresholds = [flag_from(p, 0.0 if dirty else LEAST_PRECISION[k]) for k, p in _by_kind(said)]
+    named = any(shortcut.suspected for shortcut in shortcuts)
+    seen.append(named and bool((said[:, -1] >= thresholds[-1]).any()))
+    thresholds = [t if can else 1.1 for t, can in zip(thresholds, seen, strict=True)]
+    evidence = [
+        _evidence(judgement, kind, p, threshold, can, drawn.get(kind), rng)
+        for (kind, p), threshold, can in zip(_by_kind(said), thresholds, seen, strict=True)
+    ]
+    return Diagnosis.from_probability(said, np.array(thresholds)), evidence
 
 
-def largest_share(
-    rows: np.ndarray, controls: np.ndarray, reached: Sequence[float] = LEVELS["label"]
+def _is_dirty(judgement: Judgement, drawn: dict[str, list[float]]) -> bool:
+    """Say whether wrong labels and features surely make up a large share of the rows."""
+    believed = judgement.probability.mean(axis=0)
+    total = sum(
+        np.minimum(np.where(np.array(shares) <= BLIND, shares, 0.0), most)
+        for shares, most in zip(drawn.values(), believed, strict=False)
+    )
+    return bool((total >= DIRTY).mean() >= SURELY)
+
+
+def _by_kind(said: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    return zip(ERROR_TYPES, said.T, strict=True)
+
+
+def _share(
+    judgement: Judgement, kind: str, draw: Callable[[np.ndarray], np.ndarray] = np.asarray
 ) -> float:
+    """Bound the share of an error by the controls of each way it was put in; take the median."""
+    controls, number = judgement.controls, ERROR_TYPES.index(kind)
+    rows = draw(judgement.probability[:, number])
+    ways = [(controls.kind == kind) & (controls.way == w) for w in np.unique(controls.way)]
+    bounds = [
+        largest_share(rows, draw(judgement.of_controls[way, number])) for way in ways if way.any()
+    ]
+    return float(np.median(bounds))
+
+
+def largest_share(rows: np.ndarray, controls: np.ndarray) -> float:
     """Bound the share of rows that are like the controls: the smallest ratio over the levels.
 
     One more row counts at every level, so that a small table does not promise too much.
@@ -98,7 +131,7 @@ def largest_share(
     >>> round(largest_share(rows, np.full(50, 0.9)), 3)
     0.1
     """
-    levels = np.quantile(controls, 1 - np.array(reached))
+    levels = np.quantile(controls, 1 - np.array(LEVELS))
     more = [((rows >= x).sum() + 1) / len(rows) for x in levels]
     ratios = [share / (controls >= x).mean() for x, share in zip(levels, more, strict=True)]
     return float(min(1.0, *ratios))
@@ -119,7 +152,7 @@ def with_share(probability: np.ndarray, share: float) -> np.ndarray:
     return expit(odds - brentq(lambda shift: expit(odds - shift).mean() - share, 0, 60))
 
 
-def flag_from(probability: np.ndarray, precision: float = LEAST_PRECISION["label"]) -> float:
+def flag_from(probability: np.ndarray, precision: float = 0.6) -> float:
     """Return the threshold of largest expected F1, raised until enough flags would be right.
 
     Examples
@@ -135,40 +168,28 @@ def flag_from(probability: np.ndarray, precision: float = LEAST_PRECISION["label
     return max(float(ranked[enough[-1]]), expected_f1_threshold(probability))
 
 
-def _against_controls(
-    kind: str, probability: np.ndarray, controls: np.ndarray, rng: np.random.Generator
-) -> tuple[np.ndarray, Evidence]:
-    reached = LEVELS[kind]
-    share = largest_share(probability, controls, reached)
-    draws = [
-        largest_share(_again(probability, rng), _again(controls, rng), reached)
-        for _ in range(DRAWS)
-    ]
-    high = float(np.quantile(draws, 0.975))
-    if share > BLIND:
-        return probability, Evidence(kind, False, np.nan, 0.0, high, 1.1, 0.0)
-    own = with_share(probability, share)
-    threshold = flag_from(own, LEAST_PRECISION[kind])
-    cut = probability[own >= threshold].min(initial=2.0)
-    low, _ = _interval(own, rng)
-    found = float((controls >= cut).mean())
-    return own, Evidence(kind, True, float(own.mean()), low, max(high, low), threshold, found)
-
-
-def _spurious(
+def _evidence(
+    judgement: Judgement,
+    kind: str,
     probability: np.ndarray,
-    shortcuts: list[NamedShortcut],
-    dirty: bool,
+    threshold: float,
+    seen: bool,
+    drawn: list[float] | None,
     rng: np.random.Generator,
-) -> tuple[np.ndarray, Evidence]:
-    threshold = flag_from(probability, 0.0 if dirty else LEAST_PRECISION["spurious"])
-    if not any(shortcut.suspected for shortcut in shortcuts):
-        threshold = 1.1
-    if not (probability >= threshold).any():
-        return probability, Evidence("spurious", False, np.nan, 0.0, np.nan, 1.1, np.nan)
+) -> Evidence:
+    """Say how often an error occurs, and how many of its controls would be flagged."""
     low, high = _interval(probability, rng)
-    mean = float(probability.mean())
-    return probability, Evidence("spurious", True, mean, low, high, threshold, np.nan)
+    found = np.nan
+    if drawn is not None:
+        high = max(low, float(np.quantile(drawn, 0.975)))
+        number = ERROR_TYPES.index(kind)
+        cut = judgement.probability[probability >= threshold, number].min(initial=2.0)
+        mine = judgement.controls.kind == kind
+        found = float((judgement.of_controls[mine, number] >= cut).mean())
+    if not seen:
+        unknown = np.nan if drawn is None else high
+        return Evidence(kind, False, np.nan, 0.0, unknown, 1.1, found)
+    return Evidence(kind, True, float(probability.mean()), low, high, threshold, found)
 
 
 def _interval(probability: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:

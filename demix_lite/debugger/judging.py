@@ -46,11 +46,14 @@ class Controls:
         Position of the row each was copied from.
     kind : array
         ``"label"`` or ``"feature"``: what was broken.
+    way : array
+        In which of several ways, a number.
     """
 
     frame: pd.DataFrame
     origin: np.ndarray
     kind: np.ndarray
+    way: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -201,22 +204,35 @@ def train_model(
 
 
 def draw_controls(task: Task, frame: pd.DataFrame, *, seed: object = 0) -> Controls:
-    """Copy some rows; break the label of one half and features of the other, in a few ways."""
+    """Copy some rows; break the label of one half and features of the other, in a few ways.
+
+    Where a label can be wrong in more than one way, every second wrong one is that of another row:
+    the frequent mistakes are harder to see than those drawn evenly.
+    """
     rng = generator(task.name, "controls", seed)
     least = min(LEAST_CONTROLS, len(frame) // 3)
     count = int(np.clip(CONTROL_SHARE * len(frame), least, MOST_CONTROLS))
     origin = rng.permutation(len(frame))[:count]
     rows = frame.iloc[origin].reset_index(drop=True)
-    with_label = count // 2
-    labels = rows.iloc[:with_label].copy()
-    labels[task.target] = task.wrong_labels(labels[task.target], rng)
-    broken = [
-        task.corrupt_features(rows.iloc[part], task.plan_feature_errors(frame, rng), rng)
-        for part in np.array_split(np.arange(with_label, count), CONTROL_PLANS)
-        if len(part)
-    ]
-    kind = np.where(np.arange(count) < with_label, "label", "feature")
-    return Controls(pd.concat([labels, *broken], ignore_index=True), origin, kind)
+    kind = np.where(np.arange(count) < count // 2, "label", "feature")
+    way = np.zeros(count, dtype=int)
+    labels, features = np.flatnonzero(kind == "label"), np.flatnonzero(kind == "feature")
+    if not task.label.two_sided:
+        way[labels[1::2]] = 1
+    drawn, exchanged = labels[way[labels] == 0], labels[way[labels] == 1]
+    given = rows[task.target]
+    rows.loc[drawn, task.target] = task.wrong_labels(given[drawn], rng)
+    rows.loc[exchanged, task.target] = _labels_of_others(given[exchanged], frame[task.target], rng)
+    for number, part in enumerate(np.array_split(features, CONTROL_PLANS)):
+        plan = task.plan_feature_errors(frame, rng)
+        rows.loc[part] = task.corrupt_features(rows.loc[part], plan, rng)
+        way[part] = number
+    return Controls(rows, origin, kind, way)
+
+
+def _labels_of_others(labels: pd.Series, known: pd.Series, rng: np.random.Generator) -> list:
+    """Draw for every label that of another row, different from it."""
+    return [rng.choice(known[known != label].to_numpy()) for label in labels]
 
 
 def _halves(

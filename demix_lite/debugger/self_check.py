@@ -13,15 +13,23 @@ from demix_lite.detector import ErrorDetector
 from demix_lite.diagnosis import ERROR_TYPES
 from demix_lite.injection import inject
 from demix_lite.seeds import generator
-from demix_lite.tasks.base import Rule, Splits, Task
+from demix_lite.tasks.base import Rule, Splits
+from demix_lite.tasks.practice import random_rule
+from demix_lite.tasks.tabular import TabularTask
 
 CLEAN_RATIO = 0.7
 MOST_ROWS = 2000
 TRIALS = 2
+NO_CARD = Card("own", "own", "", "", "", 0, "", (), (), "")
 
 
 def self_check(
-    task: Task, frame: pd.DataFrame, detector: ErrorDetector, *, seed: object, announce: Announce
+    task: TabularTask,
+    frame: pd.DataFrame,
+    detector: ErrorDetector,
+    *,
+    seed: object,
+    announce: Announce,
 ) -> pd.DataFrame:
     """Put known errors into some of the rows, diagnose them, and compare.
 
@@ -40,42 +48,18 @@ def self_check(
         name = (task.name, "self-check", seed, trial)
         chosen = np.sort(generator(*name).permutation(len(frame))[:MOST_ROWS])
         rows = frame.iloc[chosen].reset_index(drop=True)
-        rule = random_rule(task, rows, generator(*name, "rule"))
-        practice = replace(task, rules=(rule,))  # type: ignore[type-var]  # every task is one
-        injected = inject(practice, Splits(rows, rows, rows, _NO_CARD), CLEAN_RATIO, seed=name)
-        dirty, truth = injected.train.frame, injected.train.errors.to_numpy()
+        drawn = random_rule(task, rows, generator(*name, "rule"))
+        rule = drawn or Rule("none", {}, rows[task.target].mode()[0])  # nearly every row follows it
+        practice = replace(task, rules=(rule,))
+        injected = inject(practice, Splits(rows, rows, rows, NO_CARD), CLEAN_RATIO, seed=name)
+        dirty, errors = injected.train.frame, injected.train.errors
+        truth = errors.assign(spurious=errors["spurious"] & (drawn is not None)).to_numpy()
         announce(f"self-check {trial + 1} of {TRIALS}")
         judged = judge_table(practice, dirty, detector, repeats=1, seed=name, announce=announce)
         encoder = judged.parts[0][1].encoder
         named = name_shortcuts(practice, encoder, dirty, judged.probability)
         flag = weigh(judged, named)[0].flag.to_numpy()
         counts += np.array([(flag & truth).sum(0), flag.sum(0), truth.sum(0)])
-    hits, flags, errors = counts
-    table = {"precision": hits / np.maximum(flags, 1), "recall": hits / np.maximum(errors, 1)}
-    return pd.DataFrame(table | {"errors": errors.astype(int)}, index=list(ERROR_TYPES))
-
-
-_NO_CARD = Card("own", "own", "", "", "", 0, "", (), (), "")
-
-
-def random_rule(task: Task, frame: pd.DataFrame, rng: np.random.Generator) -> Rule:
-    """Draw a condition on one column and a target, both true of some rows and not of others."""
-    columns = [c for c in frame.columns.drop(task.target) if frame[c].nunique() > 1]
-    column = str(rng.choice(columns))
-    return Rule(
-        f"{column} (drawn at random)",
-        {column: _some_values(frame[column], rng, condition=True)},
-        _some_values(frame[task.target], rng, condition=False),
-    )
-
-
-def _some_values(values: pd.Series, rng: np.random.Generator, *, condition: bool):  # type: ignore[no-untyped-def]
-    """Draw a category, or an interval at the upper or the lower end."""
-    if not pd.api.types.is_numeric_dtype(values.dtype):
-        counts = values.value_counts()
-        name = str(rng.choice(counts.index[: max(2, len(counts) // 2)]))
-        return frozenset([name]) if condition else name
-    ordered = np.unique(values.dropna())
-    cut = float(np.quantile(values.dropna(), rng.uniform(0.3, 0.7)))
-    cut = min(max(cut, float(ordered[1])), float(ordered[-1]))
-    return cut, float(ordered[-1])
+    hits, flags, known = counts
+    table = {"precision": hits / np.maximum(flags, 1), "recall": hits / np.maximum(known, 1)}
+    return pd.DataFrame(table | {"errors": known.astype(int)}, index=list(ERROR_TYPES))

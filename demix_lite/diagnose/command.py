@@ -37,8 +37,8 @@ class Outcome:
         The self-check, if it was asked for.
     summary : dict
         The main numbers, ready for JSON.
-    validation : Series or None
-        Labels of the validation file, if there was one.
+    validation : DataFrame or None
+        The validation file, if there was one.
     """
 
     raw: pd.DataFrame
@@ -46,7 +46,7 @@ class Outcome:
     debugger: DataDebugger
     checked: pd.DataFrame | None
     summary: dict[str, Any]
-    validation: pd.Series | None = None
+    validation: pd.DataFrame | None = None
 
     def diagnosis(self) -> pd.DataFrame:
         """Return the diagnosis of every row of the file, numbered from 1."""
@@ -115,8 +115,9 @@ def diagnose_file(
     announce("read the file")
     raw, features, labels = _read(path, target, encoding)
     valid: dict[str, Any] = {}
+    validation = None
     if validation_file is not None:
-        _, valid["X_valid"], valid["y_valid"] = _read(validation_file, target, encoding)
+        validation, valid["X_valid"], valid["y_valid"] = _read(validation_file, target, encoding)
     detector = detector or ErrorDetector.shipped("tabular-practised")
     debugger = DataDebugger(kind=kind, detector=detector, random_state=seed, announce=announce)
     debugger.fit(features, labels, **valid)
@@ -125,7 +126,7 @@ def diagnose_file(
         task, frame = debugger.table_.task, debugger.table_.frame
         checked = self_check(task, frame, detector, seed=seed, announce=announce)
     summary = _summary(path, raw, debugger, checked, seed, time.perf_counter() - started)
-    return Outcome(raw, target, debugger, checked, summary, valid.get("y_valid"))
+    return Outcome(raw, target, debugger, checked, summary, validation)
 
 
 def write_outcome(outcome: Outcome, folder: Path, *, repaired: str = "") -> list[Path]:
@@ -160,7 +161,11 @@ def _as_in_file(raw: pd.Series, read: pd.Series, new: pd.Series) -> list[Any]:
     if pd.api.types.is_numeric_dtype(read.dtype):
         is_whole = pd.api.types.is_integer_dtype(read.dtype)
         numbers = [int(v) if is_whole else float(f"{v:.6g}") for v in new]
-        return numbers if pd.api.types.is_numeric_dtype(raw.dtype) else [str(v) for v in numbers]
+        if pd.api.types.is_numeric_dtype(raw.dtype):
+            return numbers
+        written = "".join(raw)
+        point = "," if "," in written and "." not in written else "."
+        return [str(v).replace(".", point) for v in numbers]
     spelled = dict(zip(read[::-1], raw[::-1], strict=True))
     return [spelled.get(value, value) for value in new]
 
@@ -202,11 +207,13 @@ def _summary(
         ],
         "score": {
             "metric": score.metric,
-            "before": _number(score.before),
-            "after": _number(score.after),
+            "better": "larger" if score.larger_is_better else "smaller",
+            **{k: _number(v) for k, v in vars(score).items() if isinstance(v, float)},
             "rows": score.rows,
+            "unflagged": score.unflagged,
         },
         "self_check": None if checked is None else checked.round(3).to_dict("index"),
+        "checks": debugger.table_.checks,
         "notes": notes,
         "seed": seed,
         "seconds": round(seconds, 1),

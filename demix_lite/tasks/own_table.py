@@ -28,7 +28,11 @@ FEW_NUMBERS = 12
 FAR_OUTSIDE = 8.0
 """So many interquartile ranges from the median, a number is worth a look in any case."""
 
+RARE, MOST_SPELLINGS = 0.002, 200
+"""Share of the cells up to which a category may be a slip of a frequent one; how many are tried."""
+
 OTHER = "(other)"
+THOUSANDS = r"-?[1-9]\d{0,2}(,\d{3})+(\.\d+)?"
 LONG_DATE = re.compile(r"\d{4}-\d{1,2}-\d{1,2}")
 SHORT_DATE = re.compile(
     r"^(?P<a>\d{1,2})(?P<sep>[-/.])(?P<b>\d{1,2})[-/.](?P<year>\d{4})(?P<rest>(?:[ T].*)?)$"
@@ -54,12 +58,15 @@ class OwnTable:
         Feature name to the column it was made from.
     notes : list of str
         What was read otherwise than it stands there, and what was left out.
+    checks : list of str
+        What takes no model to see: cells far outside, rows twice, rows that contradict.
     """
 
     task: TabularTask
     frame: pd.DataFrame
     source: dict[str, str]
     notes: list[str]
+    checks: list[str]
 
 
 @dataclass
@@ -70,6 +77,7 @@ class _Columns:
     categorical: list[str] = field(default_factory=list)
     source: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    checks: list[str] = field(default_factory=list)
 
     def add(self, name: str, values: pd.Series, source: str, *, category: bool = False) -> None:
         self.features[name], self.source[name] = values, source
@@ -133,7 +141,9 @@ def own_table(
     task = TabularTask(name, numeric, tuple(found.categorical), target, label, ())
     ready = pd.DataFrame({**found.features, target: labels})[[*task.features, target]]
     ready = ready.reset_index(drop=True)
-    return OwnTable(task, ready, found.source, found.notes + _plain_checks(ready, task))
+    return OwnTable(
+        task, ready, found.source, found.notes, found.checks + _plain_checks(ready, task)
+    )
 
 
 def _plain_checks(frame: pd.DataFrame, task: TabularTask) -> list[str]:
@@ -292,6 +302,13 @@ def _add_category(found: _Columns, name: str, text: pd.Series) -> None:
         what = "free text" if words > 2 else "an identifier (nearly every cell is different)"
         found.notes.append(f"{name} was left out: it is {what}.")
         return
+    slips = _misspelt(counts)
+    if slips:
+        listed = ", ".join(f"{slip!r} (for {name!r}?)" for slip, name in slips[:5])
+        more = f" and {len(slips) - 5} more" if len(slips) > 5 else ""
+        found.checks.append(
+            f"{name}: rare spellings that look like a frequent one: {listed}{more}."
+        )
     if len(counts) > MOST_CATEGORIES:
         kept = counts.index[: MOST_CATEGORIES - 1]
         text = text.where(text.isin(kept) | text.isna(), OTHER)
@@ -302,14 +319,45 @@ def _add_category(found: _Columns, name: str, text: pd.Series) -> None:
     found.add(name, text.astype(object).where(text.notna(), np.nan), name, category=True)
 
 
+def _misspelt(counts: pd.Series) -> list[tuple[str, str]]:
+    """Return rare words (without digits) that nearly spell a frequent one, and that one.
+
+    Examples
+    --------
+    >>> _misspelt(pd.Series({"Germany": 300, "France": 200, "Gremany": 1, "Finland": 2}))
+    [('Gremany', 'Germany')]
+    """
+    limit = max(1, int(RARE * counts.sum()))
+    words = [word for word in counts.index if not re.search(r"\d", word) and len(word) > 3]
+    frequent = [word for word in words if counts[word] > 10 * limit]
+    rare = [word for word in words if counts[word] <= limit][:MOST_SPELLINGS]
+    near = ((word, difflib.get_close_matches(word, frequent, n=1, cutoff=0.85)) for word in rare)
+    return [(word, match[0]) for word, match in near if match]
+
+
 def _text(values: pd.Series) -> pd.Series:
     """Return cells as text without blanks at the ends; what means "missing" is missing."""
     text = values.astype(object).where(values.notna(), "").astype(str).str.strip()
     return text.mask(text.str.lower().isin(MISSING_WORDS))
 
 
+def _with_points(text: pd.Series) -> pd.Series:
+    """Return 1,5 as 1.5, and 1,234,567.8 without its commas.
+
+    Examples
+    --------
+    >>> _with_points(pd.Series(["0,5", "-2"])).tolist(), _with_points(pd.Series(["1,250"])).tolist()
+    (['0.5', '-2'], ['1250'])
+    """
+    commas = text[text.str.contains(",", regex=False, na=False)]
+    thousands = len(commas) and commas.str.fullmatch(THOUSANDS).all()
+    return text.str.replace(",", "" if thousands else ".", regex=False)
+
+
 def _as_numbers(values: pd.Series) -> pd.Series:
     """Return finite numbers, NaN where a cell is none."""
+    if not pd.api.types.is_numeric_dtype(values.dtype):
+        values = _with_points(_text(values))
     numbers = pd.to_numeric(values, errors="coerce").astype(float)
     return numbers.replace([np.inf, -np.inf], np.nan)
 

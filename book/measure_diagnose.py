@@ -1,0 +1,178 @@
+"""Measure ``demix-lite diagnose``: its speed, clean tables, and files with other people's errors.
+
+Every run is a process of its own, so that its seconds and its memory are its own, and a line of
+``book/results/diagnose.csv``; lines that are there are not run again. A benchmark table is judged
+by the detector that never saw it.
+"""
+
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from independent_errors import with_errors
+from sklearn import datasets
+from sklearn.metrics import f1_score
+
+from demix_lite.benchmark.ledger import append_rows, peak_megabytes, provenance, read_ledger
+from demix_lite.detector import ErrorDetector
+from demix_lite.diagnose import diagnose_file, write_outcome
+from demix_lite.diagnosis import ERROR_TYPES
+from demix_lite.tasks import get_task
+
+RESULTS = Path(__file__).resolve().parent / "results"
+LARGE = (50_000, 20)
+ROWS = 8000
+"""Rows with errors, as many as in the runs of the ledger."""
+
+LEDGER_TABLES = ("adult", "bank", "credit", "bike")
+SMALL_TABLES = ("breast_cancer", "wine", "digits", "diabetes")
+CLEAN_LARGE = ("adult", "bank")
+COLUMNS = (
+    *("what", "table", "seed", "rows", "columns", "detector", "flagged"),
+    *(f"f1_{kind}" for kind in (*ERROR_TYPES, "macro")),
+    *("seconds", "cpu_seconds", "peak_mb", "device", "cores", "versions", "commit"),
+)
+
+
+def jobs() -> Iterator[tuple[str, str, int]]:
+    """Yield what is run: what for, on which table, with which seed."""
+    plan = (
+        ("errors", LEDGER_TABLES, range(3)),
+        ("clean", SMALL_TABLES, range(3)),
+        ("speed", ("made up",), range(1)),
+        ("clean", CLEAN_LARGE, range(1)),
+        ("errors", LEDGER_TABLES, range(3, 5)),
+        ("errors", SMALL_TABLES, range(3)),
+    )
+    for what, tables, seeds in plan:
+        yield from ((what, table, seed) for seed in seeds for table in tables)
+
+
+def write_diagnose(path: Path) -> pd.DataFrame:
+    """Run what is missing, and return everything."""
+    for job in jobs():
+        there = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=list(COLUMNS))
+        if (there[["what", "table", "seed"]] == list(job)).all(axis=1).any():
+            continue
+        print("diagnose:", *job, flush=True)
+        command = [sys.executable, __file__, *map(str, job)]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        append_rows(path, [json.loads(done.stdout.splitlines()[-1])], COLUMNS)
+    return pd.read_csv(path)
+
+
+def run(what: str, table: str, seed: int) -> dict[str, Any]:
+    """Diagnose one file from reading it to the report, and say how it went."""
+    frame, target = _table(table)
+    truth = None
+    if what == "errors":
+        frame = frame.sample(min(ROWS, len(frame)), random_state=seed, ignore_index=True)
+        frame, truth = with_errors(frame, target, seed=seed)
+    name = f"tabular-without-{table}" if table in LEDGER_TABLES else "tabular-practised"
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "table.csv"
+        frame.to_csv(path, index=False)
+        started, cpu = time.perf_counter(), _cpu_seconds()
+        detector = ErrorDetector.shipped(name)
+        outcome = diagnose_file(path, target, detector=detector, seed=seed)
+        write_outcome(outcome, Path(folder) / "out")
+        seconds = time.perf_counter() - started
+    flags = outcome.debugger.diagnosis_[[f"{kind}_error" for kind in ERROR_TYPES]].to_numpy()
+    about = {"what": what, "table": table, "seed": seed, "rows": len(frame), "detector": name}
+    spent = {"seconds": seconds, "cpu_seconds": _cpu_seconds() - cpu}
+    return {
+        **about,
+        **_scores(flags, truth),
+        **{key: round(value, 1) for key, value in spent.items()},
+        "columns": frame.shape[1],
+        "flagged": float(flags.any(axis=1).mean()),
+        "peak_mb": round(peak_megabytes(None)),
+        **provenance(None),
+    }
+
+
+def _cpu_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def _scores(flags: np.ndarray, truth: pd.DataFrame | None) -> dict[str, float | None]:
+    found: dict[str, float | None] = dict.fromkeys(f"f1_{k}" for k in (*ERROR_TYPES, "macro"))
+    if truth is not None:
+        each = [f1_score(truth[k], flags[:, i]) for i, k in enumerate(ERROR_TYPES)]
+        found = dict(zip(found, [*each, float(np.mean(each))], strict=True))
+    return found
+
+
+def _table(name: str) -> tuple[pd.DataFrame, str]:
+    """Return a clean table and its label column."""
+    if name == "made up":
+        return _made_up(), "label"
+    if name in SMALL_TABLES:
+        frame = getattr(datasets, f"load_{name}")(as_frame=True).frame
+        return frame, "target"
+    task = get_task(name)
+    splits = task.load("real")
+    rows = pd.concat([splits.train, splits.valid, splits.test], ignore_index=True)
+    return rows, task.target
+
+
+def _made_up() -> pd.DataFrame:
+    """Make a large table of numbers and categories."""
+    rows, columns = LARGE
+    numbers, labels = datasets.make_classification(
+        rows, columns - 1, n_informative=10, n_redundant=4, flip_y=0.05, random_state=0
+    )
+    frame = pd.DataFrame(numbers.round(4)).add_prefix("column ")
+    for position, column in enumerate(frame.columns[12:], 2):
+        frame[column] = "k" + pd.qcut(frame[column], 2 * position, labels=False).astype(str)
+    return frame.assign(label=np.where(labels, "yes", "no"))
+
+
+def diagnose_figures(found: pd.DataFrame, unseen: pd.Series | None = None) -> list[tuple]:
+    """Lay the runs beside their bars, those with errors beside the ledger's ``unseen`` F1."""
+    unseen = unseen_f1() if unseen is None else unseen
+    speed = found[found["what"] == "speed"].iloc[0]
+    title = f"diagnose, {speed['rows']:,.0f} rows × {speed['columns']:.0f} columns"
+    figures: list[tuple] = [
+        (title, speed["seconds"], "s", 180, "<="),
+        (f"{title}: CPU seconds", speed["cpu_seconds"], "s", None, ""),
+        (f"{title}: peak memory", speed["peak_mb"], "MB", 2000, "<="),
+    ]
+    clean = found[found["what"] == "clean"].groupby("table")["flagged"].max()
+    figures += [
+        (f"diagnose, {name} clean as it is: rows flagged, most of its seeds", 100 * x, "%", 5, "<=")
+        for name, x in clean.items()
+    ]
+    dirty = found[found["what"] == "errors"].groupby("table")["f1_macro"].mean()
+    for name, f1 in dirty.items():
+        figure = f"diagnose, {name} with errors of an independent script: macro F1"
+        figures.append((figure, f1, "", None, ""))
+        if name in unseen.index:
+            against = f"diagnose, {name}: that F1 against leave-one-task-out"
+            figures.append((against, 100 * f1 / unseen[name], "%", 90, ">="))
+    return figures
+
+
+def unseen_f1(path: Path = RESULTS / "ledger.csv") -> pd.Series:
+    """Return the ledger's macro F1 per task by detectors that never saw it, mean over seeds."""
+    ledger = read_ledger(path)
+    mine = ledger[
+        (ledger["method"] == "demix_lite")
+        & (ledger["protocol"] == "leave-one-task-out")
+        & (ledger["clean_ratio"] == 0.5)
+        & (ledger["architecture"] == "mlp1")
+    ]
+    return mine.groupby("task")["f1_macro"].mean()
+
+
+if __name__ == "__main__":
+    print(json.dumps(run(sys.argv[1], sys.argv[2], int(sys.argv[3]))))
