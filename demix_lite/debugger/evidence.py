@@ -35,6 +35,9 @@ DIRTY, SURELY = 0.22, 0.9
 of the draws with replacement. There flags are set for the largest expected F1. In a tidy table most
 suspicious rows are true exceptions: enough of the flags have to be right."""
 
+SMALL = 500
+"""Below so many rows the controls are too few to be sure that a table is dirty."""
+
 LEAST_PRECISION = {"label": 0.7, "feature": 0.85, "spurious": 0.8}
 """Share of the flags that must be right in a tidy table by the detector's own account. A label that
 is wrong and a row that is merely unusual or goes against a true pattern differ in how easily they
@@ -100,7 +103,8 @@ def _is_dirty(judgement: Judgement, drawn: dict[str, list[float]]) -> bool:
         np.minimum(np.where(np.array(shares) <= BLIND, shares, 0.0), most)
         for shares, most in zip(drawn.values(), believed, strict=False)
     )
-    return bool((total >= DIRTY).mean() >= SURELY)
+    enough = len(judgement.probability) >= SMALL
+    return enough and bool((total >= DIRTY).mean() >= SURELY)
 
 
 def _by_kind(said: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
