@@ -134,6 +134,7 @@ def _hedged_labels(
     a row belong to opposite sides of the shortcut; otherwise nothing is known of the other side.
     """
     wrong = diagnosis.probability["label"].to_numpy()
+    wrong = np.where(wrong < task.label.least_doubt, 0.0, wrong)
     breaks = diagnosis.probability["spurious"].to_numpy()
     breaks_relabelled = breaks
     if task.label.two_sided:

@@ -17,10 +17,12 @@ from demix_lite.baselines.reward_margin import RewardMargin
 from demix_lite.benchmark import prepare
 from demix_lite.benchmark.protocols import shipped_detector
 from demix_lite.data.pairs import with_attributes
+from demix_lite.diagnosis import Diagnosis
 from demix_lite.errors import DemixError
 from demix_lite.injection import inject
 from demix_lite.models.preference_lm import SMALL_LM
 from demix_lite.models.training import fit, predict
+from demix_lite.repair import repair
 from demix_lite.tasks import get_task
 from demix_lite.tasks.alignment import DERIVED, KINDS
 from demix_lite.tasks.base import seeded_model
@@ -44,7 +46,7 @@ def loaded():
 def test_a_preference_is_one_margin_judged_by_accuracy():
     label = Preference()
     margins, targets = torch.tensor([[2.0], [-1.0], [1.0]]), torch.tensor([1, 0, 0])
-    assert (label.outputs, label.classes, label.two_sided) == (1, 2, True)
+    assert (label.outputs, label.classes, label.two_sided) == (1, 2, False)
     assert label.metric(margins, targets) == pytest.approx(2 / 3)
     assert label.margin(margins, targets).tolist() == [2, 1, -1]
     wanted = torch.log1p(torch.exp(torch.tensor([-2.0, -1.0, 1.0])))
@@ -128,6 +130,17 @@ def test_suspicious_pairs_are_masked(loaded):
     assert masked["prompt"].equals(frame["prompt"])
     assert changed.to_numpy().all()
     assert masked["longer"].unique().tolist() == ["neither"]
+
+
+def test_only_sure_swaps_are_turned(loaded):
+    task, splits = loaded
+    frame = splits.train.head(4)
+    probability = np.zeros((4, 3))
+    probability[:, 0] = 0.0, 0.6, 0.89, 0.95
+    diagnosis = Diagnosis.from_probability(probability, np.full(3, 0.5), index=frame.index)
+    samples = repair(task, frame, diagnosis, torch.zeros(4, 1)).samples
+    turned = samples[task.target] != frame[task.target][samples.index]
+    assert samples.index[turned].tolist() == [3]
 
 
 def test_the_family_is_judged_by_a_detector_that_is_there():

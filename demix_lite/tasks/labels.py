@@ -31,6 +31,8 @@ class Label(ABC):
         Number of classes; 0 for a number.
     two_sided : bool
         Whether another label always lies on the other side of a shortcut, as with two classes.
+    least_doubt : float
+        Probability of a label error below which a repair trusts the label all the same.
     """
 
     metric_name: str
@@ -38,6 +40,7 @@ class Label(ABC):
     outputs: int
     classes: int
     two_sided: bool
+    least_doubt: float = 0.0
 
     @abstractmethod
     def encode(self, labels: pd.Series) -> Tensor:
@@ -194,6 +197,9 @@ class Clicks(LogOdds):
 class Preference(LogOdds):
     """Which of two answers is preferred; the output is the DPO margin of the first.
 
+    A swapped pair and one that breaks a shortcut look alike to a small model. Swaps at random do
+    little harm, while turning pairs that break the shortcut teaches it: only sure swaps are turned.
+
     Examples
     --------
     >>> preference = Preference()
@@ -205,6 +211,8 @@ class Preference(LogOdds):
 
     names: tuple[str, ...] = ("second", "first")
     metric_name = "preference accuracy"
+    two_sided = False  # many pairs are not told apart by a shortcut
+    least_doubt = 0.9
 
     def margin(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the margin of the preferred answer over the other, shape ``(n,)``."""
