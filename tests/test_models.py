@@ -116,6 +116,25 @@ def test_weights_scale_the_loss():
     assert found == pytest.approx(expected, rel=1e-5)
 
 
+def test_copies_of_rows_do_not_buy_more_steps():
+    x = torch.randn(1000, 4, generator=torch.Generator().manual_seed(0))
+    y = (x[:, 0] > 0).long()
+    steps = []
+
+    def counting(outputs, targets):
+        steps[-1] += 1
+        return cross_entropy(outputs, targets)
+
+    for copies in (1, 2, 3):
+        steps.append(0)
+        again = x.repeat(copies, 1), y.repeat(copies)
+        fit(MLP(4, (8,), 2), counting, *again, rows=1000, epochs=2, batch_size=64)
+    kept = slice(0, 300)
+    steps.append(0)
+    fit(MLP(4, (8,), 2), counting, x[kept], y[kept], rows=1000, epochs=2, batch_size=64)
+    assert steps == [32, 32, 32, 32]
+
+
 def test_training_learns_and_keeps_an_early_copy():
     torch.manual_seed(0)
     x = torch.randn(400, 4)

@@ -38,7 +38,8 @@ class Prepared:
     injection, trained, run
         Results of the stages.
     train : callable
-        Trains the task model on other rows and weights of this run, with the same seed.
+        Trains the task model on other rows and weights of this run, with the same seed and the
+        same number of steps.
     evaluations : dict
         ``dirty``, ``oracle`` and ``clean`` to :class:`Evaluation`.
     facts : dict
@@ -242,8 +243,8 @@ def prepare(
         model = seeded_model(task, architecture, encoder, fit_seed)
         samples = encoder.transform(frame, task.target)
         options = {**task.training, "weights": weights, "seed": fit_seed, "device": device}
-        done = fit(model, task.loss, *samples, **options)
-        return done, encoder
+        # As many steps as on the dirty rows: no repair should win by training longer.
+        return fit(model, task.loss, *samples, rows=len(dirty), **options), encoder
 
     with clock.stage("load"):
         splits = task.load(source, rows=rows, home=home)

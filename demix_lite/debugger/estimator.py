@@ -332,7 +332,9 @@ def _score(
         totals += [len(held) for held in yardsticks]
         versions = ((frame.iloc[rows], None), (mended.samples, mended.weights))
         for version, (samples, weights) in enumerate(versions):
-            trained, encoder = train_model(task, samples, weights=weights, seed=(seed, "score"))
+            trained, encoder = train_model(
+                task, samples, weights=weights, rows=len(rows), seed=(seed, "score")
+            )
             for number, held in enumerate(yardsticks):
                 if len(held):
                     outputs = predict(trained.model, encoder.inputs(held))

@@ -191,15 +191,21 @@ def train_model(
     encoder: Encoder | None = None,
     *,
     weights: Tensor | None = None,
+    rows: int | None = None,
     seed: object = 0,
 ) -> tuple[Trained, Encoder]:
-    """Train the standard model of a task on rows as they are; few rows go in smaller batches."""
+    """Train the standard model of a task on rows as they are; few rows go in smaller batches.
+
+    With ``rows``, as many steps as so many rows take: a repair may leave copies.
+    """
     encoder = encoder or task.encoder(frame)
     fit_seed = derive_seed(task.name, "fit", seed)
     model = seeded_model(task, task.architectures[0], encoder, fit_seed)
     samples = encoder.transform(frame, task.target)
-    batch_size = int(np.clip(len(frame) // BATCHES, SMALLEST_BATCH, LARGEST_BATCH))
-    options = {"batch_size": batch_size, **task.training, "weights": weights, "seed": fit_seed}
+    rows = rows or len(frame)
+    batch_size = int(np.clip(rows // BATCHES, SMALLEST_BATCH, LARGEST_BATCH))
+    given = {"weights": weights, "rows": rows, "seed": fit_seed}
+    options = {"batch_size": batch_size, **task.training, **given}
     return fit(model, task.loss, *samples, **options), encoder
 
 

@@ -78,6 +78,7 @@ def fit(
     targets: Tensor,
     *,
     weights: Tensor | None = None,
+    rows: int | None = None,
     epochs: int = 8,
     batch_size: int = 256,
     learning_rate: float = 1e-3,
@@ -99,6 +100,12 @@ def fit(
         Samples, the first dimension counting them.
     weights : tensor, optional
         Non-negative weight of every sample; one by default.
+    rows : int, optional
+        How many rows the samples stand for, where a repair left copies or dropped some: batches
+        grow or shrink so that the number of steps is that of ``rows``. As many as samples by
+        default.
+    batch_size : int
+        Rows a step.
     seed : int
         Fixes the order of the batches.
     after_epoch : callable, optional
@@ -128,12 +135,13 @@ def fit(
     order = torch.Generator().manual_seed(seed)
     losses: list[float] = []
     early = model
+    batch_size = max(1, round(batch_size * n / (rows or n)))
     for epoch in tqdm(range(epochs), desc="fit", unit="epoch", disable=not progress, leave=False):
         total = 0.0
-        for rows in torch.randperm(n, generator=order).split(batch_size):
-            rows = rows.to(place)
+        for batch in torch.randperm(n, generator=order).split(batch_size):
+            batch = batch.to(place)
             optimizer.zero_grad(set_to_none=True)
-            sample_losses = loss_fn(model(take(inputs, rows)), targets[rows]) * weights[rows]
+            sample_losses = loss_fn(model(take(inputs, batch)), targets[batch]) * weights[batch]
             sample_losses.mean().backward()
             optimizer.step()
             total += float(sample_losses.detach().sum())
