@@ -108,7 +108,7 @@ def test_a_doubtful_label_is_trained_both_ways_by_its_probability(rows):
 
 
 def test_a_shortcut_is_seen_through_the_noise_of_the_verdicts():
-    """P(spurious) = t (1 - p) + (1 - t) p holds on average: only all rows together say who breaks."""
+    """On the mean P(spurious) = t (1 - p) + (1 - t) p: all rows together say who breaks it."""
     task = get_task("adult")
     frame = task.load("twin", rows=4000).train
     breaks = ((frame["sex"] == "Male") == (frame["income"] == ">50K")).to_numpy().astype(float)
