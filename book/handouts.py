@@ -20,7 +20,10 @@ from typing import Any
 FENCE = r"^(?P<fence>`{{3,}})\{{{name}\}}(?P<head>[^\n]*)\n(?P<body>.*?)\n(?P=fence)$"
 EXERCISE = re.compile(FENCE.format(name="exercise"), re.MULTILINE | re.DOTALL)
 SOLUTION = re.compile(FENCE.format(name="solution"), re.MULTILINE | re.DOTALL)
-REMARK = re.compile(FENCE.format(name="(?:note|warning|tip)"), re.MULTILINE | re.DOTALL)
+REMARK = re.compile(FENCE.format(name="(?:note|warning|tip|admonition)"), re.MULTILINE | re.DOTALL)
+DRAWING = re.compile(
+    r"^```\{image\}[^\n]*\n(?::(?!alt)\w+: [^\n]*\n)*:alt: (.*)\n(?::\w+: .*\n)*```$", re.M
+)
 GATE = re.compile(r"^```\{(exercise|solution)-(start|end)\}.*\n(?::\w+: .*\n)*```$", re.MULTILINE)
 OPTIONS = re.compile(r"\A(?::\w+: [^\n]*\n)+\n?")
 PYTHON = re.compile(r"^```python\n(.*?)\n```$", re.MULTILINE | re.DOTALL)
@@ -111,13 +114,20 @@ def folded(solution: re.Match[str]) -> str:
     return f"<details><summary>Solution</summary>\n\n{body_of(solution)}\n\n</details>"
 
 
+def quoted(remark: re.Match[str]) -> str:
+    """Write a remark with its title, if it has one, as a quotation."""
+    title = f"**{remark['head'].strip()}.** " if remark["head"].strip() else ""
+    return "> " + (title + body_of(remark)).replace("\n", "\n> ")
+
+
 def plain(text: str, known: Mapping[str, tuple[str, str]], solved: bool) -> str:
     """Rewrite what only the book understands."""
     rewrites: list[tuple[re.Pattern[str], Rewrite]] = [
         (SOLUTION, folded if solved else lambda _: ""),
         (EXERCISE, lambda found: f"**Exercise.** {body_of(found)}"),
         (GATE, lambda found: f"**{found[1].title()}.**" if found[2] == "start" else ""),
-        (REMARK, lambda found: "> " + body_of(found).replace("\n", "\n> ")),
+        (REMARK, quoted),
+        (DRAWING, lambda found: f"*(A drawing: {found[1]})*"),
         (CITATION, partial(spelled_out, known=known)),
         (ROLE, lambda found: found[1]),
         (COLOURED, lambda found: found[1]),

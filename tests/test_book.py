@@ -287,7 +287,9 @@ def test_the_zip_holds_every_notebook_and_every_lesson_as_exercises():
             read = nbformat.reads(opened.read(name).decode(), as_version=4)
             nbformat.validate(read)
             text = "\n".join(cell.source for cell in read.cells if cell.cell_type == "markdown")
-            assert not re.search(r"\{(cite|term|doc|exercise|solution|note)\b", text), name
+            assert not re.search(
+                r"\{(cite|term|doc|exercise|solution|note|admonition|image)\b", text
+            ), name
             assert name not in exercises or "Solution</summary>" not in text
 
 
