@@ -25,6 +25,7 @@ from __future__ import annotations
 import argparse
 import errno
 import hashlib
+import html
 import io
 import json
 import os
@@ -690,6 +691,14 @@ def render(book: Book) -> None:
     print(f"{time.perf_counter() - started:.1f} s\nThe book: {book.out / 'html' / 'index.html'}")
 
 
+def title_of(book: Book, page: Page) -> str:
+    """Return the heading of a finished page."""
+    text = (book.out / "html" / f"{page.name}.html").read_text(encoding="utf-8")
+    heading = re.search(r"<h1>(.*?)(?:<a class=\"headerlink\"|</h1>)", text, re.DOTALL)
+    plain = re.sub(r"<[^>]+>", "", heading[1]) if heading else page.name
+    return html.unescape(plain).strip()
+
+
 def print_pdf(book: Book) -> None:
     """Print every page of the finished book and bind them into one file."""
     from pypdf import PdfWriter
@@ -707,7 +716,7 @@ def print_pdf(book: Book) -> None:
             address = (book.out / "html" / f"{page.name}.html").as_uri()
             call = [browser, *options, f"--print-to-pdf={sheets}", address]
             subprocess.run(call, check=True, capture_output=True, timeout=300)
-            bound.append(sheets, outline_item=page.name)
+            bound.append(sheets, outline_item=title_of(book, page))
     content = io.BytesIO()
     bound.write(content)
     write(book.out / "book.pdf", content.getvalue())

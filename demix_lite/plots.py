@@ -212,7 +212,7 @@ def dot_panels(
     """
     columns = max(1, min(columns, len(mean.columns)))
     lines = -(-len(mean.columns) // columns)
-    size = (2.2 + 2.4 * columns, lines * (1.0 + 0.24 * len(mean)))
+    size = (1.9 + 1.9 * columns, lines * (0.9 + 0.22 * len(mean)))  # narrow: large type on a page
     how: Any = {"sharex": share, "sharey": True, "squeeze": False, "layout": "constrained"}
     grid = _pyplot().subplots(lines, columns, figsize=size, **how)[1]
     drawn: list[Axes] = []

@@ -191,10 +191,15 @@ def test_the_book_can_be_printed(book_folder):
     part = [page for page in whole.pages if page.name in ("index", "lessons/traps")]
     build.print_pdf(build.Book(part, book_folder))
     printed = PdfReader(book_folder / "book.pdf")
-    assert [entry.title for entry in printed.outline] == ["index", "lessons/traps"]
+    assert [entry.title for entry in printed.outline] == [
+        "Debugging training data with DeMix",
+        "Traps",
+    ]
     text = "\n".join(sheet.extract_text() for sheet in printed.pages)
     assert "Training data goes wrong in more than one way at once" in text
     assert "Take-away" in text
+    assert "Spread rounding is still rounding" in text, "the answers of a quiz are printed"
+    assert "longer(rest, 0)" in text, "solutions are printed"
 
 
 # ------------------------------------------------------------------ links, without a browser
