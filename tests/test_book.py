@@ -104,6 +104,28 @@ def test_every_answer_of_a_quiz_is_told_why(path):
         assert all(len(why) > 20 for _, _, why in answers)
 
 
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+def test_a_lesson_asks_to_predict_before_it_shows(path):
+    boxes = re.findall(
+        r"^```\{admonition\} Predict first\n:class: tip\n\n(.+?)\n```$", prose(path), re.M | re.S
+    )
+    assert boxes
+    assert all(len(box) > 60 for box in boxes)
+
+
+RESULTS = sorted((ROOT / "notebooks" / "results").glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
+def test_a_page_of_results_answers_before_anything_else(path):
+    """The answer is computed, and no figure, table or other code with an output comes before it."""
+    code = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    at = [n for n, cell in enumerate(code) if "in-short" in cell.metadata.get("tags", [])]
+    assert len(at) == 1
+    assert "**In short**" in code[at[0]].source or "**In short.**" in code[at[0]].source
+    assert "plt.show()" not in "".join(cell.source for cell in code[: at[0]])
+
+
 def test_every_page_is_in_the_table_of_contents():
     book = build.load_book(ROOT / "_build", quick=True)
     shown = {page.source for page in book.pages}
