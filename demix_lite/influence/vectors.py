@@ -111,10 +111,11 @@ def influence_vectors(
         dimension.
     channels : sequence of str
         Any of :data:`CHANNELS`. Pairwise: ``influence`` (cosine of the loss gradients),
-        ``input_similarity`` (cosine of the inputs), ``label_agreement`` (equality; 1 / (1 + |Δy|)
-        for real labels), ``input_side[k]`` and ``output_side[k]`` (cosines of the inputs and of
-        the output gradients of linear layer k, each summed over its positions; a 1 is appended to
-        the inputs if there is a bias), ``influence[k]`` (cosine of that layer's gradient).
+        ``input_similarity`` (cosine of the inputs), ``label_agreement`` (equality;
+        ``1 / (1 + |Δy|)`` for real labels), ``input_side[k]`` and ``output_side[k]`` (cosines of
+        the inputs and of the output gradients of linear layer k, each summed over its positions; a
+        1 is appended to the inputs if there is a bias), ``influence[k]`` (cosine of that layer's
+        gradient).
         Constant along a row or a column: losses and gradient norms.
     block_size : int, optional
         Training samples handled at a time; chosen to fit :data:`BLOCK_BYTES` by default. Changes
