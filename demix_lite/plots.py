@@ -225,7 +225,8 @@ def dot_panels(
             axes.plot(x, y, marker, color=colour, markersize=6)
             if np.isfinite(x):
                 where: Any = {"xytext": (6, 0), "textcoords": "offset points", "va": "center"}
-                axes.annotate(f"{x:.{digits}f}", (high, y), fontsize=8, color=colour, **where)
+                text = f"{round(x, digits) + 0.0:.{digits}f}"  # no negative zero
+                axes.annotate(text, (high, y), fontsize=8, color=colour, **where)
         axes.set_yticks(range(len(mean)), list(mean.index))
         axes.set_title(name, fontsize="medium")
         axes.set_ylim(len(mean) - 0.4, -0.6)
