@@ -375,10 +375,14 @@ class LowRank(nn.Module):
         return self.base(x) + correction.to(x.dtype)
 
     def sample_gradients(self, x: Tensor, g: Tensor) -> Tensor:
-        """Return the gradients of all samples from inputs and output gradients, ``(n, P)``."""
+        """Return the gradients of all samples from inputs and output gradients, ``(n, P)``.
+
+        The gradient of ``up`` is transposed: products with few rows are faster than with few
+        columns, and whoever multiplies gradients only needs one order in all of them.
+        """
         x, g = x.to(self.down.dtype), g.to(self.down.dtype)
-        down = (g @ (self.scale * self.up)).mT @ x
-        up = g.mT @ (x @ (self.scale * self.down).T)
+        down = (self.scale * self.up).T @ g.mT @ x
+        up = (self.scale * self.down) @ x.mT @ g
         return torch.cat([down.flatten(1), up.flatten(1)], dim=1)
 
 
