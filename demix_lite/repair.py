@@ -67,7 +67,8 @@ def repair(
 
     Flagged labels are changed by the task (two classes: flipped); the extreme cells of rows with
     feature errors are imputed from rows of the same class without label or feature error, or the
-    rows are dropped; rows that break the shortcut are weighted up.
+    rows are dropped; rows that break the shortcut are weighted up. A task may ask for more than a
+    flag before a label (``label.least_doubt``) or features (``least_broken``) are changed.
 
     Parameters
     ----------
@@ -93,7 +94,8 @@ def repair(
     Repaired
     """
     flag, chance = diagnosis.flag, diagnosis.probability["feature"].to_numpy()
-    wrong, broken = flag["label"].to_numpy(), flag["feature"].to_numpy()
+    wrong = (flag["label"] & (diagnosis.probability["label"] >= task.label.least_doubt)).to_numpy()
+    broken = (flag["feature"] & (chance >= task.least_broken)).to_numpy()
     other = task.relabel(frame[task.target], outputs)
     relabelled = frame.assign(**{task.target: frame[task.target].where(~wrong, other)})
     kept = ~broken if features == "drop" else np.ones(len(frame), dtype=bool)

@@ -136,11 +136,25 @@ def test_only_sure_swaps_are_turned(loaded):
     task, splits = loaded
     frame = splits.train.head(4)
     probability = np.zeros((4, 3))
-    probability[:, 0] = 0.0, 0.6, 0.89, 0.95
+    probability[:, 0] = 0.0, 0.6, 0.69, 0.95
     diagnosis = Diagnosis.from_probability(probability, np.full(3, 0.5), index=frame.index)
-    samples = repair(task, frame, diagnosis, torch.zeros(4, 1)).samples
-    turned = samples[task.target] != frame[task.target][samples.index]
-    assert samples.index[turned].tolist() == [3]
+    done = repair(task, frame, diagnosis, torch.zeros(4, 1))
+    turned = done.samples[task.target] != frame[task.target][done.samples.index]
+    assert done.samples.index[turned].tolist() == [3]
+    assert done.relabelled.tolist() == [3]
+    assert (done.frame[task.target] != frame[task.target]).tolist() == [False] * 3 + [True]
+
+
+def test_only_pairs_that_are_more_likely_broken_than_not_are_masked(loaded):
+    task, splits = loaded
+    frame = splits.train.head(3)
+    probability = np.zeros((3, 3))
+    probability[:, 1] = 0.2, 0.45, 0.55
+    diagnosis = Diagnosis.from_probability(probability, np.full(3, 0.3), index=frame.index)
+    done = repair(task, frame, diagnosis, torch.zeros(3, 1))
+    assert diagnosis.flag["feature"].tolist() == [False, True, True]
+    assert done.frame["first"].eq("").tolist() == [False, False, True]
+    assert done.samples["first"].eq("").tolist() == [False, False, True]
 
 
 def test_the_family_is_judged_by_a_detector_that_is_there():

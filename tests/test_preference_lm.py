@@ -237,7 +237,7 @@ def test_pairs_of_like_length_are_handled_together(tiny, pairs, architecture, mo
     channels = ("influence", "influence[0]", "input_side[-1]", "output_side[0]", "valid_loss")
     both = (inputs, targets), (inputs, targets)
     whole = influence_vectors(model, TASK.loss, *both, channels=channels).values
-    monkeypatch.setattr(vectors, "BLOCK_BYTES", 1)
+    monkeypatch.setattr(vectors, "PART_BYTES", 1)
     alone = InfluenceSource(model, TASK.loss, both[1], channels)
     assert alone._part_size() == 1
     torch.testing.assert_close(alone.block(*both[0]), whole, rtol=1e-9, atol=1e-12)

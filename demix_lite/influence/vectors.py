@@ -53,6 +53,9 @@ LAYER_CHANNEL = re.compile(r"(input_side|output_side|influence)\[(-?\d+)\]")
 BLOCK_BYTES = 2**25
 """Working memory that the automatic block size aims at: what a processor's cache can hold."""
 
+PART_BYTES = 2**27
+"""The same for samples of like length: their models have many small steps, each with a price."""
+
 LIKE_LENGTHS = 512
 """Samples of a model that knows their lengths that are sorted by length together."""
 
@@ -288,7 +291,7 @@ class InfluenceSource:
         return rows.split(self._part_size())
 
     def _part_size(self) -> int:
-        return int(max(1, min(LIKE_LENGTHS, BLOCK_BYTES // self._captured_bytes)))
+        return int(max(1, min(LIKE_LENGTHS, PART_BYTES // self._captured_bytes)))
 
     def _channels(self, inputs: Any, targets: Tensor) -> Tensor:
         train, valid = self._side((inputs, targets), self._as_for_valid), self._valid

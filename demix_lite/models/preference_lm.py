@@ -265,12 +265,19 @@ class PreferenceLM(nn.Module):
     def _margin(self, inputs: dict[str, Tensor]) -> Tensor:
         ids, ends = inputs["ids"][:, : int(inputs["ends"].max())], inputs["ends"]
         kind = next(self.language_model.parameters()).dtype
-        said = self.language_model(
-            input_ids=ids,
-            position_ids=_positions(ends, ids.shape[1]),
-            attention_mask=_visible(ends, ids.shape[1], kind),
-            use_cache=False,
-        )
+        asked = _announcing(ends, ids.shape[1])
+        # Only what announces a token of an answer goes through the output layer.
+        head = self.language_model.get_output_embeddings()
+        handle = head.register_forward_pre_hook(lambda _, given: (given[0][asked],))
+        try:
+            said = self.language_model(
+                input_ids=ids,
+                position_ids=_positions(ends, ids.shape[1]),
+                attention_mask=_visible(ends, ids.shape[1], kind),
+                use_cache=False,
+            )
+        finally:
+            handle.remove()
         return self.beta * (log_ratio(said.logits, ids, ends) - inputs["reference"])[:, None]
 
 
@@ -292,27 +299,46 @@ def _visible(ends: Tensor, length: int, kind: torch.dtype) -> Tensor:
     )[:, None]
 
 
-def log_ratio(logits: Tensor, ids: Tensor, ends: Tensor) -> Tensor:
-    """Return how much likelier the first answers are than the second ones, in nats, ``(n,)``.
+def _announcing(ends: Tensor, length: int) -> Tensor:
+    """Tell which tokens another one of an answer follows, shape ``(n, length)``.
+
+    The end of the prompt announces the beginning of both answers.
 
     Examples
     --------
-    >>> ids, ends = torch.tensor([[0, 1, 1, 0]]), torch.tensor([[1, 3, 4]])
-    >>> log_ratio(torch.zeros(1, 4, 2), ids, ends).exp()
-    tensor([0.5000])
+    >>> _announcing(torch.tensor([[2, 4, 6]]), 6)
+    tensor([[False,  True,  True, False,  True, False]])
     """
-    n, length, words = logits.shape
+    following = torch.arange(1, length + 1, device=ends.device)
+    prompt, first, last = ends.T[..., None]
+    return (following >= prompt) & (following < last) & (following != first)
+
+
+def log_ratio(logits: Tensor, ids: Tensor, ends: Tensor) -> Tensor:
+    """Return how much likelier the first answers are than the second ones, in nats, ``(n,)``.
+
+    Parameters
+    ----------
+    logits : Tensor
+        Those of the tokens that announce another one of an answer, behind each other.
+    ids, ends : Tensor
+        See :func:`pair_inputs`.
+
+    Examples
+    --------
+    >>> ids, ends = torch.tensor([[0, 1, 1, 1, 0]]), torch.tensor([[1, 4, 5]])
+    >>> log_ratio(torch.zeros(3, 2), ids, ends).exp()
+    tensor([0.2500])
+    """
     likely = logits.float() if logits.dtype.itemsize < 4 else logits
-    prompt, first, last = ends.T
-    # The end of the prompt announces the beginning of both answers.
-    opening = likely[torch.arange(n), prompt - 1].log_softmax(1)
-    opening = opening.gather(1, ids.gather(1, first[:, None]))[:, 0]
-    following = ids.roll(-1, dims=1).flatten()
-    each = -F.cross_entropy(likely.reshape(-1, words), following, reduction="none").view(n, length)
-    place = torch.arange(1, length + 1, device=ids.device)
-    in_first = (place >= prompt[:, None]) & (place < first[:, None])
-    in_second = (place > first[:, None]) & (place < last[:, None])
-    return (each * (in_first.to(each.dtype) - in_second.to(each.dtype))).sum(1) - opening
+    rows, places = _announcing(ends, ids.shape[1]).nonzero(as_tuple=True)
+    prompt, first, _ = ends.T
+    each = -F.cross_entropy(likely, ids[rows, places + 1], reduction="none")
+    each = torch.where(places + 1 < first[rows], each, -each)
+    # What the end of the prompt says of the second answer, it says against the same odds.
+    opening = likely[places + 1 == prompt[rows]].log_softmax(1)
+    against = opening.gather(1, ids.gather(1, first[:, None]))[:, 0]
+    return each.new_zeros(len(ids)).index_add(0, rows, each) - against
 
 
 def pair_inputs(first: Sequence[Answer], second: Sequence[Answer]) -> dict[str, Tensor]:
@@ -375,10 +401,14 @@ class LowRank(nn.Module):
         return self.base(x) + correction.to(x.dtype)
 
     def sample_gradients(self, x: Tensor, g: Tensor) -> Tensor:
-        """Return the gradients of all samples from inputs and output gradients, ``(n, P)``."""
+        """Return the gradients of all samples from inputs and output gradients, ``(n, P)``.
+
+        The gradient of ``up`` is transposed: products with few rows are faster than with few
+        columns, and whoever multiplies gradients only needs one order in all of them.
+        """
         x, g = x.to(self.down.dtype), g.to(self.down.dtype)
-        down = (g @ (self.scale * self.up)).mT @ x
-        up = g.mT @ (x @ (self.scale * self.down).T)
+        down = (self.scale * self.up).T @ g.mT @ x
+        up = (self.scale * self.down) @ x.mT @ g
         return torch.cat([down.flatten(1), up.flatten(1)], dim=1)
 
 

@@ -86,6 +86,7 @@ class AlignmentTask(Task):
     family: str = "alignment"
     architectures: tuple[str, ...] = tuple(ARCHITECTURES)
     minority_share: float = 0.15
+    least_broken = 0.5  # a masked pair is lost: more likely broken than not, or it stays
     training = MappingProxyType({"epochs": 2, "learning_rate": 1e-3, "batch_size": 32})
     judged_rows = 1000
     practice_rows = 1000

@@ -151,6 +151,8 @@ class Task(ABC):
         Share that the minority group of a spurious rule is reduced to.
     training : dict
         Settings of :func:`demix_lite.models.training.fit` that are not its defaults.
+    least_broken : float
+        Probability of a feature error below which a repair leaves the features as they are.
     judged_rows, practice_rows : int
         Training rows, at most, of the runs of the benchmark and of those a detector learns from.
     """
@@ -163,6 +165,7 @@ class Task(ABC):
     architectures: tuple[str, ...]
     slow_architectures: tuple[str, ...] = ()
     minority_share: float
+    least_broken: float = 0.0
     training: Mapping[str, Any] = MappingProxyType({})
     judged_rows: int = 8000
     practice_rows: int = 5000
