@@ -212,7 +212,8 @@ def dot_panels(
     """
     columns = max(1, min(columns, len(mean.columns)))
     lines = -(-len(mean.columns) // columns)
-    size = (1.9 + 1.9 * columns, lines * (0.9 + 0.22 * len(mean)))  # narrow: large type on a page
+    width = 1.9 + max(1.9 * columns, 5.4)  # narrow, so that the type is large on a page
+    size = (width, lines * (0.9 + 0.22 * len(mean)))
     how: Any = {"sharex": share, "sharey": True, "squeeze": False, "layout": "constrained"}
     grid = _pyplot().subplots(lines, columns, figsize=size, **how)[1]
     drawn: list[Axes] = []
