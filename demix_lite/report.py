@@ -26,6 +26,11 @@ ERROR_NAMES = {
 }
 """The error types, as a user reads them."""
 
+MORE_THAN_FLAGS = (
+    "  (flagged: likely enough to look at first; the rest is hard to tell from good rows, and is "
+    "ranked in diagnosis.csv)"
+)
+
 MARK = "background: #fff3b0; color: #000"
 
 
@@ -81,9 +86,14 @@ def run_report(row: Mapping[str, Any]) -> str:
     """Return the printed report of one run."""
     seconds = {k.removeprefix("seconds_"): v for k, v in row.items() if k.startswith("seconds_")}
     spent = ", ".join(f"{stage} {value:.1f}" for stage, value in seconds.items())
-    share = f"{100 * recovered(row):.0f} %"
-    if recovered(row) != recovered(row):
-        share = "nothing (the oracle is no better than the dirty model)"
+    share = recovered(row)
+    worth = f"the repair won {share:.0%} of what knowing the true errors wins"
+    if share != share:
+        worth = "there was nothing to win: knowing the true errors does not help here"
+    elif share < 0:
+        worth = "the repair did harm here"
+    elif share > 1:
+        worth = "the repair won more than knowing the true errors does"
     detected = detection_table(row).map("{:.3f}".format)
     performed = performance_table(row).map("{:.4f}".format)
     return "\n".join(
@@ -93,12 +103,12 @@ def run_report(row: Mapping[str, Any]) -> str:
             f"M = {row['validation']}",
             f"spurious rule: {row['rule']} (the task's shortcut in this run)",
             "",
-            "Errors found and named in the training rows",
+            "Errors found and named in the training rows (1 is best)",
             detected.to_string(),
             "",
-            "The task model on clean test rows",
+            "The task model on clean test rows (worst group: by label and side of the rule)",
             performed.to_string(),
-            f"recovered from dirty to oracle: {share}",
+            worth,
             "",
             f"seconds: {spent}",
             f"total {sum(seconds.values()):.1f} s; peak memory {row['peak_mb']:.0f} MB",
@@ -111,26 +121,30 @@ def diagnosis_summary(about: Mapping[str, Any]) -> str:
     """Return the printed summary of a diagnosis of somebody's own file."""
     names = {kind: name.lower() for kind, name in ERROR_NAMES.items()}
     lines = [
-        f"{about['file']}: {about['flagged_any']:,} of {about['judged']:,} rows look wrong "
+        f"{about['file']}: {about['flagged_any']:,} of {about['judged']:,} rows are suspicious "
         f"({about['kind']} of {about['target']})"
     ]
     for kind in ERROR_TYPES:
         said = about["errors"][kind]
         share = "cannot be seen in this table"
         if said["seen"]:
-            share = f"about {said['share']:.1%} of rows ({said['low']:.1%} to {said['high']:.1%})"
-        lines.append(f"  {names[kind]:19} {about['flagged'][kind]:>7,} rows; {share}")
+            share = (
+                f"perhaps {said['share'] * about['judged']:,.0f} rows in all "
+                f"({said['share']:.1%}; {said['low']:.1%} to {said['high']:.1%})"
+            )
+        lines.append(f"  {names[kind]:19} {about['flagged'][kind]:>6,} flagged; {share}")
+    lines.append(MORE_THAN_FLAGS)
     lines += [f"suspected shortcut: {found['rule']}" for found in about["shortcuts"]]
     score = about["score"]
     if score["before"] is not None and score["after"] is not None:
         lines.append(
             f"{score['metric']} on {score['rows']:,} held-out rows of yours: "
-            f"{score['before']:.4f} before, {score['after']:.4f} after the repair"
+            f"{score['before']:.4g} before, {score['after']:.4g} after the repair"
         )
     for kind, row in (about["self_check"] or {}).items():
         lines.append(
-            f"self-check, {names[kind]}: {row['recall']:.0%} found, {row['precision']:.0%} of the "
-            "flags right"
+            f"self-check, {names[kind]}: of {row['errors']:.0f} put in {row['recall']:.0%} found, "
+            f"{row['precision']:.0%} of the flags right"
         )
     lines += [f"plain check: {found}" for found in about["checks"]]
     return "\n".join(lines + [f"note: {note}" for note in about["notes"]])
