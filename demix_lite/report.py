@@ -26,11 +26,6 @@ ERROR_NAMES = {
 }
 """The error types, as a user reads them."""
 
-MORE_THAN_FLAGS = (
-    "  (flagged: likely enough to look at first; the rest is hard to tell from good rows, and is "
-    "ranked in diagnosis.csv)"
-)
-
 MARK = "background: #fff3b0; color: #000"
 
 
@@ -133,13 +128,13 @@ def diagnosis_summary(about: Mapping[str, Any]) -> str:
                 f"({said['share']:.1%}; {said['low']:.1%} to {said['high']:.1%})"
             )
         lines.append(f"  {names[kind]:19} {about['flagged'][kind]:>6,} flagged; {share}")
-    lines.append(MORE_THAN_FLAGS)
+        lines += [f"    {hint}"] if (hint := flags_beside_share(about, kind)) else []
     lines += [f"suspected shortcut: {found['rule']}" for found in about["shortcuts"]]
     score = about["score"]
     if score["before"] is not None and score["after"] is not None:
         lines.append(
             f"{score['metric']} on {score['rows']:,} held-out rows of yours: "
-            f"{score['before']:.4g} before, {score['after']:.4g} after the repair"
+            f"{in_digits(score['before'])} before, {in_digits(score['after'])} after the repair"
         )
     for kind, row in (about["self_check"] or {}).items():
         lines.append(
@@ -148,6 +143,41 @@ def diagnosis_summary(about: Mapping[str, Any]) -> str:
         )
     lines += [f"plain check: {found}" for found in about["checks"]]
     return "\n".join(lines + [f"note: {note}" for note in about["notes"]])
+
+
+def flags_beside_share(about: Mapping[str, Any], kind: str) -> str:
+    """Say what it means that far fewer or more rows are flagged than there may be errors.
+
+    Examples
+    --------
+    >>> about = {"judged": 100, "flagged": {"label": 1}, "errors": {"label": {"share": 0.1}}}
+    >>> flags_beside_share(about, "label")[:30]
+    'Most look too much like good r'
+    """
+    flagged, share = about["flagged"][kind], about["errors"][kind]["share"]
+    if share is None:
+        return ""
+    if flagged < share * about["judged"] / 2:
+        return (
+            "Most look too much like good rows to be flagged; to see the likeliest, sort "
+            f"diagnosis.csv by {kind}_probability."
+        )
+    if flagged > share * about["judged"] * 1.25:
+        return (
+            "That is more flags than errors, so some of these rows are right: look before you act."
+        )
+    return ""
+
+
+def in_digits(score: float) -> str:
+    """Return a score in as many digits as matter.
+
+    Examples
+    --------
+    >>> in_digits(0.76), in_digits(1266.04)
+    ('0.7600', '1,266.0')
+    """
+    return f"{score:.4f}" if abs(score) < 10 else f"{score:,.1f}"
 
 
 def error_kind(errors: pd.DataFrame) -> pd.Series:
@@ -232,9 +262,13 @@ def rule_in_words(rule: Rule, target: str) -> str:
     --------
     >>> rule_in_words(Rule("old", {"age": (70, 99)}, ">50K"), "income")
     'age from 70 to 99 → income = >50K'
+    >>> rule_in_words(Rule("sixteen", {"years": (16, 16)}, ">50K"), "income")
+    'years = 16 → income = >50K'
     """
 
     def claim(column: str, wanted: object) -> str:
+        if isinstance(wanted, tuple) and wanted[0] == wanted[1]:
+            return f"{column} = {wanted[0]:g}"
         if isinstance(wanted, tuple):
             return f"{column} from {wanted[0]:g} to {wanted[1]:g}"
         names = sorted(wanted) if isinstance(wanted, frozenset) else [str(wanted)]

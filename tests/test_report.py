@@ -93,6 +93,17 @@ def test_the_report_needs_no_share_beyond_its_ends(repaired, said):
     assert said in report.run_report(ROW | {"metric_repaired": repaired, "metric_dirty": 0.8})
 
 
+@pytest.mark.parametrize(
+    ("flagged", "share", "said"),
+    [(1, 0.1, "sort diagnosis.csv"), (20, 0.1, "more flags than"), (10, 0.1, ""), (0, None, "")],
+)
+def test_flags_stand_beside_the_share(flagged, share, said):
+    about = {"judged": 100, "flagged": {"label": flagged}, "errors": {"label": {"share": share}}}
+    hint = report.flags_beside_share(about, "label")
+    assert said in hint
+    assert bool(said) == bool(hint)
+
+
 # ------------------------------------------------------------------ errors in words
 
 
