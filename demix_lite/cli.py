@@ -49,7 +49,8 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"demix-lite {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    parser.set_defaults(command=lambda _: parser.print_help())
+    commands = parser.add_subparsers(metavar="COMMAND")
     _add_diagnose(commands)
     _add_run(commands)
     _add_bench(commands)
@@ -279,7 +280,7 @@ def _tasks(options: argparse.Namespace) -> None:
 
     for task in TASKS.values():
         models = ", ".join(task.architectures)
-        print(f"{task.name:10} {task.family:15} {task.metric_name:9} models: {models}")
+        print(f"{task.name:14} {task.family:15} {task.metric_name:20} models: {models}")
 
 
 def _info(options: argparse.Namespace) -> None:

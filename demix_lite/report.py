@@ -81,9 +81,14 @@ def run_report(row: Mapping[str, Any]) -> str:
     """Return the printed report of one run."""
     seconds = {k.removeprefix("seconds_"): v for k, v in row.items() if k.startswith("seconds_")}
     spent = ", ".join(f"{stage} {value:.1f}" for stage, value in seconds.items())
-    share = f"{100 * recovered(row):.0f} %"
-    if recovered(row) != recovered(row):
-        share = "nothing (the oracle is no better than the dirty model)"
+    share = recovered(row)
+    worth = f"the repair won {share:.0%} of what knowing the true errors wins"
+    if share != share:
+        worth = "there was nothing to win: knowing the true errors does not help here"
+    elif share < 0:
+        worth = "the repair did harm here"
+    elif share > 1:
+        worth = "the repair won more than knowing the true errors does"
     detected = detection_table(row).map("{:.3f}".format)
     performed = performance_table(row).map("{:.4f}".format)
     return "\n".join(
@@ -93,12 +98,12 @@ def run_report(row: Mapping[str, Any]) -> str:
             f"M = {row['validation']}",
             f"spurious rule: {row['rule']} (the task's shortcut in this run)",
             "",
-            "Errors found and named in the training rows",
+            "Errors found and named in the training rows (1 is best)",
             detected.to_string(),
             "",
-            "The task model on clean test rows",
+            "The task model on clean test rows (worst group: by label and side of the rule)",
             performed.to_string(),
-            f"recovered from dirty to oracle: {share}",
+            worth,
             "",
             f"seconds: {spent}",
             f"total {sum(seconds.values()):.1f} s; peak memory {row['peak_mb']:.0f} MB",
@@ -111,29 +116,68 @@ def diagnosis_summary(about: Mapping[str, Any]) -> str:
     """Return the printed summary of a diagnosis of somebody's own file."""
     names = {kind: name.lower() for kind, name in ERROR_NAMES.items()}
     lines = [
-        f"{about['file']}: {about['flagged_any']:,} of {about['judged']:,} rows look wrong "
+        f"{about['file']}: {about['flagged_any']:,} of {about['judged']:,} rows are suspicious "
         f"({about['kind']} of {about['target']})"
     ]
     for kind in ERROR_TYPES:
         said = about["errors"][kind]
         share = "cannot be seen in this table"
         if said["seen"]:
-            share = f"about {said['share']:.1%} of rows ({said['low']:.1%} to {said['high']:.1%})"
-        lines.append(f"  {names[kind]:19} {about['flagged'][kind]:>7,} rows; {share}")
+            share = (
+                f"perhaps {said['share'] * about['judged']:,.0f} rows in all "
+                f"({said['share']:.1%}; {said['low']:.1%} to {said['high']:.1%})"
+            )
+        lines.append(f"  {names[kind]:19} {about['flagged'][kind]:>6,} flagged; {share}")
+        lines += [f"    {hint}"] if (hint := flags_beside_share(about, kind)) else []
     lines += [f"suspected shortcut: {found['rule']}" for found in about["shortcuts"]]
     score = about["score"]
     if score["before"] is not None and score["after"] is not None:
         lines.append(
             f"{score['metric']} on {score['rows']:,} held-out rows of yours: "
-            f"{score['before']:.4f} before, {score['after']:.4f} after the repair"
+            f"{in_digits(score['before'])} before, {in_digits(score['after'])} after the repair"
         )
     for kind, row in (about["self_check"] or {}).items():
         lines.append(
-            f"self-check, {names[kind]}: {row['recall']:.0%} found, {row['precision']:.0%} of the "
-            "flags right"
+            f"self-check, {names[kind]}: of {row['errors']:.0f} put in {row['recall']:.0%} found, "
+            f"{row['precision']:.0%} of the flags right"
         )
     lines += [f"plain check: {found}" for found in about["checks"]]
     return "\n".join(lines + [f"note: {note}" for note in about["notes"]])
+
+
+def flags_beside_share(about: Mapping[str, Any], kind: str) -> str:
+    """Say what it means that far fewer or more rows are flagged than there may be errors.
+
+    Examples
+    --------
+    >>> about = {"judged": 100, "flagged": {"label": 1}, "errors": {"label": {"share": 0.1}}}
+    >>> flags_beside_share(about, "label")[:30]
+    'Most look too much like good r'
+    """
+    flagged, share = about["flagged"][kind], about["errors"][kind]["share"]
+    if share is None:
+        return ""
+    if flagged < share * about["judged"] / 2:
+        return (
+            "Most look too much like good rows to be flagged; to see the likeliest, sort "
+            f"diagnosis.csv by {kind}_probability."
+        )
+    if flagged > share * about["judged"] * 1.25:
+        return (
+            "That is more flags than errors, so some of these rows are right: look before you act."
+        )
+    return ""
+
+
+def in_digits(score: float) -> str:
+    """Return a score in as many digits as matter.
+
+    Examples
+    --------
+    >>> in_digits(0.76), in_digits(1266.04)
+    ('0.7600', '1,266.0')
+    """
+    return f"{score:.4f}" if abs(score) < 10 else f"{score:,.1f}"
 
 
 def error_kind(errors: pd.DataFrame) -> pd.Series:
@@ -218,9 +262,13 @@ def rule_in_words(rule: Rule, target: str) -> str:
     --------
     >>> rule_in_words(Rule("old", {"age": (70, 99)}, ">50K"), "income")
     'age from 70 to 99 → income = >50K'
+    >>> rule_in_words(Rule("sixteen", {"years": (16, 16)}, ">50K"), "income")
+    'years = 16 → income = >50K'
     """
 
     def claim(column: str, wanted: object) -> str:
+        if isinstance(wanted, tuple) and wanted[0] == wanted[1]:
+            return f"{column} = {wanted[0]:g}"
         if isinstance(wanted, tuple):
             return f"{column} from {wanted[0]:g} to {wanted[1]:g}"
         names = sorted(wanted) if isinstance(wanted, frozenset) else [str(wanted)]

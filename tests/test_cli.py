@@ -86,7 +86,12 @@ def test_unwritable_json_is_refused_before_the_work(place, capsys, tmp_path, mon
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("arguments", [[], ["walk"], ["run"], ["run", "adult", "--seed", "one"]])
+def test_without_a_command_it_says_what_there_is(capsys):
+    assert cli.main([]) == 0
+    assert "diagnose" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["walk"], ["run"], ["run", "adult", "--seed", "one"]])
 def test_argparse_refuses_with_the_same_code(arguments, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main(arguments)

@@ -22,7 +22,7 @@ from demix_lite.data import user_file
 from demix_lite.data.user_file import read_user_file
 from demix_lite.debugger import judging
 from demix_lite.detector import ErrorDetector
-from demix_lite.diagnose import diagnose_file, files
+from demix_lite.diagnose import diagnose_file, files, write_outcome
 from demix_lite.errors import DemixError
 from demix_lite.models.training import predict
 from demix_lite.tasks.own_table import own_table
@@ -77,7 +77,7 @@ def refused(capsys, *arguments):
 def test_finds_wrong_labels_and_writes_everything(quick, table, tmp_path, capsys):
     out = tmp_path / "out"
     assert main(["diagnose", f"{table}", "--target", "buys", "--out", f"{out}", "--repaired"]) == 0
-    assert "rows look wrong" in capsys.readouterr().out
+    assert "rows are suspicious" in capsys.readouterr().out
     said = pd.read_csv(out / "diagnosis.csv", keep_default_na=False)
     assert said["row"].tolist() == list(range(1, 301))
     flagged = set(said.loc[said["label_error"] == 1, "row"])
@@ -312,7 +312,7 @@ def test_no_table_ends_in_a_traceback(quick, tmp_path, capsys, data, rows, colum
         code = main(["diagnose", f"{path}", "--target", "y", "--out", f"{tmp_path / 'o'}"])
     said = capsys.readouterr()
     assert code in (0, 2)
-    assert ("look wrong" in said.out) == (code == 0)
+    assert ("are suspicious" in said.out) == (code == 0)
     assert said.err.count("\n") == (0 if code == 0 else 1)
 
 
@@ -326,6 +326,39 @@ def test_decimal_commas_are_read_and_written_back(quick, tmp_path):
     outcome = diagnose_file(path, "buys")
     outcome.debugger.repaired_ = outcome.debugger.repaired_.assign(income=1.5)
     assert outcome.repaired()["income"].unique().tolist() == ["1,5"]
+    write_outcome(outcome, tmp_path / "out", repaired=".csv")
+    again = pd.read_csv(tmp_path / "out" / "repaired.csv", sep=";", dtype=str)
+    assert again.columns.tolist() == frame.columns.tolist()
+    assert again["income"].unique().tolist() == ["1,5"]
+
+
+@pytest.mark.parametrize(
+    ("mark", "said"), [(b"PK\x03\x04", "as CSV"), (b"\x1f\x8b", "unpack it first")]
+)
+def test_what_is_no_text_is_named(tmp_path, capsys, mark, said):
+    path = tmp_path / "t.csv"
+    path.write_bytes(mark + bytes(20))
+    assert said in refused(capsys, path, "--target", "y")
+
+
+def test_checks_name_rows_as_the_file_counts_them():
+    frame = people().astype(str)
+    frame.loc[200, "income"] = "9999999"
+    frame.loc[:2, "buys"] = "perhaps"
+    for index, row in ((frame.index, "row 201"), ("r" + frame.index.astype(str), "row r200")):
+        checks = own_table(frame.set_axis(index).iloc[1:], "buys").checks
+        assert any(f"({row})" in said for said in checks)
+        assert any("learn the class 'perhaps' (2 rows)" in said for said in checks)
+
+
+def test_the_error_of_a_number_is_in_its_own_unit(quick, tmp_path):
+    path = tmp_path / "t.csv"
+    people().to_csv(path, index=False)
+    outcome = diagnose_file(path, "income")
+    said, score = outcome.summary["score"], outcome.debugger.score_
+    low, high = people()["income"].agg(["min", "max"])
+    assert said["metric"] == "root mean squared error"
+    assert said["before"] == pytest.approx(score.before**0.5 * (high - low), abs=1e-3)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends a signal of Unix")

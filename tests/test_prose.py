@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import papermill
 import pytest
 from test_book import LESSONS, NOTEBOOKS, build, handouts, prose
@@ -182,6 +183,9 @@ def test_the_command_runs(arguments, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     if arguments[0] == "diagnose":
         people = get_task("adult").load().train.sample(300, random_state=0)
+        if (ROOT / arguments[1]).is_file():
+            people = pd.read_csv(ROOT / arguments[1])
+        (tmp_path / arguments[1]).parent.mkdir(parents=True, exist_ok=True)
         people.to_csv(tmp_path / arguments[1], index=False)
     assert cli.main(small(arguments)) == 0
     assert capsys.readouterr().out

@@ -71,12 +71,12 @@ def test_the_report_of_an_error_counts_what_it_lost():
     row = {"metric_dirty": 0.3, "metric_repaired": 0.15, "metric_oracle": 0.1}
     said = report.run_report(ROW | row | {"metric_name": "MSE", "metric_better": "lower"})
     assert "MSE" in said
-    assert "oracle: 75 %" in said
+    assert "won 75% of what" in said
 
 
 def test_the_report_says_task_source_rule_and_times():
     said = report.run_report(ROW)
-    for part in ("adult (twin)", "executives", "12,345", "80 %", "influence 0.2", "CPU"):
+    for part in ("adult (twin)", "executives", "12,345", "80%", "influence 0.2", "CPU"):
         assert part in said, part
 
 
@@ -84,8 +84,24 @@ def test_the_report_survives_what_does_not_exist():
     nothing = {column: math.nan for column in COLUMNS if column.startswith(("f1_", "ap_"))}
     nothing["metric_oracle"] = ROW["metric_dirty"]
     said = report.run_report(ROW | nothing)
-    assert "nan %" not in said
-    assert "the oracle is no better" in said
+    assert "nan%" not in said
+    assert "nothing to win" in said
+
+
+@pytest.mark.parametrize(("repaired", "said"), [(0.78, "did harm"), (0.86, "more than knowing")])
+def test_the_report_needs_no_share_beyond_its_ends(repaired, said):
+    assert said in report.run_report(ROW | {"metric_repaired": repaired, "metric_dirty": 0.8})
+
+
+@pytest.mark.parametrize(
+    ("flagged", "share", "said"),
+    [(1, 0.1, "sort diagnosis.csv"), (20, 0.1, "more flags than"), (10, 0.1, ""), (0, None, "")],
+)
+def test_flags_stand_beside_the_share(flagged, share, said):
+    about = {"judged": 100, "flagged": {"label": flagged}, "errors": {"label": {"share": share}}}
+    hint = report.flags_beside_share(about, "label")
+    assert said in hint
+    assert bool(said) == bool(hint)
 
 
 # ------------------------------------------------------------------ errors in words

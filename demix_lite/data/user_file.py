@@ -26,6 +26,11 @@ LIMITS = (
     f"and {MOST_BYTES >> 20} MB"
 )
 DELIMITERS = (",", ";", "\t", "|")
+NOT_TEXT = {
+    b"PK\x03\x04": "an Excel or zip file: save the sheet as CSV, or unpack it",
+    b"\xd0\xcf\x11\xe0": "an Excel file: save the sheet as CSV",
+    b"\x1f\x8b": "compressed: unpack it",
+}
 MARKS = (  # the longer mark first: that of UTF-32 begins like that of UTF-16
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -49,7 +54,8 @@ def read_user_file(path: Path | str, *, encoding: str | None = None) -> pd.DataF
     Returns
     -------
     DataFrame
-        Cells as text (CSV) or as the file types them (Parquet), rows numbered from 0.
+        Cells as text (CSV) or as the file types them (Parquet), rows numbered from 0. The
+        ``attrs`` of text are its separator and encoding, as ``to_csv`` takes them.
 
     Raises
     ------
@@ -110,7 +116,12 @@ def _read_parquet(path: Path) -> pd.DataFrame:
 
 
 def _read_text(path: Path, encoding: str | None) -> pd.DataFrame:
-    text = _decoded(path.read_bytes(), path, encoding)
+    raw = path.read_bytes()
+    for mark, what in NOT_TEXT.items():
+        if raw.startswith(mark):
+            raise DemixError(f"{path} is {what} first.")
+    encoding = encoding or next((name for mark, name in MARKS if raw.startswith(mark)), "utf-8")
+    text = _decoded(raw, path, encoding)
     if "\0" in text:
         raise DemixError(f"{path} is not text (it holds zero bytes): give a CSV or Parquet file.")
     names, delimiter = _header(text, path)
@@ -133,19 +144,20 @@ def _read_text(path: Path, encoding: str | None) -> pd.DataFrame:
         raise DemixError(f"{path} is not a table of rows of equal length ({reason}).") from error
     frame.columns = pd.Index(names)
     check_shape(len(frame), names, path)
-    return frame.fillna("")
+    frame = frame.fillna("")
+    frame.attrs = {"sep": delimiter, "encoding": encoding}
+    return frame
 
 
-def _decoded(raw: bytes, path: Path, encoding: str | None) -> str:
-    marked = next((name for mark, name in MARKS if raw.startswith(mark)), "utf-8")
+def _decoded(raw: bytes, path: Path, encoding: str) -> str:
     try:
-        return raw.decode(encoding or marked)
+        return raw.decode(encoding)
     except LookupError as error:
         raise DemixError(f"unknown encoding {encoding!r}; use utf-8, latin-1 or cp1252.") from error
     except UnicodeError as error:
         at = getattr(error, "start", 0)
         raise DemixError(
-            f"{path} is not {encoding or marked} text (byte {at + 1:,}): save it as UTF-8, "
+            f"{path} is not {encoding} text (byte {at + 1:,}): save it as UTF-8, "
             "or say what it is, for example --encoding latin-1."
         ) from error
 

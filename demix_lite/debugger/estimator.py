@@ -218,7 +218,8 @@ def _read(
     if held is None:
         return own_table(frame, target, kind=kind), None
     check_columns(held, list(frame.columns), "the validation table")
-    table = own_table(pd.concat([frame, held[frame.columns]], ignore_index=True), target, kind=kind)
+    named = held[frame.columns].set_axis([f"{i} (validation)" for i in range(1, len(held) + 1)])
+    table = own_table(pd.concat([frame, named]), target, kind=kind)
     rows = table.frame.iloc[: len(frame)]
     valid = table.frame.iloc[len(frame) :].reset_index(drop=True)
     return replace(table, frame=rows), valid

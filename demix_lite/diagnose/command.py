@@ -18,6 +18,7 @@ from demix_lite.diagnose.files import without_formulas, write_together
 from demix_lite.diagnose.page import report_page
 from demix_lite.diagnosis import ERROR_TYPES
 from demix_lite.report import rule_in_words
+from demix_lite.tasks.labels import Number
 from demix_lite.tasks.own_table import DataError, Kind, check_target, without_label
 
 
@@ -130,7 +131,10 @@ def diagnose_file(
 
 
 def write_outcome(outcome: Outcome, folder: Path, *, repaired: str = "") -> list[Path]:
-    """Write ``diagnosis.csv``, ``report.html`` and, if a suffix is given, the repaired file."""
+    """Write ``diagnosis.csv``, ``report.html`` and, if a suffix is given, the repaired file.
+
+    Repaired text has the separator and the encoding of the file.
+    """
     writers = {
         "diagnosis.csv": lambda p: without_formulas(outcome.diagnosis()).to_csv(p, index=False),
         "report.html": lambda p: p.write_text(report_page(outcome), encoding="utf-8"),
@@ -138,7 +142,9 @@ def write_outcome(outcome: Outcome, folder: Path, *, repaired: str = "") -> list
     if repaired in (".parquet", ".pq"):
         writers["repaired.parquet"] = lambda p: outcome.repaired().to_parquet(p, index=False)
     elif repaired:
-        writers["repaired.csv"] = lambda p: outcome.repaired().to_csv(p, index=False)
+        writers["repaired.csv"] = lambda p: outcome.repaired().to_csv(
+            p, index=False, **outcome.raw.attrs
+        )
     return write_together(folder, writers)
 
 
@@ -178,7 +184,7 @@ def _summary(
     seed: int,
     seconds: float,
 ) -> dict[str, Any]:
-    task, lines, score = debugger.table_.task, debugger.diagnosis_, debugger.score_
+    task, lines = debugger.table_.task, debugger.diagnosis_
     notes = list(debugger.table_.notes)
     if len(lines) < len(raw):
         notes.append(f"Rows without a label, which were not judged: {len(raw) - len(lines):,}.")
@@ -205,19 +211,30 @@ def _summary(
             {"rule": rule_in_words(s.rule, task.target), "rows": int(s.breaks.sum())}
             for s in debugger.shortcuts_
         ],
-        "score": {
-            "metric": score.metric,
-            "better": "larger" if score.larger_is_better else "smaller",
-            **{k: _number(v) for k, v in vars(score).items() if isinstance(v, float)},
-            "rows": score.rows,
-            "unflagged": score.unflagged,
-        },
+        "score": _score(debugger),
         "self_check": None if checked is None else checked.round(3).to_dict("index"),
         "checks": debugger.table_.checks,
         "notes": notes,
         "seed": seed,
         "seconds": round(seconds, 1),
         "version": __version__,
+    }
+
+
+def _score(debugger: DataDebugger) -> dict[str, Any]:
+    """Return the scores; the error of a number in the unit that the file has it in."""
+    score, label = debugger.score_, debugger.table_.task.label
+    values = {k: v for k, v in vars(score).items() if isinstance(v, float)}
+    metric = score.metric
+    if isinstance(label, Number):
+        metric = "root mean squared error"
+        values = {k: np.sqrt(v) * (label.high - label.low) for k, v in values.items()}
+    return {
+        "metric": metric,
+        "better": "larger" if score.larger_is_better else "smaller",
+        **{k: _number(v) for k, v in values.items()},
+        "rows": score.rows,
+        "unflagged": score.unflagged,
     }
 
 

@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader
 
 from demix_lite.debugger.estimator import leading_rows, short
 from demix_lite.diagnosis import ERROR_TYPES
-from demix_lite.report import ERROR_NAMES
+from demix_lite.report import ERROR_NAMES, flags_beside_share, in_digits
 
 if TYPE_CHECKING:
     from demix_lite.diagnose.command import Outcome
@@ -58,6 +58,7 @@ def report_page(outcome: "Outcome") -> str:
         names=ERROR_NAMES,
         colours=COLOURS,
         tops={k: {**said, "top": _round_above(said["high"])} for k, said in _seen(about)},
+        hints={kind: flags_beside_share(about, kind) for kind in ERROR_TYPES},
         places=_places(outcome),
         scores=list(_scores(about["score"])),
         score_hint=OWN_ROWS if outcome.validation is None else VALIDATION_ROWS,
@@ -83,13 +84,13 @@ def _unchecked(about: dict[str, Any]) -> list[str]:
     return [*ALWAYS_UNCHECKED, *blind, *([SMALL] if about["judged"] < 200 else [])]
 
 
-def _scores(score: dict[str, Any]) -> Iterator[tuple[str, float, float]]:
+def _scores(score: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     for name, before, after, rows in (
         ("all {:,} of them", "before", "after", "rows"),
         ("the {:,} that are not flagged", "before_unflagged", "after_unflagged", "unflagged"),
     ):
         if score[before] is not None and score[after] is not None:
-            yield name.format(score[rows]), score[before], score[after]
+            yield name.format(score[rows]), in_digits(score[before]), in_digits(score[after])
 
 
 def _places(outcome: "Outcome") -> dict[str, Any] | None:

@@ -97,7 +97,7 @@ def own_table(
     Parameters
     ----------
     frame : DataFrame
-        Cells as text or typed. Every row has a label.
+        Cells as text or typed. Every row has a label. The index numbers (from 0) or names the rows.
     target : str
         The label column.
     kind : {"auto", "classification", "regression"}
@@ -141,22 +141,26 @@ def own_table(
     task = TabularTask(name, numeric, tuple(found.categorical), target, label, ())
     ready = pd.DataFrame({**found.features, target: labels})[[*task.features, target]]
     ready = ready.reset_index(drop=True)
-    return OwnTable(
-        task, ready, found.source, found.notes, found.checks + _plain_checks(ready, task)
-    )
+    checks = found.checks + _plain_checks(ready, task, frame.index)
+    return OwnTable(task, ready, found.source, found.notes, checks)
 
 
-def _plain_checks(frame: pd.DataFrame, task: TabularTask) -> list[str]:
+def _plain_checks(frame: pd.DataFrame, task: TabularTask, names: pd.Index) -> list[str]:
     """Say what takes no model to see: cells far outside, rows twice, rows that contradict."""
     notes = []
+    counts = frame[task.target].value_counts()
+    rare = counts[counts < LEAST_ROWS]
+    if task.label.classes and len(rare):
+        listed = ", ".join(f"{name!r} ({_count(count, 'row')})" for name, count in rare.items())
+        notes.append(f"{task.target}: too few rows to learn the class {listed}.")
     for column in task.numeric:
         low, middle, high = frame[column].quantile([0.25, 0.5, 0.75])
         far = (frame[column] - middle).abs() > FAR_OUTSIDE * (high - low)
         if high > low and 0 < far.mean() <= 1 - MOSTLY:
-            rows = ", ".join(str(row + 1) for row in np.flatnonzero(far)[:5])
+            rows = ", ".join(map(_row, names[far][:5]))
             notes.append(
                 f"{column}: {_count(int(far.sum()), 'cell')} very far from the others "
-                f"(row {rows} of those with a label{', ...' if far.sum() > 5 else ''})."
+                f"(row {rows}{', ...' if far.sum() > 5 else ''})."
             )
     twice = int(frame.duplicated().sum())
     if twice:
@@ -384,8 +388,13 @@ def _say_unread(found: _Columns, name: str, text: pd.Series, read: pd.Series) ->
     if len(bad):
         found.notes.append(
             f"{name}: {_count(len(bad), 'cell')} that cannot be read like the others (such as "
-            f"{bad.iloc[0][:40]!r}, row {bad.index[0] + 1}) count as missing."
+            f"{bad.iloc[0][:40]!r}, row {_row(bad.index[0])}) count as missing."
         )
+
+
+def _row(name: object) -> str:
+    """Return the number of a row, counted from 1, or the name it has."""
+    return str(name + 1 if isinstance(name, int | np.integer) else name)
 
 
 def _same_everywhere(name: str, known: int) -> str:
