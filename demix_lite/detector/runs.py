@@ -14,7 +14,6 @@ import pandas as pd
 import torch
 from scipy.special import ndtri
 from torch import Tensor
-from tqdm import tqdm
 
 from demix_lite.influence import InfluenceSource
 from demix_lite.influence.vectors import Samples, flat_inputs
@@ -155,11 +154,9 @@ class Run:
         """Return the vectors of the first rows as they are, not relative to anything."""
         return _raw_vectors(self.sources, take(self.samples, torch.arange(min(rows, len(self)))))
 
-    def blocks(self, *, size: int = 512, progress: bool = False) -> Iterator[Tensor]:
+    def blocks(self, *, size: int = 512) -> Iterator[Tensor]:
         """Yield the relative vectors of all rows, block by block, in order."""
-        blocks = torch.arange(len(self)).split(size)
-        for rows in tqdm(blocks, desc="judge", unit="block", disable=not progress, leave=False):
-            yield self.vectors(rows)
+        return map(self.vectors, torch.arange(len(self)).split(size))
 
 
 def _raw_vectors(sources: tuple[InfluenceSource, InfluenceSource], samples: Samples) -> Tensor:
@@ -178,24 +175,10 @@ def open_run(
     seed: object = 0,
     device: Any = None,
 ) -> Run:
-    """Prepare the influence vectors of a dirty training set.
+    """Prepare the influence vectors of a dirty training set; see :class:`Run` for its parts.
 
-    Parameters
-    ----------
-    task, architecture
-        The task and the name of its model's architecture.
-    encoder, trained
-        The encoder and the model, both fitted on ``train``.
-    train, valid : DataFrame
-        Training and validation rows as the user has them, errors included.
-    validation : int
-        Number M of validation samples, drawn at random; all of them if there are fewer.
-    seed : object
-        Names the draw.
-
-    Returns
-    -------
-    Run
+    The M validation samples (``validation``; all if there are fewer) are drawn at random by the
+    name ``seed``.
     """
     draw = torch.Generator().manual_seed(derive_seed(task.name, "run", seed))
     samples = encoder.transform(train, task.target)
@@ -217,15 +200,7 @@ def open_run(
     sources = (source(trained.model, FINAL_CHANNELS), source(trained.early, EARLY_CHANNELS))
     reference = torch.randperm(count(samples[0]), generator=draw)[:REFERENCE_ROWS]
     scale = RelativeScale(_raw_vectors(sources, take(samples, reference)))
+    valid_index = valid.index[chosen.numpy()]
     return Run(
-        task=task,
-        architecture=architecture,
-        encoder=encoder,
-        trained=trained,
-        train=train,
-        valid=valid,
-        samples=samples,
-        sources=sources,
-        scale=scale,
-        valid_index=valid.index[chosen.numpy()],
+        task, architecture, encoder, trained, train, valid, samples, sources, scale, valid_index
     )

@@ -40,7 +40,7 @@ LABEL_BINS = 20
 EVIDENCE = 22
 """Numbers beside the hidden features: 4 × 3 of verdicts and consensus, 6 of labels, 4 of rules."""
 
-EPOCHS = 8
+WIDTH, EPOCHS = 96, 8
 
 
 @dataclass(frozen=True)
@@ -71,19 +71,7 @@ class Rows:
 def consensus(rows: Rows, verdicts: np.ndarray, *, seed: int = 0) -> np.ndarray:
     """Predict the verdict on every row from the verdicts on the other rows of the run.
 
-    Parameters
-    ----------
-    rows : Rows
-        The rows of the run.
-    verdicts : array
-        First-pass probabilities, shape ``(N, 3)``.
-    seed : int
-        Fixes the folds.
-
-    Returns
-    -------
-    array
-        Cross-fitted predictions in [0, 1], shape ``(N, 3)``.
+    ``verdicts`` are probabilities, shape ``(N, 3)``, and so are the cross-fitted predictions.
 
     Examples
     --------
@@ -112,21 +100,9 @@ def consensus(rows: Rows, verdicts: np.ndarray, *, seed: int = 0) -> np.ndarray:
 def label_support(rows: Rows, trust: np.ndarray, *, seed: int = 0) -> np.ndarray:
     """Say how well the label of every row is supported by the other rows, weighted by trust.
 
-    Parameters
-    ----------
-    rows : Rows
-        The rows of the run.
-    trust : array
-        Probability that the label of a row is right, shape ``(N,)``.
-    seed : int
-        Fixes the folds.
-
-    Returns
-    -------
-    array
-        Support of the label, its rarity, and within-run normal scores of support, rarity, the
-        rarity of its best rival (a number: the label) and the prediction's own side of it, shape
-        ``(N, 6)``.
+    ``trust`` is the probability that the label of a row is right, shape ``(N,)``. Returns support
+    of the label, its rarity, and within-run normal scores of support, rarity, the rarity of its
+    best rival (a number: the label) and the prediction's own side of it, shape ``(N, 6)``.
 
     Examples
     --------
@@ -189,13 +165,13 @@ class SecondPass(nn.Module):
 
     calibration: Tensor
 
-    def __init__(self, hidden: int, width: int = 96):
+    def __init__(self, hidden: int):
         super().__init__()
         self.register_buffer("calibration", torch.tensor([[1.0, 0.0]] * 3))
         self.shortcuts = ShortcutScorer()
         self.layers = nn.Sequential(
-            *(nn.Linear(hidden + EVIDENCE, width), nn.GELU(), nn.Dropout(0.1)),
-            nn.Linear(width, 3),
+            *(nn.Linear(hidden + EVIDENCE, WIDTH), nn.GELU(), nn.Dropout(0.1)),
+            nn.Linear(WIDTH, 3),
         )
 
     @torch.no_grad()
@@ -249,7 +225,7 @@ def _candidates(rows: Rows, verdicts: np.ndarray) -> Candidates:
 
 def _evidence(run: Judged, verdicts: np.ndarray, broken: np.ndarray) -> Tensor:
     """Join hidden features with all that is known of the rows, ``(N, hidden + EVIDENCE)``."""
-    seed = len(verdicts)
+    seed = len(verdicts)  # fixes the folds
     agreed = consensus(run.rows, verdicts, seed=seed)
     support = label_support(run.rows, 1 - verdicts[:, 0], seed=seed)
     extra = np.hstack(

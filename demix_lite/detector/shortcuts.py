@@ -28,7 +28,7 @@ FACTS = 28
 """Numbers that describe a candidate."""
 
 SOFTNESS = 0.03
-STEPS, CANDIDATES = 800, 256
+WIDTH, STEPS, CANDIDATES = 48, 800, 256
 
 
 @dataclass(frozen=True)
@@ -65,16 +65,9 @@ def candidates(
 ) -> Candidates:
     """Describe every candidate rule of a run by the verdicts on its rows.
 
-    Parameters
-    ----------
-    columns : array
-        Features and, last, the label of every row, shape ``(N, d + 1)``.
-    verdicts : array
-        Probabilities of the three error types so far, shape ``(N, 3)``.
-    categorical : array
-        Which columns hold categories, boolean, shape ``(d + 1,)``.
-    classes : int
-        Number of classes; 0 if the label is a number.
+    ``columns`` are features and, last, the label of every row, ``(N, d + 1)``; ``categorical``
+    tells which are categories; ``verdicts`` are the probabilities of the three error types so far,
+    ``(N, 3)``; ``classes`` is 0 if the label is a number.
     """
     conditions = _conditions(columns[:, :-1], categorical[:-1], verdicts[:, 2])
     targets = _targets(columns[:, -1], verdicts[:, 0], classes)
@@ -171,17 +164,14 @@ class ShortcutScorer(nn.Module):
     centre: Tensor
     spread: Tensor
 
-    def __init__(self, width: int = 48):
+    def __init__(self) -> None:
         super().__init__()
         self.register_buffer("centre", torch.zeros(FACTS))
         self.register_buffer("spread", torch.ones(FACTS))
         self.layers = nn.Sequential(
-            nn.Linear(FACTS, width),
-            nn.GELU(),
-            nn.Dropout(0.1),
-            nn.Linear(width, width),
-            nn.GELU(),
-            nn.Linear(width, 1),
+            *(nn.Linear(FACTS, WIDTH), nn.GELU(), nn.Dropout(0.1)),
+            *(nn.Linear(WIDTH, WIDTH), nn.GELU()),
+            nn.Linear(WIDTH, 1),
         )
 
     def forward(self, facts: Tensor) -> Tensor:

@@ -36,18 +36,9 @@ ASYMMETRIC_MARGIN = 0.05
 class FirstPass(nn.Module):
     """Set transformer, run-relative embedding and one output per error type.
 
-    Parameters
-    ----------
-    channels : sequence of str
-        The channels it may look at; the others are set to zero.
-    width : int
-        Width of the set transformer.
-    pooling : str
-        How the elements are pooled, one of ``set_transformer.Pooling``.
-    relative : bool
-        Whether embeddings are compared within their run.
-    summarise : bool
-        Whether the embedding has the summaries of every channel.
+    It looks at ``channels``, the others are set to zero; ``relative`` says whether summaries are
+    compared within their run. The rest is as in
+    :class:`~demix_lite.detector.set_transformer.SetTransformer`.
     """
 
     mask: Tensor
@@ -164,15 +155,11 @@ class TrainingSettings:
 
 
 def train_first_pass(
-    network: FirstPass,
-    environments: Sequence[Environment],
-    settings: TrainingSettings,
-    *,
-    progress: bool = False,
+    network: FirstPass, environments: Sequence[Environment], settings: TrainingSettings
 ) -> list[float]:
     """Train in place; return the loss of every step."""
     draw = torch.Generator().manual_seed(settings.seed)
-    sets = _row_sets(network, environments, settings, draw, progress)
+    sets = _row_sets(network, environments, settings, draw)
     seen = [len(view.samples) for rows in sets for views in rows.views for view in views]
     settings = replace(settings, elements=min([settings.elements, *seen]))
     positive_weight = _positive_weight(sets)
@@ -184,7 +171,7 @@ def train_first_pass(
     )
     losses: list[float] = []
     network.train()
-    with tqdm(total=settings.steps, desc="train detector", disable=not progress) as bar:
+    with tqdm(total=settings.steps, desc="train detector", disable=None) as bar:
         for _ in range(settings.steps):
             looks, errors = _draw_batch(sets, settings, draw)
             loss = _step_loss(network, looks, errors, positive_weight, settings)
@@ -210,17 +197,7 @@ class View:
 
 @dataclass(frozen=True)
 class RowSet:
-    """Rows of one injection, as every architecture shows them.
-
-    Attributes
-    ----------
-    vectors : list of Tensor
-        Vectors of the same rows, shape ``(n, C, M)``, one tensor per architecture.
-    views : list of list of View
-        Views of these vectors, a list per architecture.
-    errors : Tensor
-        The true errors, shape ``(n, 3)``.
-    """
+    """Rows of one injection: ``(n, C, M)`` and views per architecture, true errors ``(n, 3)``."""
 
     vectors: list[Tensor]
     views: list[list[View]]
@@ -236,14 +213,13 @@ def _row_sets(
     environments: Sequence[Environment],
     settings: TrainingSettings,
     draw: torch.Generator,
-    progress: bool,
 ) -> list[RowSet]:
     """Take the vectors of some rows of every injection through all its architectures."""
     by_injection: dict[str, list[Environment]] = {}
     for environment in environments:
         by_injection.setdefault(environment.injection, []).append(environment)
     sets: list[RowSet] = []
-    for group in tqdm(by_injection.values(), desc="vectors", disable=not progress):
+    for group in tqdm(by_injection.values(), desc="vectors", disable=None):
         through = group if settings.model_intervention else group[:1]
         taken = [environment.sample(settings.rows) for environment in through]
         vectors = [vectors for vectors, _ in taken]

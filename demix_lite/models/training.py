@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map
-from tqdm import tqdm
 
 from demix_lite.errors import DemixError
 
@@ -86,7 +85,6 @@ def fit(
     seed: int = 0,
     device: str | torch.device | None = None,
     after_epoch: Callable[[nn.Module], None] | None = None,
-    progress: bool = False,
 ) -> Trained:
     """Train ``model`` with AdamW on the weighted mean of the per-sample losses.
 
@@ -136,7 +134,7 @@ def fit(
     losses: list[float] = []
     early = model
     batch_size = max(1, round(batch_size * n / (rows or n)))
-    for epoch in tqdm(range(epochs), desc="fit", unit="epoch", disable=not progress, leave=False):
+    for epoch in range(epochs):
         total = 0.0
         for batch in torch.randperm(n, generator=order).split(batch_size):
             batch = batch.to(place)
