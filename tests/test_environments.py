@@ -181,7 +181,7 @@ def test_each_intervention_can_be_left_out(settings, expected, through, monkeypa
 
 def row_sets(through, settings):
     draw = torch.Generator().manual_seed(0)
-    return training._row_sets(FirstPass(width=8), through, settings, draw, False)
+    return training._row_sets(FirstPass(width=8), through, settings, draw)
 
 
 def test_without_the_model_intervention_one_architecture_is_seen(through):

@@ -28,6 +28,7 @@ from demix_lite.cross_fit import held_out
 from demix_lite.detector.ranks import normal_ranks
 from demix_lite.detector.runs import Run
 from demix_lite.detector.shortcuts import Candidates, ShortcutScorer, candidates, train_scorer
+from demix_lite.models.training import minimise
 
 # Small trees do not learn wrong verdicts and wrong labels by heart.
 TREES = {"max_leaf_nodes": 8, "early_stopping": False}
@@ -245,18 +246,13 @@ def _logit(probability: np.ndarray) -> np.ndarray:
 def _train(network: nn.Module, x: Tensor, truth: Tensor, seed: int) -> None:
     y = truth.float()
     draw = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=1e-3)
     batches = len(y) // 1024 + 1
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=EPOCHS * batches)
-    network.train()
-    for _ in range(EPOCHS):
-        for rows in torch.randperm(len(y), generator=draw).tensor_split(batches):
-            loss = F.binary_cross_entropy_with_logits(network(x[rows]), y[rows])
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-    network.eval()
+    losses = (
+        F.binary_cross_entropy_with_logits(network(x[rows]), y[rows])
+        for _ in range(EPOCHS)
+        for rows in torch.randperm(len(y), generator=draw).tensor_split(batches)
+    )
+    minimise(network, losses, EPOCHS * batches, weight_decay=1e-3)
 
 
 def calibrate(logits: np.ndarray, truth: np.ndarray) -> np.ndarray:

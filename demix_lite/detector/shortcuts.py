@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from demix_lite.detector.ranks import normal_ranks
+from demix_lite.models.training import minimise
 
 LEVELS = np.linspace(0.04, 0.96, 24)
 """Where conditions cut a column of numbers, as quantiles."""
@@ -201,17 +202,12 @@ def train_scorer(
     scorer.centre.copy_(together.mean(0))
     scorer.spread.copy_(together.std(0) + 1e-3)
     draw = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.AdamW(scorer.parameters(), lr=2e-3, weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=STEPS)
-    scorer.train()
-    for _ in range(STEPS):
+
+    def loss() -> Tensor:
         # The same number of candidates of every run, however many it has.
         picks = [torch.randint(len(aim), (16,), generator=draw) for aim in aims]
         x = torch.cat([f[pick] for f, pick in zip(facts, picks, strict=True)])
         y = torch.cat([a[pick] for a, pick in zip(aims, picks, strict=True)])
-        loss = (scorer(x) - y).square().mean()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-    scorer.eval()
+        return (scorer(x) - y).square().mean()
+
+    minimise(scorer, (loss() for _ in range(STEPS)), STEPS, weight_decay=1e-2)

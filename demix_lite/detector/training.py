@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -20,6 +19,7 @@ from demix_lite.detector.ranks import normal_ranks
 from demix_lite.detector.runs import CHANNELS
 from demix_lite.detector.set_transformer import Pooling, SetTransformer
 from demix_lite.errors import unknown_name
+from demix_lite.models.training import minimise
 
 VIEWS = 4
 """Validation sets that every environment is seen against."""
@@ -162,29 +162,19 @@ def train_first_pass(
     sets = _row_sets(network, environments, settings, draw)
     seen = [len(view.samples) for rows in sets for views in rows.views for view in views]
     settings = replace(settings, elements=min([settings.elements, *seen]))
-    positive_weight = _positive_weight(sets)
-    optimizer = torch.optim.AdamW(
-        network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+    weight = _positive_weight(sets)
+    losses = (
+        _step_loss(network, *_draw_batch(sets, settings, draw), weight, settings)
+        for _ in range(settings.steps)
     )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, settings.learning_rate, settings.steps
+    return minimise(
+        network,
+        tqdm(losses, total=settings.steps, desc="train detector", disable=None),
+        settings.steps,
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        clip=1.0,
     )
-    losses: list[float] = []
-    network.train()
-    with tqdm(total=settings.steps, desc="train detector", disable=None) as bar:
-        for _ in range(settings.steps):
-            looks, errors = _draw_batch(sets, settings, draw)
-            loss = _step_loss(network, looks, errors, positive_weight, settings)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            losses.append(float(loss.detach()))
-            bar.update()
-            bar.set_postfix(loss=f"{np.mean(losses[-50:]):.4f}")
-    network.eval()
-    return losses
 
 
 @dataclass(frozen=True)
