@@ -1,5 +1,15 @@
 """The protocol: one run of the whole line, judged on clean test rows."""
 
-from demix_lite.benchmark.pipeline import Outcome, run_pipeline
+from demix_lite.benchmark.ledger import COLUMNS, append_row, read_ledger
+from demix_lite.benchmark.pipeline import Outcome, Prepared, judge, prepare, run_pipeline
 
-__all__ = ["Outcome", "run_pipeline"]
+__all__ = [
+    "COLUMNS",
+    "Outcome",
+    "Prepared",
+    "append_row",
+    "judge",
+    "prepare",
+    "read_ledger",
+    "run_pipeline",
+]
