@@ -252,7 +252,16 @@ def judge(
 ) -> Outcome:
     """Let a method diagnose a run, repair what it found, train again and judge the model.
 
-    ``protocol`` says what the method learned from; it goes into the ledger.
+    Parameters
+    ----------
+    prepared : Prepared
+        The run.
+    method : ErrorDetector or baseline
+        Whatever diagnoses it.
+    protocol : str
+        What the method learned from; goes into the ledger.
+    announce : callable
+        Called with the name of each stage as it begins.
     """
     task, injection = prepared.task, prepared.injection
     clock = _Clock(announce, dict(prepared.seconds))

@@ -175,10 +175,20 @@ def open_run(
     seed: object = 0,
     device: Any = None,
 ) -> Run:
-    """Prepare the influence vectors of a dirty training set; see :class:`Run` for its parts.
+    """Prepare the influence vectors of a dirty training set.
 
-    The M validation samples (``validation``; all if there are fewer) are drawn at random by the
-    name ``seed``.
+    Parameters
+    ----------
+    task, architecture
+        The task and the name of its model's architecture.
+    encoder, trained
+        The encoder and the model, both fitted on ``train``.
+    train, valid : DataFrame
+        Training and validation rows as the user has them, errors included.
+    validation : int
+        Number M of validation samples, drawn at random; all of them if there are fewer.
+    seed : object
+        Names the draw.
     """
     draw = torch.Generator().manual_seed(derive_seed(task.name, "run", seed))
     samples = encoder.transform(train, task.target)
