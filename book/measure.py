@@ -328,7 +328,7 @@ def _apart(part: str) -> dict[str, float]:
 def write_adult(path: Path) -> pd.DataFrame:
     """Run five seeds of the methods on the whole real Adult; finished rows are kept."""
     cells = [Cell("adult", "mlp1", 0.5, seed, METHODS) for seed in SEEDS]
-    run_suite(cells, path, source="real", train_rows=ALL_ROWS, announce=_say, progress=True)
+    run_suite(cells, path, source="real", train_rows=ALL_ROWS, announce=_say)
     return read_ledger(path)
 
 

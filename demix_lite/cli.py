@@ -24,6 +24,12 @@ examples:
   demix-lite train-detector tabular                 the shipped weights, trained again
 """
 
+SETTINGS = (
+    *("source", "clean_ratio", "architecture", "model", "seed", "rows"),
+    *("validation", "rule", "co_occurring", "device"),
+)
+"""Options of ``run`` that are parameters of the pipeline."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code (2 for a mistake in what was asked)."""
@@ -68,34 +74,25 @@ def _add_diagnose(commands: Any) -> None:
             "diagnosis.csv and report.html to a folder; your file is not changed."
         ),
     )
-    table = diagnose.add_argument("file", type=Path, help="CSV (any separator) or Parquet file")
-    table.complete = shtab.FILE
-    diagnose.add_argument("--target", required=True, metavar="COLUMN", help="the label column")
-    diagnose.add_argument(
-        "--out", type=Path, metavar="DIR", help="where to write (default: NAME-diagnosis)"
-    )
-    diagnose.add_argument(
+    add = diagnose.add_argument
+    add("file", type=Path, help="CSV (any separator) or Parquet file").complete = shtab.FILE
+    add("--target", required=True, metavar="COLUMN", help="the label column")
+    add("--out", type=Path, metavar="DIR", help="where to write (default: NAME-diagnosis)")
+    add(
         "--kind",
         choices=["auto", "classification", "regression"],
         default="auto",
         help="what the label is (default: recognised; numbers with many values are a regression)",
     )
-    validation = diagnose.add_argument(
-        "--validation", type=Path, metavar="FILE", help="validation rows of your own, same columns"
-    )
-    validation.complete = shtab.FILE
-    diagnose.add_argument(
-        "--repaired", action="store_true", help="also write a copy of the file with repairs"
-    )
-    diagnose.add_argument(
-        "--self-check",
-        action="store_true",
-        help="also put known errors into your rows and report how many are found (takes longer)",
-    )
-    diagnose.add_argument("--encoding", help="of a text file, such as latin-1 (default: utf-8)")
-    diagnose.add_argument("--seed", type=int, default=0, help="other cuts and weights (default: 0)")
-    diagnose.add_argument("--detector", type=Path, help="weights instead of the shipped ones")
-    diagnose.add_argument("--json", action="store_true", help="print the result as JSON")
+    words = "validation rows of your own, same columns"
+    add("--validation", type=Path, metavar="FILE", help=words).complete = shtab.FILE
+    add("--repaired", action="store_true", help="also write a copy of the file with repairs")
+    words = "also put known errors into your rows and report how many are found (takes longer)"
+    add("--self-check", action="store_true", help=words)
+    add("--encoding", help="of a text file, such as latin-1 (default: utf-8)")
+    add("--seed", type=int, default=0, help="other cuts and weights (default: 0)")
+    add("--detector", type=Path, help="weights instead of the shipped ones")
+    add("--json", action="store_true", help="print the result as JSON")
     diagnose.set_defaults(command=_diagnose)
 
 
@@ -125,55 +122,36 @@ def _add_run(commands: Any) -> None:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    run.add_argument(
-        "task",
-        help=(
-            "which data set (adult, bank, credit, covertype, bike, air, movielens, amazon, yelp, "
-            "ultrafeedback, capybara)"
-        ),
+    add = run.add_argument
+    words = (
+        "which data set (adult, bank, credit, covertype, bike, air, movielens, amazon, yelp, "
+        "ultrafeedback, capybara)"
     )
-    run.add_argument(
-        "--source",
-        default="twin",
-        help="twin: built-in stand-in, no download; real: the prepared real table (default: twin)",
-    )
-    run.add_argument(
-        "--clean-ratio",
-        type=float,
-        default=0.5,
-        metavar="A",
-        help="share of rows without label or feature error, in (0, 1] (default: 0.5)",
-    )
-    run.add_argument(
+    add("task", help=words)
+    words = "twin: built-in stand-in, no download; real: the prepared real table (default: twin)"
+    add("--source", default="twin", help=words)
+    words = "share of rows without label or feature error, in (0, 1] (default: 0.5)"
+    add("--clean-ratio", type=float, default=0.5, metavar="A", help=words)
+    add(
         "--architecture",
         help=(
             "task model; tables: mlp1 (256-128-64), mlp2 (64-32) or ft_transformer; "
             "recommendation: din or dien; preference pairs: lora or last (default: the first)"
         ),
     )
-    run.add_argument(
-        "--model",
-        metavar="NAME",
-        help="preference pairs: another causal language model, a folder or a name on the hub",
-    )
-    run.add_argument(
-        "--seed", type=int, default=0, help="another seed, other errors and weights (default: 0)"
-    )
-    run.add_argument("--rows", type=int, help="use only so many rows of the table")
-    run.add_argument(
-        "--validation",
-        type=int,
-        default=256,
-        metavar="M",
-        help="validation samples per influence vector (default: 256)",
-    )
-    run.add_argument("--rule", help="the spurious rule (default: drawn by the seed)")
-    run.add_argument(
-        "--co-occurring", action="store_true", help="let label and feature errors meet in one row"
-    )
-    run.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
-    run.add_argument("--detector", type=Path, help="weights to use instead of the shipped ones")
-    run.add_argument("--json", type=Path, metavar="FILE", help="also write the result as JSON")
+    words = "preference pairs: another causal language model, a folder or a name on the hub"
+    add("--model", metavar="NAME", help=words)
+    words = "another seed, other errors and weights (default: 0)"
+    add("--seed", type=int, default=0, help=words)
+    add("--rows", type=int, help="use only so many rows of the table")
+    words = "validation samples per influence vector (default: 256)"
+    add("--validation", type=int, default=256, metavar="M", help=words)
+    add("--rule", help="the spurious rule (default: drawn by the seed)")
+    words = "let label and feature errors meet in one row"
+    add("--co-occurring", action="store_true", help=words)
+    add("--device", default="cpu", help="cpu or cuda (default: cpu)")
+    add("--detector", type=Path, help="weights to use instead of the shipped ones")
+    add("--json", type=Path, metavar="FILE", help="also write the result as JSON")
     run.set_defaults(command=_run)
 
 
@@ -187,28 +165,20 @@ def _add_bench(commands: Any) -> None:
             "and baselines that are missing are trained first."
         ),
     )
-    bench.add_argument("--suite", default="tabular", help="family of tasks (default: tabular)")
-    bench.add_argument("--quick", action="store_true", help="a small slice, on the built-in twin")
-    bench.add_argument(
-        "--ledger",
-        type=Path,
-        help="the CSV file to fill (default: the book's; for twins and --quick one in _build/)",
-    )
-    bench.add_argument("--source", help="twin or real (default: real; twin with --quick)")
-    bench.add_argument("--tasks", nargs="+", metavar="TASK", help="only these tasks")
-    bench.add_argument("--methods", nargs="+", metavar="NAME", help="only these methods")
-    bench.add_argument("--protocols", nargs="+", metavar="NAME", help="only these protocols")
-    bench.add_argument(
-        "--studies",
-        action="store_true",
-        help="instead of the grid: what each repair is worth, and F1 by validation samples",
-    )
-    bench.add_argument(
-        "--ablation",
-        action="store_true",
-        help="instead of the grid: the detector without each of its parts (some: --methods)",
-    )
-    bench.add_argument("--jobs", type=int, help="runs side by side (default: one a core)")
+    add = bench.add_argument
+    add("--suite", default="tabular", help="family of tasks (default: tabular)")
+    add("--quick", action="store_true", help="a small slice, on the built-in twin")
+    words = "the CSV file to fill (default: the book's; for twins and --quick one in _build/)"
+    add("--ledger", type=Path, help=words)
+    add("--source", help="twin or real (default: real; twin with --quick)")
+    add("--tasks", nargs="+", metavar="TASK", help="only these tasks")
+    add("--methods", nargs="+", metavar="NAME", help="only these methods")
+    add("--protocols", nargs="+", metavar="NAME", help="only these protocols")
+    words = "instead of the grid: what each repair is worth, and F1 by validation samples"
+    add("--studies", action="store_true", help=words)
+    words = "instead of the grid: the detector without each of its parts (some: --methods)"
+    add("--ablation", action="store_true", help=words)
+    add("--jobs", type=int, help="runs side by side (default: one a core)")
     bench.set_defaults(command=_bench)
 
 
@@ -221,16 +191,13 @@ def _add_train(commands: Any) -> None:
             "saw one of the tasks. A detector that is there is not trained again."
         ),
     )
-    train.add_argument("family", help="family of tasks, such as tabular")
-    train.add_argument("--source", default="real", help="twin or real (default: real)")
-    train.add_argument("--only", nargs="+", metavar="NAME", help="names of single detectors")
-    train.add_argument(
-        "--injections", type=int, metavar="N", help="injections a task (default: 48)"
-    )
-    train.add_argument(
-        "--all", action="store_true", help="also those that the benchmark alone needs"
-    )
-    train.add_argument("--again", action="store_true", help="also those that are there already")
+    add = train.add_argument
+    add("family", help="family of tasks, such as tabular")
+    add("--source", default="real", help="twin or real (default: real)")
+    add("--only", nargs="+", metavar="NAME", help="names of single detectors")
+    add("--injections", type=int, metavar="N", help="injections a task (default: 48)")
+    add("--all", action="store_true", help="also those that the benchmark alone needs")
+    add("--again", action="store_true", help="also those that are there already")
     train.set_defaults(command=_train)
 
 
@@ -309,21 +276,9 @@ def _run(options: argparse.Namespace) -> None:
             bar.set_description(stage)
             bar.update(1 if bar.n or stage != STEPS[0] else 0)
 
-        outcome = run_pipeline(
-            options.task,
-            source=options.source,
-            clean_ratio=options.clean_ratio,
-            architecture=options.architecture,
-            model=options.model,
-            seed=options.seed,
-            rows=options.rows,
-            validation=options.validation,
-            rule=options.rule,
-            co_occurring=options.co_occurring,
-            detector=ErrorDetector.load(options.detector) if options.detector else None,
-            device=options.device,
-            announce=announce,
-        )
+        detector = ErrorDetector.load(options.detector) if options.detector else None
+        settings = {name: getattr(options, name) for name in SETTINGS}
+        outcome = run_pipeline(options.task, detector=detector, announce=announce, **settings)
     print(run_report(outcome.row))
     if options.json:
         write_json(options.json, outcome.row)
@@ -339,37 +294,24 @@ def _bench(options: argparse.Namespace) -> None:
     ledger = options.ledger or _default_ledger(source, quick=options.quick)
     check_writable(ledger)
     wanted = [get_task(name).name for name in options.tasks or ()]
+    names, folder = wanted or family_tasks(options.suite), ledger.parent
+    how: dict[str, Any] = {"source": source}
     if options.studies:
         from demix_lite.benchmark.studies import run_studies
 
-        names = wanted or family_tasks(options.suite)
-        run_studies(names, ledger.parent, source=source, jobs=options.jobs, progress=True)
-        _say(f"written: {ledger.parent}/repair.csv and samples.csv")
-        return
-    if options.ablation:
+        run_studies(names, folder, jobs=options.jobs, **how)
+        _say(f"written: {folder}/repair.csv and samples.csv")
+    elif options.ablation:
         from demix_lite.benchmark.ablation import run_ablation
 
-        names = wanted or family_tasks(options.suite)
-        file = ledger.with_name("ablation.csv")
-        run_ablation(
-            names, file, source=source, names=options.methods, progress=True, announce=_say
-        )
+        file = folder / "ablation.csv"
+        run_ablation(names, file, names=options.methods, announce=_say, **how)
         _say(f"written: {file}")
-        return
-    run_suite(
-        some(
-            suite(options.suite, quick=options.quick),
-            tasks=wanted,
-            methods=options.methods or (),
-            protocols=options.protocols or (),
-        ),
-        ledger,
-        source=source,
-        jobs=options.jobs,
-        progress=True,
-        announce=_say,
-    )
-    _say(f"written: {ledger}")
+    else:
+        kept = {"tasks": wanted, "methods": options.methods, "protocols": options.protocols}
+        cells = some(suite(options.suite, quick=options.quick), **kept)
+        run_suite(cells, ledger, jobs=options.jobs, announce=_say, **how)
+        _say(f"written: {ledger}")
 
 
 def _default_ledger(source: str, *, quick: bool) -> Path:
@@ -394,7 +336,6 @@ def _train(options: argparse.Namespace) -> None:
         source=options.source,
         injections=options.injections or INJECTIONS,
         again=options.again,
-        progress=True,
         announce=_say,
     )
 

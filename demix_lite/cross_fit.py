@@ -22,24 +22,16 @@ def held_out(
     most: int | None = None,
     seed: int = 0,
 ) -> np.ndarray:
-    """Let every row be judged by a model fitted on rows of the other folds.
+    """Let every row be judged by a clone of the model fitted on rows of the other folds.
 
     Parameters
     ----------
-    model : estimator
-        Cloned for every fold.
-    x, y : array
-        Inputs and targets; classes are numbered from 0.
     classes : int
-        Number of classes; 0 if the target is a number.
+        Number of classes, which ``y`` numbers from 0; 0 if the target is a number.
     weights : array, optional
         Weights of the rows.
-    folds : int
-        Number of folds.
     most : int, optional
         Fit on at most so many rows, drawn at random.
-    seed : int
-        Names the folds and the draw.
 
     Returns
     -------

@@ -32,7 +32,7 @@ class Diagnosis:
     def from_probability(
         cls,
         probability: np.ndarray,
-        thresholds: np.ndarray,
+        thresholds: np.ndarray | None = None,
         *,
         margin: float = 0.0,
         index: pd.Index | None = None,
@@ -43,8 +43,8 @@ class Diagnosis:
         ----------
         probability : array
             Shape ``(n, 3)``.
-        thresholds : array
-            One per error type.
+        thresholds : array, optional
+            One per error type; those of the largest expected F1 by default.
         margin : float
             Half-width of the band around the threshold in which nothing is said.
 
@@ -54,6 +54,8 @@ class Diagnosis:
         >>> said.flag.iloc[0].tolist()
         [True, False, True]
         """
+        if thresholds is None:
+            thresholds = np.array([expected_f1_threshold(p) for p in probability.T])
 
         def table(values: np.ndarray) -> pd.DataFrame:
             return pd.DataFrame(values, columns=list(ERROR_TYPES), index=index)

@@ -27,12 +27,8 @@ COLOURS = {
 MARKERS = {"none": ".", "label": "o", "feature": "s", "spurious": "^", "several": "D"}
 LINES = {"label": "-", "feature": "--", "spurious": "-."}
 SERIES = (
-    ("#0072B2", "o"),
-    ("#D55E00", "s"),
-    ("#009E73", "^"),
-    ("#CC79A7", "D"),
-    ("#E69F00", "v"),
-    ("#56B4E9", "P"),
+    *(("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^")),
+    *(("#CC79A7", "D"), ("#E69F00", "v"), ("#56B4E9", "P")),
 )
 
 
@@ -59,21 +55,12 @@ def _pyplot() -> Any:
     return pyplot
 
 
-def influence_heatmap(
-    values: Any, kinds: pd.Series, *, unit: str = "influence (cosine)", ax: "Axes | None" = None
-) -> "Axes":
-    """Draw influence vectors as a picture: one line a training row, grouped by its error.
+def influence_heatmap(values: Any, kinds: pd.Series) -> "Axes":
+    """Draw influence vectors ``(n, M)``: one line a training row, blue is helpful, red is harmful.
 
-    Parameters
-    ----------
-    values : array
-        Shape ``(n, M)``; blue is helpful, red is harmful.
-    kinds : Series
-        Error of each row: ``none``, ``label``, ``feature``, ``spurious`` or ``several``.
-    unit : str
-        Label of the colour bar.
+    Rows are grouped by their error: ``none``, ``label``, ``feature``, ``spurious`` or ``several``.
     """
-    axes = ax or new_axes(7.5, 5.0)
+    axes = new_axes(7.5, 5.0)
     values = np.asarray(values)
     order = [kind for kind in COLOURS if (kinds == kind).any()]
     rows = np.concatenate([np.flatnonzero(kinds == kind) for kind in order])
@@ -87,14 +74,14 @@ def influence_heatmap(
         axes.axhline(end - 0.5, color="black", linewidth=1)
     axes.set_yticks((starts + ends - 1) / 2, [_said(kind) for kind in order])
     axes.set(xlabel="validation samples", ylabel="training rows")
-    bar = axes.figure.colorbar(picture, ax=axes, label=f"harmful ←  {unit}  → helpful")
+    bar = axes.figure.colorbar(picture, ax=axes, label="harmful ←  influence (cosine)  → helpful")
     bar.outline.set_visible(False)
     return axes
 
 
-def error_scatter(points: Any, kinds: pd.Series, *, ax: "Axes | None" = None) -> "Axes":
+def error_scatter(points: Any, kinds: pd.Series) -> "Axes":
     """Draw rows as points in the plane, with a colour and a marker per error; shape ``(n, 2)``."""
-    axes = ax or new_axes(6.5, 5.0)
+    axes = new_axes(6.5, 5.0)
     points = np.asarray(points)
     for kind in (kind for kind in COLOURS if (kinds == kind).any()):
         x, y = points[(kinds == kind).to_numpy()].T
@@ -106,15 +93,9 @@ def error_scatter(points: Any, kinds: pd.Series, *, ax: "Axes | None" = None) ->
     return axes
 
 
-def precision_recall(
-    probability: pd.DataFrame,
-    flag: pd.DataFrame,
-    errors: pd.DataFrame,
-    *,
-    ax: "Axes | None" = None,
-) -> "Axes":
+def precision_recall(probability: pd.DataFrame, flag: pd.DataFrame, errors: pd.DataFrame) -> "Axes":
     """Draw precision against recall per error type; the marker is where the flags stand."""
-    axes = ax or new_axes(6.5, 4.2)
+    axes = new_axes(6.5, 4.2)
     for kind in (kind for kind in ERROR_TYPES if errors[kind].any()):
         truth, flagged = errors[kind].to_numpy(), flag[kind].to_numpy()
         precision, recall, _ = precision_recall_curve(truth, probability[kind])
@@ -276,9 +257,9 @@ def curves(
     return axes
 
 
-def confusion(table: pd.DataFrame, *, ax: "Axes | None" = None) -> "Axes":
+def confusion(table: pd.DataFrame) -> "Axes":
     """Draw counts of true (rows) against said (columns), shaded by their share of the row."""
-    axes = ax or new_axes(6.0, 3.8)
+    axes = new_axes(6.0, 3.8)
     share = table.div(table.sum(axis=1).clip(lower=1), axis=0).to_numpy()
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for (i, j), part in np.ndenumerate(share):
@@ -291,9 +272,9 @@ def confusion(table: pd.DataFrame, *, ax: "Axes | None" = None) -> "Axes":
     return axes
 
 
-def stage_seconds(seconds: Mapping[str, float], *, ax: "Axes | None" = None) -> "Axes":
+def stage_seconds(seconds: Mapping[str, float]) -> "Axes":
     """Draw how long each stage took, in the order of the stages."""
-    axes = ax or new_axes(6.5, 0.9 + 0.3 * len(seconds))
+    axes = new_axes(6.5, 0.9 + 0.3 * len(seconds))
     bars = axes.barh(list(seconds), list(seconds.values()), color="#56B4E9")
     axes.bar_label(bars, fmt="%.1f", padding=3)
     axes.invert_yaxis()

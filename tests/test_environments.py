@@ -86,7 +86,9 @@ def test_training_injections_differ_in_ratio_rows_and_kind(monkeypatch):
 
     monkeypatch.setattr(made, "make_environment", remember)
     task = get_task("adult")
-    made.training_environments(task, task.load(rows=900), 8, rows=100)
+    splits = task.load(rows=900)
+    for number in range(8):
+        made.injection_environments(task, splits, number, rows=100)
     numbers = [options["seed"] for _, options in asked]
     assert list(dict.fromkeys(numbers)) == [f"train {n}" for n in range(8)]
     fast = [options for _, options in asked if options["architecture"] == "mlp1"]
@@ -179,7 +181,7 @@ def test_each_intervention_can_be_left_out(settings, expected, through, monkeypa
 
 def row_sets(through, settings):
     draw = torch.Generator().manual_seed(0)
-    return training._row_sets(FirstPass(width=8), through, settings, draw, False)
+    return training._row_sets(FirstPass(width=8), through, settings, draw)
 
 
 def test_without_the_model_intervention_one_architecture_is_seen(through):

@@ -67,13 +67,13 @@ def test_the_worst_group_is_the_worst_of_the_groups(outcome):
     done = evaluate(
         outcome.task,
         outcome.trained.model,
-        outcome.encoder,
+        outcome.run.encoder,
         outcome.splits.test,
         outcome.injection.rule,
     )
     assert done.worst_group == min(done.groups.values())
     test, task = outcome.splits.test, outcome.task
-    inputs, targets = outcome.encoder.transform(test, task.target)
+    inputs, targets = outcome.run.encoder.transform(test, task.target)
     right = predict(outcome.trained.model, inputs).argmax(1).eq(targets).numpy()
     assert done.metric == pytest.approx(right.mean())
     both = task.groups(test, outcome.injection.rule) == 3

@@ -102,11 +102,6 @@ def test_stages_stand_in_order():
     assert axes.get_xlabel() == "seconds"
 
 
-def test_a_picture_goes_where_it_is_told():
-    axes = plots.new_axes()
-    assert plots.stage_seconds({"fit": 1.0}, ax=axes) is axes
-
-
 def test_without_matplotlib_one_sentence(monkeypatch):
     real = builtins.__import__
 

@@ -23,7 +23,6 @@ from demix_lite.benchmark.protocols import (
     curricula,
     curriculum_for,
     detector_for,
-    detector_name,
     family_tasks,
 )
 from demix_lite.detector import ErrorDetector
@@ -96,7 +95,7 @@ def test_every_entry_of_the_grid_has_a_method_and_a_detector():
     for cell in suite.suite("tabular"):
         for name, protocol in cell.entries:
             if name == "demix_lite":
-                detector = detector_name("tabular", protocol, cell.task, cell.architecture)
+                detector = curriculum_for(protocol, cell.task, cell.architecture).name
                 plan = known[detector]
                 assert plan.protocol == protocol
                 assert (cell.task in plan.tasks) == (protocol != "leave-one-task-out")
@@ -338,7 +337,7 @@ class Recorder:
     def __init__(self, settings):
         self.settings = settings
 
-    def fit(self, environments, *, facts, progress):
+    def fit(self, environments, *, facts):
         Recorder.fitted.append((facts, [e.name for e in environments]))
         return self
 
@@ -370,8 +369,9 @@ def test_a_detector_learns_from_the_tasks_and_architectures_of_its_plan_once(mon
         Curriculum("two", "leave-one-architecture-out", ("adult", "air"), ("mlp2",)),
         Curriculum("three", "leave-one-task-out", ("air",), ("mlp1",)),
     ]
+    monkeypatch.setattr(protocols, "environment_bank", lambda tasks, **_: environments)
     for _ in range(2):
-        protocols.train_detectors(plans, source="twin", bank=lambda tasks: environments)
+        protocols.train_detectors(plans, source="twin")
     learned = [names for _, names in Recorder.fitted]
     assert learned == [
         ["air mlp1", "air mlp2"],
@@ -381,7 +381,7 @@ def test_a_detector_learns_from_the_tasks_and_architectures_of_its_plan_once(mon
     facts = Recorder.fitted[1][0]
     assert set(facts["data_sha256"]) == {"adult", "air"}
     assert facts["protocol"] == "leave-one-architecture-out"
-    protocols.train_detectors(plans[:1], source="twin", bank=lambda tasks: environments, again=True)
+    protocols.train_detectors(plans[:1], source="twin", again=True)
     assert len(Recorder.fitted) == 4
 
 
@@ -400,8 +400,9 @@ def test_detectors_of_pairs_begin_with_that_of_the_tables(monkeypatch, tmp_path)
 
     monkeypatch.setenv("DEMIX_DATA", str(tmp_path))
     monkeypatch.setattr(ErrorDetector, "fit", fit)
+    monkeypatch.setattr(protocols, "environment_bank", lambda tasks, **_: {t: [] for t in tasks})
     plan = replace(plan, protocol="in-task")  # so that nothing is written into the package
-    protocols.train_detectors([plan], source="twin", bank=lambda tasks: {t: [] for t in tasks})
+    protocols.train_detectors([plan], source="twin")
     for name, weights in begun[0].first.state_dict().items():
         assert torch.equal(weights, start[name])
 

@@ -6,9 +6,6 @@ file and one line here. A method that has to know the true errors of the run it 
 first (``told(errors)``); it stands in the ledger as a yardstick.
 """
 
-from pathlib import Path
-from typing import ClassVar, Protocol, Self
-
 from demix_lite.baselines.base import Baseline
 from demix_lite.baselines.ceiling import Ceiling, CeilingAllRows
 from demix_lite.baselines.composite import Composite
@@ -30,33 +27,6 @@ from demix_lite.baselines.oracle import Oracle, Yardstick
 from demix_lite.baselines.random_guess import RandomGuess
 from demix_lite.baselines.reward_margin import RewardMargin
 from demix_lite.baselines.summary_gbm import SummaryGBM
-from demix_lite.detector.environments import Environment
-from demix_lite.detector.runs import Run
-from demix_lite.diagnosis import Diagnosis
-
-
-class Method(Protocol):
-    """What every method of the ledger answers."""
-
-    name: ClassVar[str]
-
-    def fit(self, environments: list[Environment]) -> Self:
-        """Learn from runs with known errors."""
-        ...
-
-    def predict(self, run: Run) -> Diagnosis:
-        """Diagnose every row of a run."""
-        ...
-
-    def save(self, path: Path) -> None:
-        """Keep what was learned."""
-        ...
-
-    @classmethod
-    def load(cls, path: Path) -> Self:
-        """Read what :meth:`save` kept."""
-        ...
-
 
 BASELINES: dict[str, type[Baseline]] = {
     method.name: method
@@ -85,4 +55,4 @@ YARDSTICKS: dict[str, type[Yardstick]] = {
 }
 """Methods that are told the true errors, by name."""
 
-__all__ = ["BASELINES", "YARDSTICKS", "Baseline", "Method", "SummaryGBM", "Yardstick"]
+__all__ = ["BASELINES", "YARDSTICKS", "Baseline", "SummaryGBM", "Yardstick"]

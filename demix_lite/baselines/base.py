@@ -19,7 +19,7 @@ from scipy.stats import rankdata
 
 from demix_lite.detector.environments import Environment
 from demix_lite.detector.runs import Run
-from demix_lite.diagnosis import ERROR_TYPES, Diagnosis, expected_f1_threshold, score
+from demix_lite.diagnosis import ERROR_TYPES, Diagnosis, score
 from demix_lite.errors import DemixError
 from demix_lite.tasks.base import Task
 
@@ -126,8 +126,7 @@ class Baseline(ABC):
     def _diagnose(self, places: np.ndarray, run: Run) -> Diagnosis:
         assert self.rates is not None
         probability = np.take_along_axis(self.rates, places, axis=0)
-        thresholds = np.array([expected_f1_threshold(p) for p in probability.T])
-        return Diagnosis.from_probability(probability, thresholds, index=run.index)
+        return Diagnosis.from_probability(probability, index=run.index)
 
 
 def _places(scores: np.ndarray) -> np.ndarray:

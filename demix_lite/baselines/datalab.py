@@ -10,8 +10,7 @@ import numpy as np
 import pandas as pd
 
 from demix_lite.baselines.base import Baseline
-from demix_lite.baselines.ddc import present
-from demix_lite.baselines.extra import cleanlab
+from demix_lite.baselines.ddc import cleanlab, present
 from demix_lite.baselines.looks import class_count, encoded, once_per_run, out_of_fold, targets
 from demix_lite.detector.environments import Environment
 from demix_lite.detector.runs import Run

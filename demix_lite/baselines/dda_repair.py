@@ -26,7 +26,7 @@ class DDARepair(InfluenceSignal):
     claims = ERROR_TYPES
     space: ClassVar = {"checkpoints": ("final", "both")}
     source = "debugging by data attribution; influence as in Pruthi et al. (2020), arXiv:2002.08484"
-    cosine = True
+    channels = ("influence",)
 
     def signal(self, influence: Tensor, groups: Tensor) -> Tensor:
         """Return minus the mean influence."""

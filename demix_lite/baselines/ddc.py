@@ -1,12 +1,13 @@
 """Data cleaning with Cleanlab: label issues, outliers, and groups of rows that do not fit."""
 
+import importlib
 from collections.abc import Iterator
+from types import ModuleType
 from typing import ClassVar
 
 import numpy as np
 
 from demix_lite.baselines.base import Baseline
-from demix_lite.baselines.extra import cleanlab
 from demix_lite.baselines.looks import (
     class_count,
     doubt,
@@ -17,6 +18,7 @@ from demix_lite.baselines.looks import (
     targets,
 )
 from demix_lite.detector.runs import Run
+from demix_lite.errors import DemixError
 
 PRIOR_ROWS = 10
 FIFTHS = np.arange(0.2, 0.9, 0.2)
@@ -33,10 +35,7 @@ class DDC(Baseline):
     """
 
     name = "ddc"
-    space: ClassVar = {
-        "group": ("disagreeing", "underperforming"),
-        "issues_first": (True, False),
-    }
+    space: ClassVar = {"group": ("disagreeing", "underperforming"), "issues_first": (True, False)}
     source = (
         "Northcutt, Jiang & Chuang (2021), Confident Learning; Kuan & Mueller (2022), Back to the "
         "Basics: Revisiting Out-of-Distribution Detection Baselines; Chung et al. (2019), Slice "
@@ -50,6 +49,27 @@ class DDC(Baseline):
             label = label + label_issues(run)
         by_group = {"underperforming": underperforming, "disagreeing": disagreeing}
         return np.column_stack([label, outliers(run), by_group[self.settings["group"]](run)])
+
+
+def cleanlab(module: str) -> ModuleType:
+    """Import a module of Cleanlab.
+
+    Raises
+    ------
+    DemixError
+        If Cleanlab, or what it needs, is not installed.
+
+    Examples
+    --------
+    >>> cleanlab("rank").get_label_quality_scores.__name__
+    'get_label_quality_scores'
+    """
+    try:
+        return importlib.import_module(f"cleanlab.{module}")
+    except ImportError as error:
+        raise DemixError(
+            "the baselines ddc and datalab need Cleanlab: pip install 'demix_lite[baselines]'."
+        ) from error
 
 
 @once_per_run

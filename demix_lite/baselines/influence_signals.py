@@ -18,6 +18,7 @@ from demix_lite.detector.runs import Run
 from demix_lite.influence import InfluenceSource
 
 BLOCK = 512
+PRODUCT = ("influence", "train_gradient_norm", "valid_gradient_norm")
 STUDY = (
     "signal of A Comparative Analysis of Influence Signals for Data Debugging (2024), "
     "arXiv:2506.11584"
@@ -34,14 +35,18 @@ class InfluenceSignal(Baseline):
 
     Attributes
     ----------
-    cosine : bool
-        Whether gradients are normalised to length 1.
+    channels : tuple of str
+        The influence channels whose product is summed over checkpoints: inner products of
+        gradients, or their cosines.
+    samples : int, optional
+        Validation samples that are looked at; all of them by default.
     """
 
     claims: ClassVar[tuple[str, ...]] = ("label",)
     space: ClassVar = {"checkpoints": ("both", "final")}
     source = STUDY
-    cosine: ClassVar[bool] = False
+    channels: ClassVar[tuple[str, ...]] = PRODUCT
+    samples: ClassVar[int | None] = None
 
     @abstractmethod
     def signal(self, influence: Tensor, groups: Tensor) -> Tensor:
@@ -50,16 +55,29 @@ class InfluenceSignal(Baseline):
     def scores(self, run: Run) -> np.ndarray:
         """Return the signal of every row, shape ``(N,)``."""
         groups = _label_groups(run)
-        blocks = (sum(products) for products in zip(*self._influence(run), strict=True))
-        return torch.cat([self.signal(block, groups) for block in blocks]).numpy()
-
-    def _influence(self, run: Run) -> list[Iterator[Tensor]]:
-        stream = _cosines if self.cosine else _products
-        return [stream(run, model) for model in self._models(run)]
-
-    def _models(self, run: Run) -> list[nn.Module]:
         final, early = run.trained.model, run.trained.early
-        return [final] if self.settings["checkpoints"] == "final" else [early, final]
+        models = [final] if self.settings["checkpoints"] == "final" else [early, final]
+        streams = [self._blocks(run, model) for model in models]
+        start = torch.zeros(())
+        summed = (sum(map(self.product, b), start) for b in zip(*streams, strict=True))
+        return torch.cat([self.signal(block, groups) for block in summed]).numpy()
+
+    def product(self, block: Tensor) -> Tensor:
+        """Return the influence under one checkpoint from its channels ``(n, C, M)``."""
+        return block.prod(1)
+
+    def _blocks(self, run: Run, model: nn.Module) -> Iterator[Tensor]:
+        """Yield raw channels of all rows, block by block, in order, shape ``(n, C, M)``."""
+        chosen = run.valid.loc[run.valid_index[: self.samples]]
+        source = InfluenceSource(
+            model,
+            run.task.loss,
+            run.encoder.transform(chosen, run.task.target),
+            self.channels,
+            partners=len(run),
+            device=run.sources[0].device,
+        )
+        return (block for _, block in source.blocks(run.samples, block_size=BLOCK))
 
 
 class SelfInfluence(InfluenceSignal):
@@ -69,9 +87,12 @@ class SelfInfluence(InfluenceSignal):
     """
 
     name = "self_influence"
+    channels = ("train_gradient_norm",)
+    samples = 1  # the norm is the same against all of them
 
-    def _influence(self, run: Run) -> list[Iterator[Tensor]]:
-        return [_squared_norms(run, model) for model in self._models(run)]
+    def product(self, block: Tensor) -> Tensor:
+        """Return the squared norms."""
+        return block[:, 0].square()
 
     def signal(self, influence: Tensor, groups: Tensor) -> Tensor:
         """Return the influence of every row on itself, given as one column."""
@@ -134,37 +155,6 @@ class ClassGradient(InfluenceSignal):
         """Return minus the smallest of the influences summed by label group."""
         members = (groups[:, None] == groups.unique()).to(influence.dtype)
         return -(influence @ members).min(1).values
-
-
-def _source(
-    run: Run, model: nn.Module, *channels: str, samples: int | None = None
-) -> Iterator[Tensor]:
-    """Yield raw channels of all rows, block by block, in order, shape ``(n, C, M)``."""
-    valid = run.encoder.transform(run.valid.loc[run.valid_index[:samples]], run.task.target)
-    source = InfluenceSource(
-        model,
-        run.task.loss,
-        valid,
-        channels,
-        partners=len(run),
-        device=run.sources[0].device,
-    )
-    return (block for _, block in source.blocks(run.samples, block_size=BLOCK))
-
-
-def _products(run: Run, model: nn.Module) -> Iterator[Tensor]:
-    names = ("influence", "train_gradient_norm", "valid_gradient_norm")
-    return (block.prod(1) for block in _source(run, model, *names))
-
-
-def _cosines(run: Run, model: nn.Module) -> Iterator[Tensor]:
-    return (block[:, 0] for block in _source(run, model, "influence"))
-
-
-def _squared_norms(run: Run, model: nn.Module) -> Iterator[Tensor]:
-    # One validation sample is enough: the norm is the same against all of them.
-    norms = _source(run, model, "train_gradient_norm", samples=1)
-    return (block[:, 0].square() for block in norms)
 
 
 def _label_groups(run: Run) -> Tensor:

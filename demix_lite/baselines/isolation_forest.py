@@ -16,12 +16,7 @@ TREES = 200
 def isolation(run: Run, samples: int = 256) -> np.ndarray:
     """Return how early random splits isolate every row of the encoded inputs, shape ``(N,)``.
 
-    Parameters
-    ----------
-    run : Run
-        The run.
-    samples : int
-        Rows that a tree is grown on; all of them if there are fewer.
+    A tree is grown on ``samples`` rows, or all of them if there are fewer.
     """
     rows = encoded(run)
     forest = Forest(n_estimators=TREES, max_samples=min(samples, len(rows)), random_state=0)

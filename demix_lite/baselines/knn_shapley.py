@@ -53,19 +53,8 @@ def shapley_values(
 ) -> np.ndarray:
     """Return the Shapley value of every training row, averaged over validation rows.
 
-    Parameters
-    ----------
-    x, y, x_valid, y_valid : array
-        Inputs and targets of training and validation rows.
-    ks : tuple of int
-        Numbers of neighbours.
-    classes : bool
-        Whether targets are classes; numbers are centred on the training mean.
-
-    Returns
-    -------
-    array
-        Shape ``(len(ks), len(x))``.
+    For each number of neighbours, shape ``(len(ks), len(x))``. Targets that are not ``classes`` are
+    centred on the training mean.
 
     Examples
     --------
@@ -95,15 +84,7 @@ def nearest_first(x: np.ndarray, around: np.ndarray) -> np.ndarray:
 
 
 def class_values(hits: np.ndarray, k: int) -> np.ndarray:
-    """Values of neighbours in order of distance.
-
-    Parameters
-    ----------
-    hits : array
-        Whether the neighbours have the right label, nearest first, shape ``(V, N)``.
-    k : int
-        Number of neighbours that vote.
-    """
+    """Values of neighbours, given which have the right label, nearest first, shape ``(V, N)``."""
     hits = hits.astype(float)
     rank = np.arange(1, hits.shape[1])
     steps = -np.diff(hits, axis=1) * np.minimum(k, rank) / (k * rank)
@@ -111,18 +92,9 @@ def class_values(hits: np.ndarray, k: int) -> np.ndarray:
 
 
 def number_values(near: np.ndarray, wanted: np.ndarray, k: int) -> np.ndarray:
-    """Values of neighbours in order of distance, for any N and k.
+    """Values of neighbours, given their targets ``(V, N)``, nearest first, and those of V rows.
 
     The utility of a set is minus the squared error of the sum of its k nearest targets over k.
-
-    Parameters
-    ----------
-    near : array
-        Targets of the neighbours, nearest first, shape ``(V, N)``.
-    wanted : array
-        Targets of the validation rows, shape ``(V, 1)``.
-    k : int
-        Number of neighbours that are averaged.
     """
     n = near.shape[1]
     rank = np.arange(1, n + 1)

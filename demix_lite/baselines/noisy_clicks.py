@@ -47,15 +47,8 @@ class NoisyClicks(Baseline):
         seed, (inputs, targets) = run_seed(run, self.name), run.samples
         model = seeded_model(run.task, run.architecture, run.encoder, seed)
         noisy = Noisy(model, self.settings["rate"])
-        trained = fit(
-            noisy,
-            run.task.loss,
-            inputs,
-            targets,
-            **run.task.training,
-            seed=seed,
-            device=run.sources[0].device,
-        ).model
+        options = {**run.task.training, "seed": seed, "device": run.sources[0].device}
+        trained = fit(noisy, run.task.loss, inputs, targets, **options).model
         assert isinstance(trained, Noisy)
         return trained.wrong(predict(trained.model, inputs), targets).numpy()
 

@@ -27,29 +27,15 @@ def retrain(
 ) -> nn.Module:
     """Train the architecture of a run from fresh weights, as the run's own model was trained.
 
-    Parameters
-    ----------
-    run : Run
-        The run.
-    samples : tuple
-        Encoded inputs and targets to train on.
-    name : str
-        Name of the baseline; fixes the weights and the order of the batches.
-    epochs : int, optional
-        As many as the run's own model by default.
-    after_epoch : callable, optional
-        Called with the model after every epoch.
+    ``name``, that of the baseline, fixes the weights and the order of the batches; there are as
+    many epochs as the run's own model had by default.
     """
     seed = run_seed(run, name)
-    settings = {**run.task.training, "epochs": epochs or len(run.trained.losses)}
+    model = seeded_model(run.task, run.architecture, run.encoder, seed)
+    settings = {**run.task.training, "epochs": epochs or len(run.trained.losses), "seed": seed}
+    place = run.sources[0].device
     return fit(
-        seeded_model(run.task, run.architecture, run.encoder, seed),
-        run.task.loss,
-        *samples,
-        **settings,
-        seed=seed,
-        device=run.sources[0].device,
-        after_epoch=after_epoch,
+        model, run.task.loss, *samples, **settings, device=place, after_epoch=after_epoch
     ).model
 
 

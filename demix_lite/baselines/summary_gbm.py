@@ -19,7 +19,7 @@ from demix_lite.detector.environments import Environment
 from demix_lite.detector.ranks import normal_ranks
 from demix_lite.detector.runs import CHANNELS, Run
 from demix_lite.detector.set_transformer import summaries
-from demix_lite.diagnosis import ERROR_TYPES, Diagnosis, expected_f1_threshold
+from demix_lite.diagnosis import ERROR_TYPES, Diagnosis
 
 AGREEMENT = CHANNELS.index("label_agreement")
 
@@ -76,5 +76,4 @@ class SummaryGBM:
         """Flag at the threshold with the largest expected F1, as the detector does."""
         x = normal_ranks(torch.cat([summaries(block, AGREEMENT) for block in run.blocks()]).numpy())
         probability = np.column_stack([model.predict_proba(x)[:, 1] for model in self.models])
-        thresholds = np.array([expected_f1_threshold(p) for p in probability.T])
-        return Diagnosis.from_probability(probability, thresholds, index=run.index)
+        return Diagnosis.from_probability(probability, index=run.index)

@@ -9,7 +9,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from demix_lite.benchmark.ledger import append_rows, provenance
-from demix_lite.benchmark.protocols import Bank, environment_bank
+from demix_lite.benchmark.protocols import environment_bank
 from demix_lite.benchmark.suite import SEEDS
 from demix_lite.detector import (
     CHANNELS,
@@ -83,8 +83,6 @@ def run_ablation(
     *,
     source: str = "real",
     names: Sequence[str] | None = None,
-    bank: Bank | None = None,
-    progress: bool = False,
     announce: Callable[[str], None] = lambda line: None,
 ) -> None:
     """Train every variant on the unified environments, without one architecture, and judge it.
@@ -96,21 +94,21 @@ def run_ablation(
     todo = {n: s for n, s in variants().items() if n in (names or variants()) and n not in done}
     if not todo:
         return
-    bank = bank or environment_bank(tasks, source=source, progress=progress)
+    bank = environment_bank(tasks, source=source)
     known = [e for name in tasks for e in bank[name] if e.architecture != NEW_ARCHITECTURE]
-    judged = _judged(tasks, source, progress)
+    judged = _judged(tasks, source)
     for name, settings in todo.items():
-        detector = ErrorDetector(settings).fit(known, progress=progress)
+        detector = ErrorDetector(settings).fit(known)
         append_rows(path, [_row(name, seed, source, detector, e) for seed, e in judged], COLUMNS)
         announce(f"{name}: done")
 
 
-def _judged(tasks: Sequence[str], source: str, progress: bool) -> list[tuple[int, Environment]]:
+def _judged(tasks: Sequence[str], source: str) -> list[tuple[int, Environment]]:
     """Return the runs that all variants judge, with their seeds; no training ever sees them."""
     seen = get_task(tasks[0]).architectures[0]
     work = [(n, s, a) for n in tasks for s in SEEDS for a in (seen, NEW_ARCHITECTURE)]
     judged = []
-    for name, seed, architecture in tqdm(work, desc="judged runs", disable=not progress):
+    for name, seed, architecture in tqdm(work, desc="judged runs", disable=None):
         task = get_task(name)
         splits = task.load(source).sample(JUDGED_ROWS, seed=f"ablation {seed}")
         environment = make_environment(

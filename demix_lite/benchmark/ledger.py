@@ -22,27 +22,20 @@ from demix_lite.errors import DemixError
 from demix_lite.models.training import resolve_device
 
 RESULTS_LEFT_OUT = ":(top,exclude)book/results"
+PROCESSOR = f"{platform.system()} {platform.machine()} CPU"
 VARIANTS = ("dirty", "repaired", "oracle", "clean")
 STAGES = ("load", "inject", "fit", "influence", "detect", "repair", "refit", "evaluate")
 KEY = ("task", "method", "architecture", "clean_ratio", "seed", "protocol", "source")
 COLUMNS = (
     *KEY,
-    "rule",
-    "train_rows",
-    "validation",
+    *("rule", "train_rows", "validation"),
     *(f"f1_{kind}" for kind in (*ERROR_TYPES, "macro", "any")),
     *(f"ap_{kind}" for kind in (*ERROR_TYPES, "any")),
-    "metric_name",
-    "metric_better",
+    *("metric_name", "metric_better"),
     *(f"metric_{variant}" for variant in VARIANTS),
     *(f"worst_group_{variant}" for variant in VARIANTS),
     *(f"seconds_{stage}" for stage in STAGES),
-    "peak_mb",
-    "device",
-    "cores",
-    "versions",
-    "commit",
-    "data_sha256",
+    *("peak_mb", "device", "cores", "versions", "commit", "data_sha256"),
 )
 """Columns of the ledger; the first seven identify a run."""
 
@@ -57,14 +50,7 @@ def append_rows(
 ) -> None:
     """Append finished rows, all of them or none; several processes may append to the same file.
 
-    Parameters
-    ----------
-    path : path
-        A ledger.
-    rows : sequence of dict
-        Value of every column; further keys are left out.
-    columns : sequence of str
-        Columns of the file; those of the ledger by default.
+    Rows hold the value of every column; further keys are left out.
 
     Raises
     ------
@@ -142,7 +128,7 @@ def provenance(device: str | None) -> dict[str, Any]:
     True
     """
     place = resolve_device(device)
-    named = torch.cuda.get_device_name(place) if place.type == "cuda" else _processor()
+    named = torch.cuda.get_device_name(place) if place.type == "cuda" else PROCESSOR
     packages = ("torch", "numpy", "pandas", "scikit-learn")
     versions = [f"python {platform.python_version()}", *(_version(p) for p in packages)]
     return {
@@ -151,10 +137,6 @@ def provenance(device: str | None) -> dict[str, Any]:
         "versions": " ".join(versions),
         "commit": _commit(),
     }
-
-
-def _processor() -> str:
-    return f"{platform.system()} {platform.machine()} CPU"
 
 
 def _version(package: str) -> str:

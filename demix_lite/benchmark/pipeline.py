@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 import pandas as pd
@@ -16,11 +15,11 @@ from demix_lite.benchmark.protocols import shipped_detector
 from demix_lite.detector import Run, open_run
 from demix_lite.diagnosis import Diagnosis, certain, score
 from demix_lite.injection import Injection, check_clean_ratio, inject
-from demix_lite.models.training import Trained, fit, predict, resolve_device
+from demix_lite.models.training import Trained, predict, resolve_device
 from demix_lite.repair import Repaired, repair
 from demix_lite.seeds import derive_seed
 from demix_lite.tasks import get_task
-from demix_lite.tasks.base import Encoder, Splits, Task, seeded_model
+from demix_lite.tasks.base import Encoder, Splits, Task, fit_model
 
 STEPS = (
     *("load", "inject", "fit", "influence", "refit", "evaluate"),
@@ -29,14 +28,18 @@ STEPS = (
 """Stages in the order in which they are announced."""
 
 
+TrainFn = Callable[[pd.DataFrame, Tensor | None], tuple[Trained, Encoder]]
+
+
 @dataclass(frozen=True)
 class Prepared:
     """A run up to the influence vectors, and the models that no method changes.
 
     Attributes
     ----------
-    injection, trained, run
-        Results of the stages.
+    task, splits, injection, trained, run
+        Results of the stages: clean rows, the errors put in, the model trained on the dirty rows,
+        and the run as a detector sees it.
     train : callable
         Trains the task model on other rows and weights of this run, with the same seed and the
         same number of steps.
@@ -53,67 +56,28 @@ class Prepared:
     injection: Injection
     trained: Trained
     run: Run
-    train: "TrainFn"
+    train: TrainFn
     evaluations: dict[str, Evaluation]
     facts: dict[str, Any]
     seconds: dict[str, float]
     device: str | None
 
 
-TrainFn = Callable[[pd.DataFrame, Tensor | None], tuple[Trained, Encoder]]
-
-
 @dataclass(frozen=True)
-class Outcome:
-    """Everything a method made of a run; ``row`` is its line of the ledger.
+class Outcome(Prepared):
+    """A run and what a method made of it: its evaluations say ``repaired``, too.
 
     Attributes
     ----------
-    prepared : Prepared
-        The run that was judged.
     diagnosis, repaired
         Results of the stages.
-    evaluations : dict
-        ``dirty``, ``repaired``, ``oracle`` and ``clean`` to :class:`Evaluation`.
     row : dict
-        The ledger's columns.
+        Its line of the ledger.
     """
 
-    prepared: Prepared
     diagnosis: Diagnosis
     repaired: Repaired
-    evaluations: dict[str, Evaluation]
     row: dict[str, Any]
-
-    @property
-    def task(self) -> Task:
-        """The task."""
-        return self.prepared.task
-
-    @property
-    def splits(self) -> Splits:
-        """Clean rows."""
-        return self.prepared.splits
-
-    @property
-    def injection(self) -> Injection:
-        """The errors that were put in."""
-        return self.prepared.injection
-
-    @property
-    def trained(self) -> Trained:
-        """The model trained on the dirty rows."""
-        return self.prepared.trained
-
-    @property
-    def encoder(self) -> Encoder:
-        """The encoder fitted on the dirty rows."""
-        return self.prepared.run.encoder
-
-    @property
-    def run(self) -> Run:
-        """The run as a detector sees it."""
-        return self.prepared.run
 
 
 class Detector(Protocol):
@@ -141,15 +105,11 @@ class _Clock:
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
-def _silent(stage: str) -> None:
-    """Say nothing."""
-
-
 def run_pipeline(
     task_name: str,
     *,
     detector: Detector | None = None,
-    announce: Callable[[str], None] = _silent,
+    announce: Callable[[str], None] = lambda stage: None,
     **settings: Any,
 ) -> Outcome:
     """Run the whole line once and judge it.
@@ -194,8 +154,7 @@ def prepare(
     rule: str | None = None,
     co_occurring: bool = False,
     device: str | None = None,
-    home: Path | None = None,
-    announce: Callable[[str], None] = _silent,
+    announce: Callable[[str], None] = lambda stage: None,
 ) -> Prepared:
     """Inject errors, train on them, open the run, and train what methods are compared with.
 
@@ -225,8 +184,6 @@ def prepare(
         Let label and feature errors meet in one row.
     device : str, optional
         ``"cpu"`` (default) or ``"cuda"``.
-    home : path, optional
-        Folder of the prepared tables.
     announce : callable
         Called with the name of each stage as it begins.
     """
@@ -239,36 +196,23 @@ def prepare(
     fit_seed = derive_seed(task.name, "fit", architecture, seed)
 
     def train(frame: pd.DataFrame, weights: Tensor | None = None) -> tuple[Trained, Encoder]:
-        encoder = task.encoder(frame)
-        model = seeded_model(task, architecture, encoder, fit_seed)
-        samples = encoder.transform(frame, task.target)
-        options = {**task.training, "weights": weights, "seed": fit_seed, "device": device}
         # As many steps as on the dirty rows: no repair should win by training longer.
-        return fit(model, task.loss, *samples, rows=len(dirty), **options), encoder
+        options: dict[str, Any] = {"weights": weights, "device": device, "rows": len(dirty)}
+        return fit_model(task, architecture, frame, fit_seed, **options)
 
     with clock.stage("load"):
-        splits = task.load(source, rows=rows, home=home)
+        splits = task.load(source, rows=rows)
         if train_rows is not None:
             splits = splits.sample(train_rows, seed=seed)
     with clock.stage("inject"):
-        injection = inject(
-            task, splits, clean_ratio, seed=seed, rule=rule, co_occurring=co_occurring
-        )
+        options: Any = {"seed": seed, "rule": rule, "co_occurring": co_occurring}
+        injection = inject(task, splits, clean_ratio, **options)
     dirty = injection.train.frame
     with clock.stage("fit"):
         trained, encoder = train(dirty)
     with clock.stage("influence"):
-        run = open_run(
-            task,
-            architecture,
-            encoder,
-            trained,
-            dirty,
-            injection.valid.frame,
-            validation=validation,
-            seed=seed,
-            device=device,
-        )
+        setting = task, architecture, encoder, trained, dirty, injection.valid.frame
+        run = open_run(*setting, validation=validation, seed=seed, device=device)
     with clock.stage("refit"):
         known = repair(task, dirty, certain(injection.train.errors), model_outputs(run))
         models = {
@@ -304,7 +248,7 @@ def judge(
     method: Detector,
     *,
     protocol: str = "unified",
-    announce: Callable[[str], None] = _silent,
+    announce: Callable[[str], None] = lambda stage: None,
 ) -> Outcome:
     """Let a method diagnose a run, repair what it found, train again and judge the model.
 
@@ -341,8 +285,8 @@ def judge(
         "peak_mb": peak_megabytes(prepared.device),
         **provenance(prepared.device),
     }
-    ordered = {column: row[column] for column in COLUMNS}
-    return Outcome(prepared, diagnosis, mended, evaluations, ordered)
+    found = {"diagnosis": diagnosis, "repaired": mended, "evaluations": evaluations}
+    return Outcome(**vars(prepared) | found, row={column: row[column] for column in COLUMNS})
 
 
 def model_outputs(run: Run) -> Tensor:

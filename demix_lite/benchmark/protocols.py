@@ -14,7 +14,7 @@ the M samples are drawn from the run's own seed.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,18 @@ HEAD_START = 4
 
 PRACTISING = ("tabular",)
 """Families of whose data other questions can be asked."""
+
+NAMES = {
+    "unified": "{family}",
+    "practised": "{family}-practised",
+    "leave-one-task-out": "{family}-without-{task}",
+    "in-task": "{family}-only-{task}",
+    "paper": "{family}-paper-{task}",
+    "leave-one-architecture-out": "{family}-without-{architecture}",
+}
+"""Name of a detector by protocol."""
+
+PAPER_CHANNELS = ("influence", "input_similarity", "label_agreement", "train_loss")
 
 WHOLE_RUNS = {"unified": 60, "practised": 60, "in-task": 60}
 """Whole runs judged for the second pass by protocol; 30 for the others, of which there are many."""
@@ -122,36 +134,37 @@ def curricula(family: str) -> dict[str, Curriculum]:
     >>> curricula("tabular")["tabular-without-adult"].protocol
     'leave-one-task-out'
     """
-    tasks = family_tasks(family)
-    every = TASKS[tasks[0]].architectures
-    plans = [Curriculum(family, "unified", tasks, every)]
-    if family in PRACTISING:
-        plans.append(Curriculum(f"{family}-practised", "practised", tasks, every))
-    for task in tasks:
-        others = tuple(t for t in tasks if t != task)
-        plans.append(Curriculum(f"{family}-without-{task}", "leave-one-task-out", others, every))
-    plans.extend(Curriculum(f"{family}-only-{task}", "in-task", (task,), every) for task in tasks)
-    plans.extend(Curriculum(f"{family}-paper-{task}", "paper", (task,), every) for task in tasks)
-    for left_out in every[1:]:
-        kept = tuple(a for a in every if a != left_out)
-        name = f"{family}-without-{left_out}"
-        plans.append(Curriculum(name, "leave-one-architecture-out", tasks, kept))
-    return {plan.name: _with_settings(plan, BEGINS_WITH.get(family)) for plan in plans}
+    every = family_tasks(family)
+    models = TASKS[every[0]].architectures
+
+    def plan(
+        protocol: str, tasks: tuple[str, ...] = every, known: tuple[str, ...] = models, **left: str
+    ) -> Curriculum:
+        name = NAMES[protocol].format(family=family, **left)
+        start = None if protocol == "paper" else BEGINS_WITH.get(family)
+        steps = STEPS[protocol] // (HEAD_START if start else 1)
+        return Curriculum(name, protocol, tasks, known, _settings(protocol, steps), start)
+
+    plans = [
+        plan("unified"),
+        *([plan("practised")] if family in PRACTISING else []),
+        *(plan("leave-one-task-out", _without(every, task), task=task) for task in every),
+        *(plan("in-task", (task,), task=task) for task in every),
+        *(plan("paper", (task,), task=task) for task in every),
+        *(
+            plan("leave-one-architecture-out", every, _without(models, model), architecture=model)
+            for model in models[1:]
+        ),
+    ]
+    return {made.name: made for made in plans}
 
 
-def _with_settings(plan: Curriculum, start: str | None) -> Curriculum:
-    settings = _settings(plan.protocol)
-    if start is None or plan.protocol == "paper":
-        return replace(plan, settings=settings)
-    fewer = replace(settings.training, steps=settings.training.steps // HEAD_START)
-    return replace(plan, settings=replace(settings, training=fewer), begins_with=start)
+def _without(names: tuple[str, ...], one: str) -> tuple[str, ...]:
+    return tuple(name for name in names if name != one)
 
 
-PAPER_CHANNELS = ("influence", "input_similarity", "label_agreement", "train_loss")
-
-
-def _settings(protocol: str) -> DetectorSettings:
-    training = TrainingSettings(steps=STEPS[protocol])
+def _settings(protocol: str, steps: int) -> DetectorSettings:
+    training = TrainingSettings(steps=steps)
     if protocol == "paper":
         # The paper's channels and network: absolute values, induced blocks, no second pass.
         return DetectorSettings(
@@ -166,37 +179,6 @@ def _settings(protocol: str) -> DetectorSettings:
     return DetectorSettings(whole_runs=WHOLE_RUNS.get(protocol, 30), training=training)
 
 
-def detector_name(family: str, protocol: str, task: str, architecture: str) -> str:
-    """Return the name of the detector that judges a task under a protocol.
-
-    Raises
-    ------
-    DemixError
-        If the protocol is unknown, or the family has none such.
-
-    Examples
-    --------
-    >>> detector_name("tabular", "in-task", "bank", "mlp1")
-    'tabular-only-bank'
-    >>> detector_name("recommendation", "other-family", "yelp", "din")
-    'tabular'
-    """
-    names = {
-        "unified": family,
-        "leave-one-task-out": f"{family}-without-{task}",
-        "in-task": f"{family}-only-{task}",
-        "leave-one-architecture-out": f"{family}-without-{architecture}",
-        "paper": f"{family}-paper-{task}",
-    }
-    if family in PRACTISING:
-        names["practised"] = f"{family}-practised"
-    if family in OTHER_FAMILY:
-        names["other-family"] = OTHER_FAMILY[family]
-    if protocol not in names:
-        raise unknown_name("protocol", protocol, names)
-    return names[protocol]
-
-
 def curriculum_for(protocol: str, task_name: str, architecture: str) -> Curriculum:
     """Return what the detector that judges a task under a protocol learns from.
 
@@ -207,12 +189,20 @@ def curriculum_for(protocol: str, task_name: str, architecture: str) -> Curricul
 
     Examples
     --------
-    >>> curriculum_for("other-family", "yelp", "din").protocol
-    'unified'
+    >>> curriculum_for("in-task", "bank", "mlp1").name
+    'tabular-only-bank'
+    >>> curriculum_for("other-family", "yelp", "din").name
+    'tabular'
     """
     family = get_task(task_name).family
-    name = detector_name(family, protocol, task_name, architecture)
-    return curricula(OTHER_FAMILY[family] if protocol == "other-family" else family)[name]
+    if protocol == "other-family" and family in OTHER_FAMILY:
+        family, protocol = OTHER_FAMILY[family], "unified"
+    known = curricula(family)
+    judged = {"family": family, "task": task_name, "architecture": architecture}
+    name = NAMES.get(protocol, "").format(**judged)
+    if name not in known:
+        raise unknown_name("protocol", protocol, dict.fromkeys(p.protocol for p in known.values()))
+    return known[name]
 
 
 def shipped_detector(family: str) -> ErrorDetector:
@@ -259,16 +249,11 @@ def environment_bank(
     sample: int | None = TrainingSettings.rows,
     practice: bool = False,
     jobs: int | None = None,
-    progress: bool = False,
 ) -> Bank:
-    """Make the training environments of several tasks, several at a time.
+    """Make the training environments of several tasks, ``jobs`` side by side (one a core).
 
     Parameters
     ----------
-    tasks : sequence of str
-        Names of tasks.
-    source : {"real", "twin"}
-        Their tables.
     injections : int
         Injections a task.
     rows : int, optional
@@ -279,15 +264,13 @@ def environment_bank(
         Rows whose vectors are taken at once, side by side; None takes none.
     practice : bool
         Also ask other questions of the tables, as many again, where a family can.
-    jobs : int, optional
-        How many environments are made side by side; one a core by default.
     """
     work = [(name, number) for number in range(injections) for name in tasks]
     made = Parallel(n_jobs=jobs or cpu_count(), return_as="generator")(
         delayed(_make)(name, source, number, rows, architectures, sample, practice)
         for name, number in work
     )
-    bar = tqdm(made, total=len(work), desc="environments", disable=not progress)
+    bar = tqdm(made, total=len(work), desc="environments", disable=None)
     bank: Bank = {name: [] for name in tasks}
     for (name, _), environments in zip(work, bar, strict=True):
         bank[name].extend(environments)
@@ -328,27 +311,12 @@ def train_detectors(
     *,
     source: str = "real",
     injections: int = INJECTIONS,
-    bank: Callable[[Sequence[str]], Bank] | None = None,
     again: bool = False,
-    progress: bool = False,
     announce: Callable[[str], None] = lambda line: None,
 ) -> None:
-    """Train detectors one after the other; one that is there already is left as it is.
+    """Train detectors one after the other; one that is there stays unless ``again``.
 
-    Parameters
-    ----------
-    plans : sequence of Curriculum
-        What to train.
-    source : {"real", "twin"}
-        The tables of the environments.
-    injections : int
-        Injections a task.
-    bank : callable, optional
-        Makes the environments of some tasks; :func:`environment_bank` by default.
-    again : bool
-        Train those that are there again.
-    announce : callable
-        Called with a line a detector.
+    ``announce`` is called with a line a detector.
     """
     missing = [plan for plan in plans if again or not _is_there(plan.path)]
     for plan in plans:
@@ -356,23 +324,17 @@ def train_detectors(
             announce(f"{plan.name}: is there, {plan.path}")
     if not missing:
         return
-    needed = [name for name in TASKS if any(name in plan.tasks for plan in missing)]
-    environments = (
-        bank(needed)
-        if bank
-        else environment_bank(
-            needed,
-            source=source,
-            injections=injections,
-            practice=any(plan.practises for plan in missing),
-            progress=progress,
-        )
+    bank = environment_bank(
+        [name for name in TASKS if any(name in plan.tasks for plan in missing)],
+        source=source,
+        injections=injections,
+        practice=any(plan.practises for plan in missing),
     )
     for plan in missing:
         chosen = [
             environment
             for name in plan.tasks
-            for environment in environments[name]
+            for environment in bank[name]
             if environment.architecture in plan.architectures
             and (plan.practises or not environment.practice)
         ]
@@ -390,7 +352,7 @@ def train_detectors(
             facts["begins_with"] = plan.begins_with
             start = ErrorDetector.shipped(plan.begins_with)
             detector.first.load_state_dict(start.first.state_dict())
-        detector.fit(chosen, facts=facts, progress=progress).save(plan.path)
+        detector.fit(chosen, facts=facts).save(plan.path)
         announce(f"{plan.name}: trained on {len(chosen)} environments, {plan.path}")
 
 

@@ -37,18 +37,9 @@ def results_folder(given: str = "") -> Path:
 def read_rows(
     path: Path, columns: Sequence[str], *, source: str = "real", key: Sequence[str] = KEY
 ) -> pd.DataFrame:
-    """Read a result file with the columns of this version, by task; what is missing is NaN.
+    """Read rows of a result file, by task; a file that is missing has none, a column NaN.
 
-    Parameters
-    ----------
-    path : path
-        A CSV file; a missing one has no rows.
-    columns : sequence of str
-        The columns to return.
-    source : {"real", "twin"}
-        Keep the rows of these tables only.
-    key : sequence of str
-        Columns that identify a row; of several the last counts.
+    Of the rows with the same ``key`` the last counts; ``source`` is ``"real"`` or ``"twin"``.
 
     Examples
     --------
@@ -173,8 +164,8 @@ def settings_of(tasks: Iterable[str]) -> str:
     return f"{text[:1].upper()}{text[1:]}." if text else ""
 
 
-def interval(values: Iterable[float], level: float = LEVEL) -> pd.Series:
-    """Return the mean, the half-width of its t-interval and the number of values.
+def interval(values: Iterable[float]) -> pd.Series:
+    """Return the mean, the half-width of its 95 % t-interval and the number of values.
 
     Examples
     --------
@@ -184,13 +175,11 @@ def interval(values: Iterable[float], level: float = LEVEL) -> pd.Series:
     known = pd.Series(list(values), dtype=float).dropna()
     n, half = len(known), np.nan
     if n > 1:
-        half = float(student.ppf((1 + level) / 2, n - 1) * known.std() / np.sqrt(n))
+        half = float(student.ppf((1 + LEVEL) / 2, n - 1) * known.std() / np.sqrt(n))
     return pd.Series({"mean": known.mean(), "half": half, "n": n}, dtype=float)
 
 
-def intervals(
-    rows: pd.DataFrame, by: Sequence[str], column: str, level: float = LEVEL
-) -> pd.DataFrame:
+def intervals(rows: pd.DataFrame, by: Sequence[str], column: str) -> pd.DataFrame:
     """Return mean, half-width and number of values of a column for every group of rows.
 
     Examples
@@ -200,16 +189,14 @@ def intervals(
     [2.0, 1.0]
     """
     groups = rows.groupby(list(by), sort=False)[column]
-    found = {key[0] if len(by) == 1 else key: interval(part, level) for key, part in groups}
+    found = {key[0] if len(by) == 1 else key: interval(part) for key, part in groups}
     if not found:
         none = pd.MultiIndex.from_arrays([[] for _ in by], names=list(by))
         return pd.DataFrame(columns=["mean", "half", "n"], index=none, dtype=float)
     return pd.DataFrame(found, index=["mean", "half", "n"]).T.rename_axis(list(by))
 
 
-def over_tasks(
-    rows: pd.DataFrame, by: Sequence[str], column: str, level: float = LEVEL
-) -> pd.DataFrame:
+def over_tasks(rows: pd.DataFrame, by: Sequence[str], column: str) -> pd.DataFrame:
     """Return the mean over tasks of a column, with an interval over seeds, for every group.
 
     Only tasks and seeds that every group has are used, so that groups are compared on the same
@@ -221,7 +208,7 @@ def over_tasks(
     >>> over_tasks(rows, ["method"], "f1").loc["x", "n"]
     np.float64(2.0)
     """
-    return intervals(means_over_tasks(rows, by, column), by, column, level)
+    return intervals(means_over_tasks(rows, by, column), by, column)
 
 
 def means_over_tasks(rows: pd.DataFrame, by: Sequence[str], column: str) -> pd.DataFrame:
@@ -267,14 +254,8 @@ def gain_over_best(
     """Return the best other method of a task and our relative gain over it, one value a seed.
 
     The best method is the one with the best mean over the seeds it shares with us; methods with
-    less than half of our seeds are not considered. The sign is such that positive is better.
-
-    Parameters
-    ----------
-    ours, others : DataFrame
-        Rows of one task with the columns ``method``, ``seed`` and ``column``.
-    better : {"higher", "lower"}
-        Which way is up.
+    less than half of our seeds are not considered. The sign is such that positive is better;
+    ``better`` (``"higher"`` or ``"lower"``) says which way is up.
 
     Examples
     --------

@@ -127,26 +127,20 @@ def samples_study(
 
 
 def run_studies(
-    tasks: Sequence[str],
-    folder: Path,
-    *,
-    source: str = "real",
-    seeds: Sequence[int] = SEEDS,
-    jobs: int | None = None,
-    progress: bool = False,
+    tasks: Sequence[str], folder: Path, *, source: str = "real", jobs: int | None = None
 ) -> None:
     """Write ``repair.csv`` and ``samples.csv``; a run that is there is not run again."""
     ratios = (0.5, 0.8)
     grid = [
         (name, seed, ratio, together)
-        for seed in seeds
+        for seed in SEEDS
         for ratio, together in (*((r, False) for r in ratios), (0.5, True))
         for name in tasks
     ]
     work = [delayed(_repairs)(*cell, folder / "repair.csv", source) for cell in grid]
-    work += [delayed(_samples)(n, s, folder / "samples.csv", source) for s in seeds for n in tasks]
+    work += [delayed(_samples)(n, s, folder / "samples.csv", source) for s in SEEDS for n in tasks]
     done = Parallel(n_jobs=jobs or cpu_count(), return_as="generator_unordered")(work)
-    for _ in tqdm(done, total=len(work), desc="studies", disable=not progress):
+    for _ in tqdm(done, total=len(work), desc="studies", disable=None):
         pass
 
 

@@ -14,7 +14,7 @@ import torch
 from joblib import Parallel, cpu_count, delayed
 from tqdm import tqdm
 
-from demix_lite.baselines import BASELINES, YARDSTICKS, Method, SummaryGBM
+from demix_lite.baselines import BASELINES, YARDSTICKS, SummaryGBM
 from demix_lite.benchmark.ledger import KEY, append_row, check_columns, read_ledger
 from demix_lite.benchmark.pipeline import Prepared, judge, prepare
 from demix_lite.benchmark.protocols import (
@@ -57,7 +57,7 @@ class Cell:
     def key(self, entry: Entry, source: str) -> tuple[Any, ...]:
         """Return the ledger's key of one method's row."""
         method, protocol = entry
-        run = (self.architecture, self.clean_ratio, self.seed)
+        run = self.architecture, self.clean_ratio, self.seed
         return (self.task, method, *run, protocol, source)
 
 
@@ -76,11 +76,8 @@ def suite(family: str, *, quick: bool = False) -> list[Cell]:
     tasks = family_tasks(family)
     standard, *others = get_task(tasks[0]).architectures
     fitting = (name for name, kind in BASELINES.items() if kind.applies_to(get_task(tasks[0])))
-    ours = (
-        *PROTOCOLS,
-        *(["practised"] if family in PRACTISING else []),
-        *(["other-family"] if family in OTHER_FAMILY else []),
-    )
+    more = {"practised": family in PRACTISING, "other-family": family in OTHER_FAMILY}
+    ours = (*PROTOCOLS, *(protocol for protocol, there in more.items() if there))
     everyone = (
         *(("demix_lite", protocol) for protocol in ours),
         *((name, "in-task") for name in ("demix_paper", "summary_gbm", *fitting, *YARDSTICKS)),
@@ -91,10 +88,12 @@ def suite(family: str, *, quick: bool = False) -> list[Cell]:
     main = tuple(
         entry for entry in everyone if entry[0] in MAIN and entry[1] in ("in-task", "unified")
     )
-    grid = [(standard, 0.5, everyone), *((standard, ratio, main) for ratio in RATIOS)]
-    for other in others:
-        left_out = (("demix_lite", "leave-one-architecture-out"),)
-        grid.append((other, 0.5, (*main, *left_out)))
+    left_out = ("demix_lite", "leave-one-architecture-out")
+    grid = [
+        (standard, 0.5, everyone),
+        *((standard, ratio, main) for ratio in RATIOS),
+        *((model, 0.5, (*main, left_out)) for model in others),
+    ]
     return [
         Cell(task, architecture, ratio, seed, entries)
         for architecture, ratio, entries in grid
@@ -106,11 +105,11 @@ def suite(family: str, *, quick: bool = False) -> list[Cell]:
 def some(
     cells: Sequence[Cell],
     *,
-    tasks: Collection[str] = (),
-    methods: Collection[str] = (),
-    protocols: Collection[str] = (),
+    tasks: Collection[str] | None = None,
+    methods: Collection[str] | None = None,
+    protocols: Collection[str] | None = None,
 ) -> list[Cell]:
-    """Keep the part of a grid with some tasks, methods and protocols; empty means all.
+    """Keep the part of a grid with some tasks, methods and protocols; none given means all.
 
     Raises
     ------
@@ -138,38 +137,28 @@ def run_suite(
     source: str = "real",
     train_rows: int | None = None,
     jobs: int | None = None,
-    progress: bool = False,
     announce: Callable[[str], None] = lambda line: None,
 ) -> None:
-    """Fill the ledger with the rows that are missing; a finished row is never run twice.
+    """Fill the ledger with the rows of a grid that are missing; none is run twice.
 
-    Parameters
-    ----------
-    cells : sequence of Cell
-        The grid.
-    ledger : path
-        The ledger; rows are appended as they are finished.
-    source : {"real", "twin"}
-        Tables.
-    train_rows : int, optional
-        Training rows of a run, at most; the task's number by default.
-    jobs : int, optional
-        Cells run side by side, one thread each; all cores by default.
+    Rows are appended as they are finished. ``train_rows`` is the most training rows of a run (the
+    task's number by default), ``jobs`` how many cells run side by side, one thread each (all cores
+    by default).
     """
     check_columns(ledger)
     todo = list(_missing(cells, ledger, source))
     announce(f"{sum(len(c.entries) for c in todo)} rows to run, in {len(todo)} runs")
     if not todo:
         return
-    _train_missing(todo, source=source, progress=progress, announce=announce)
+    _train_missing(todo, source=source, announce=announce)
     for task in dict.fromkeys(cell.task for cell in todo):
         names = {name for cell in todo if cell.task == task for name, _ in cell.entries}
-        fit_methods(task, names, source=source, progress=progress, announce=announce)
+        fit_methods(task, names, source=source, announce=announce)
     _record_tuning(ledger.parent / "tuning.csv", source)
     work = Parallel(n_jobs=jobs or cpu_count(), return_as="generator_unordered")(
         delayed(_run_cell)(cell, ledger, source, train_rows) for cell in todo
     )
-    for _ in tqdm(work, total=len(todo), desc="runs", disable=not progress):
+    for _ in tqdm(work, total=len(todo), desc="runs", disable=None):
         pass
 
 
@@ -230,15 +219,13 @@ def fit_methods(
     names: Iterable[str],
     *,
     source: str = "real",
-    progress: bool = False,
     announce: Callable[[str], None] = lambda line: None,
 ) -> None:
     """Tune the baselines of a task on its training environments and keep what they learned."""
-    methods: list[type[Method]] = [SummaryGBM, *BASELINES.values()]
-    kinds = {method.name: method for method in methods}
-    missing = [n for n in kinds if n in names and not _kept(n, task, source).exists()]
+    methods = (SummaryGBM.name, *BASELINES)
+    missing = [n for n in methods if n in names and not _kept(n, task, source).exists()]
     if SummaryGBM.name in missing:
-        environments = environment_bank([task], source=source, progress=progress)[task]
+        environments = environment_bank([task], source=source)[task]
         SummaryGBM().fit(environments).save(_kept(SummaryGBM.name, task, source))
         missing.remove(SummaryGBM.name)
     if not missing:
@@ -253,7 +240,7 @@ def fit_methods(
     )[task]
     for name in missing:
         announce(f"{name}: tuned on {len(environments)} environments of {task}")
-        kinds[name]().fit(environments).save(_kept(name, task, source))
+        BASELINES[name]().fit(environments).save(_kept(name, task, source))
 
 
 def _record_tuning(path: Path, source: str) -> None:

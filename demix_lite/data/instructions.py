@@ -32,24 +32,12 @@ Turn = tuple[str, list[str], list[str]]
 """A question, the parts of the right answer, and the same parts with a mistake."""
 
 
-def is_instructions(twin: dict[str, Any]) -> bool:
-    """Say whether a built-in twin describes instructions rather than a table."""
-    return "instructions" in twin
-
-
 def sample_instructions(
     twin: dict[str, Any], rows: int | None = None, seed: object = 0
 ) -> pd.DataFrame:
     """Draw preference pairs, with the columns of the prepared tables.
 
-    Parameters
-    ----------
-    twin : dict
-        A description as :func:`demix_lite.data.twin.load_twin` returns it.
-    rows : int, optional
-        How many pairs; what the description says if left out.
-    seed : int
-        The same seed gives the same pairs.
+    As many ``rows`` as the description says by default. The same seed gives the same pairs.
 
     Examples
     --------

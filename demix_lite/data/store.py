@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from demix_lite.data.instructions import is_instructions, sample_instructions
+from demix_lite.data.instructions import sample_instructions
 from demix_lite.data.twin import load_twin, sample_twin, twin_names
-from demix_lite.data.world import is_world, sample_world
+from demix_lite.data.world import sample_world
 from demix_lite.errors import DemixError, unknown_name
 from demix_lite.seeds import generator
 
@@ -255,9 +255,9 @@ def load_tables(
 
 
 def _sample(twin: dict[str, Any], rows: int | None, seed: int) -> Tables:
-    if is_instructions(twin):
+    if "instructions" in twin:
         return {TABLE: sample_instructions(twin, rows, seed)}
-    if not is_world(twin):
+    if "users" not in twin:
         return {TABLE: sample_twin(twin, rows or twin["rows"], seed)}
     world = sample_world(twin, rows, seed)
     return world if rows is None else keep_users(world, rows, twin["card"]["name"], seed)

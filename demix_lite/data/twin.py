@@ -49,14 +49,7 @@ def load_twin(name: str) -> dict[str, Any]:
 def sample_twin(twin: dict[str, Any], rows: int, seed: int = 0) -> pd.DataFrame:
     """Draw rows from a twin, with the columns and types of the real table.
 
-    Parameters
-    ----------
-    twin : dict
-        A description as :func:`load_twin` returns it.
-    rows : int
-        How many rows to draw.
-    seed : int
-        The same seed and the same number of rows give the same table.
+    The same seed and the same number of rows give the same table.
 
     Examples
     --------
@@ -132,7 +125,7 @@ def _draw_number(label: dict[str, Any], mean: np.ndarray, rng: np.random.Generat
     values = mean.copy()
     for number, knots in enumerate(label["knots"]):
         here = np.flatnonzero(level == number)
-        values[here] += _draw_within({"knots": knots}, len(here), rng)
+        values[here] += draw_knots(knots, len(here), rng)
     values = values.clip(*label["range"]).round(label["decimals"])
     return pd.Series(values).astype(label["dtype"])
 
@@ -169,9 +162,13 @@ def _take(levels: list, codes: np.ndarray) -> pd.Series:
     return known.iloc[codes].reset_index(drop=True)
 
 
+def draw_knots(knots: list[float], count: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw from a distribution given by evenly spaced quantiles."""
+    return np.interp(rng.random(count), np.linspace(0, 1, len(knots)), knots)
+
+
 def _draw_within(shape: dict[str, Any], count: int, rng: np.random.Generator) -> np.ndarray:
     if "knots" in shape:
-        knots = shape["knots"]
-        return np.interp(rng.random(count), np.linspace(0, 1, len(knots)), knots)
+        return draw_knots(shape["knots"], count, rng)
     weights = np.array(shape["weights"], dtype=float)
     return rng.choice(np.array(shape["values"], dtype=float), count, p=weights / weights.sum())

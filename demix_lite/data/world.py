@@ -22,16 +22,11 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtri
 
-from demix_lite.data.twin import draw_columns
+from demix_lite.data.twin import draw_columns, draw_knots
 from demix_lite.seeds import generator
 
 MOST_TAKEN = 0.5
 """The largest share of all items that one user takes."""
-
-
-def is_world(twin: dict[str, Any]) -> bool:
-    """Say whether a built-in twin describes users and items rather than one table."""
-    return "users" in twin
 
 
 def sample_world(
@@ -39,15 +34,8 @@ def sample_world(
 ) -> dict[str, pd.DataFrame]:
     """Draw interactions, users and items, with the columns and types of the real tables.
 
-    Parameters
-    ----------
-    world : dict
-        A description as :func:`demix_lite.data.twin.load_twin` returns it.
-    rows : int, optional
-        Draw enough users for about so many interactions if the number of users that the
-        description names is not enough.
-    seed : int
-        The same seed gives the same tables.
+    ``rows`` asks for enough users for about so many interactions, if the number of users that the
+    description names is not enough. The same seed gives the same tables.
 
     Examples
     --------
@@ -65,14 +53,8 @@ def sample_world(
     leaning = affinity[user, item], popularity[item]
     rating = _draw_ratings(world["rating"], leaning, user, item, rng)
     times = _draw_times(world["time"], user, rng)
-    interactions = pd.DataFrame(
-        {
-            "user": users["user"].to_numpy()[user],
-            "item": items["item"].to_numpy()[item],
-            "rating": rating,
-            "time": times,
-        }
-    )
+    names = {"user": users["user"].to_numpy()[user], "item": items["item"].to_numpy()[item]}
+    interactions = pd.DataFrame({**names, "rating": rating, "time": times})
     # as in the real tables, an item that nobody took is not there
     items = items[items["item"].isin(interactions["item"])].reset_index(drop=True)
     tables = {"interactions": interactions, "users": users, "items": items}
@@ -142,9 +124,10 @@ def _draw_entities(
 
 
 def _draw_activity(world: dict[str, Any], people: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw how many items each user takes."""
     mean = world["rows"] / world["users"]["count"]
     most = int(MOST_TAKEN * world["items"]["count"])
-    return (mean * _draw_knots(world["activity"], people, rng)).round().astype(int).clip(1, most)
+    return (mean * draw_knots(world["activity"], people, rng)).round().astype(int).clip(1, most)
 
 
 def _take_items(
@@ -177,14 +160,9 @@ def _draw_ratings(
 def _draw_times(shape: dict[str, Any], user: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Draw seconds since 1970 that do not fall within a user, whole ``step`` seconds."""
     people = user.max() + 1
-    start = _draw_knots(shape["starts"], people, rng)
-    span = (shape["end"] - start) * _draw_knots(shape["spans"], people, rng)
-    part = _draw_knots(shape["parts"], len(user), rng)
+    start = draw_knots(shape["starts"], people, rng)
+    span = (shape["end"] - start) * draw_knots(shape["spans"], people, rng)
+    part = draw_knots(shape["parts"], len(user), rng)
     part = part[np.lexsort((part, user))]
     seconds = start[user] + span[user] * part
     return (seconds // shape["step"] * shape["step"]).astype("int64")
-
-
-def _draw_knots(knots: list[float], count: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw from a distribution given by evenly spaced quantiles."""
-    return np.interp(rng.random(count), np.linspace(0, 1, len(knots)), knots)

@@ -13,6 +13,7 @@ something. What is said of them shows what a verdict is worth in this very table
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,9 +23,9 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 from demix_lite.detector import ErrorDetector, Run, open_run
-from demix_lite.models.training import Trained, fit, predict
+from demix_lite.models.training import Trained, predict
 from demix_lite.seeds import derive_seed, generator
-from demix_lite.tasks.base import Encoder, Task, seeded_model
+from demix_lite.tasks.base import Encoder, Task, fit_model
 
 CONTROL_SHARE = 0.12
 LEAST_CONTROLS, MOST_CONTROLS = 120, 2000
@@ -38,16 +39,8 @@ Announce = Callable[[str], None]
 class Controls:
     """Copies of rows with an error that we put there.
 
-    Attributes
-    ----------
-    frame : DataFrame
-        The broken copies.
-    origin : array
-        Position of the row each was copied from.
-    kind : array
-        ``"label"`` or ``"feature"``: what was broken.
-    way : array
-        In which of several ways, a number.
+    Of every copy, ``origin`` is the position of the row it was made from, ``kind`` what was broken
+    (``"label"`` or ``"feature"``), and ``way`` the number of the way in which.
     """
 
     frame: pd.DataFrame
@@ -58,13 +51,7 @@ class Controls:
 
 @dataclass(frozen=True)
 class JoinedRun(Run):
-    """Runs over the parts of a table, judged as one; the vectors of each are relative to its own.
-
-    Attributes
-    ----------
-    parts : tuple of Run
-        The runs, in the order of the rows.
-    """
+    """Runs over the parts of a table, judged as one; vectors are relative to their own part."""
 
     parts: tuple[Run, ...] = ()
 
@@ -76,9 +63,9 @@ class JoinedRun(Run):
         joined = {**vars(parts[0]), "train": rows, "samples": samples}
         return cls(**joined, parts=tuple(parts))
 
-    def blocks(self, *, size: int = 512, progress: bool = False) -> Iterator[Tensor]:
+    def blocks(self, *, size: int = 512) -> Iterator[Tensor]:
         """Yield the relative vectors of all rows, block by block, in order."""
-        return chain.from_iterable(part.blocks(size=size, progress=progress) for part in self.parts)
+        return chain.from_iterable(part.blocks(size=size) for part in self.parts)
 
 
 @dataclass(frozen=True)
@@ -119,12 +106,8 @@ def judge_table(
 
     Parameters
     ----------
-    task : Task
-        What the columns and the label are.
-    frame : DataFrame
-        The rows.
-    detector : ErrorDetector
-        Gives the verdicts.
+    task, frame, detector
+        What the columns and the label are, the rows, and what gives the verdicts.
     valid : DataFrame, optional
         Validation rows of their own, used in place of the other half.
     repeats : int, optional
@@ -151,18 +134,8 @@ def judge_table(
             judged = pd.concat([frame.iloc[rows], controls.frame.iloc[beside]], ignore_index=True)
             trained, _ = train_model(task, judged, encoder, seed=name)
             held = frame.iloc[others[~np.isin(others, controls.origin)]] if valid is None else valid
-            runs.append(
-                open_run(
-                    task,
-                    task.architectures[0],
-                    encoder,
-                    trained,
-                    judged,
-                    held,
-                    validation=validation,
-                    seed=name,
-                )
-            )
+            setting = task, task.architectures[0], encoder, trained, judged, held
+            runs.append(open_run(*setting, validation=validation, seed=name))
             places.append(np.concatenate([rows, len(frame) + beside]))
             outputs[others] += predict(trained.model, encoder.inputs(frame.iloc[others]))
             if not repeat:
@@ -198,15 +171,11 @@ def train_model(
 
     With ``rows``, as many steps as so many rows take: a repair may leave copies.
     """
-    encoder = encoder or task.encoder(frame)
-    fit_seed = derive_seed(task.name, "fit", seed)
-    model = seeded_model(task, task.architectures[0], encoder, fit_seed)
-    samples = encoder.transform(frame, task.target)
     rows = rows or len(frame)
     batch_size = int(np.clip(rows // BATCHES, SMALLEST_BATCH, LARGEST_BATCH))
-    given = {"weights": weights, "rows": rows, "seed": fit_seed}
-    options = {"batch_size": batch_size, **task.training, **given}
-    return fit(model, task.loss, *samples, **options), encoder
+    options: dict[str, Any] = {"encoder": encoder, "weights": weights, "batch_size": batch_size}
+    fit_seed = derive_seed(task.name, "fit", seed)
+    return fit_model(task, task.architectures[0], frame, fit_seed, rows=rows, **options)
 
 
 def draw_controls(task: Task, frame: pd.DataFrame, *, seed: object = 0) -> Controls:

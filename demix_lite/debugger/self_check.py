@@ -35,13 +35,9 @@ def self_check(
 
     Label and feature errors go into 15 % of the rows each; a random rule over the columns becomes
     a shortcut that 15 % of the rows break. Errors that were there before count as false alarms, so
-    that the table errs on the side of caution.
-
-    Returns
-    -------
-    DataFrame
-        A line per error type: ``precision`` (share of the flags that are right), ``recall`` (share
-        of the errors found), ``errors`` (how many were put in), over two trials.
+    that the table errs on the side of caution. It has a line per error type: ``precision`` (share
+    of the flags that are right), ``recall`` (share of the errors found), ``errors`` (how many were
+    put in), over two trials.
     """
     counts = np.zeros((3, 3))
     for trial in range(TRIALS):

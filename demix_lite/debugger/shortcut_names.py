@@ -48,17 +48,7 @@ class NamedShortcut:
 def name_shortcuts(
     task: Task, encoder: Encoder, frame: pd.DataFrame, probability: np.ndarray
 ) -> list[NamedShortcut]:
-    """Name the rules that explain the spurious verdicts best, the best first.
-
-    Parameters
-    ----------
-    task, encoder
-        What the columns are.
-    frame : DataFrame
-        The rows.
-    probability : array
-        Verdicts on them, shape ``(N, 3)``.
-    """
+    """Name the rules that explain the spurious verdicts ``(N, 3)`` best, the best first."""
     values, categorical = encoder.columns(frame)
     labels = encoder.targets(frame[task.target]).numpy().astype(float)
     verdicts = probability.copy()
@@ -108,11 +98,10 @@ def _rule(
     if (holds != wanted).mean() > 0.5:  # the condition goes with the other labels
         wanted = ~wanted
     claim = _claim(frame[task.target], wanted)
-    if claim is None:
+    if claim is None or (isinstance(claim, frozenset) and len(claim) > 1):
         return None
-    if isinstance(claim, tuple):
-        return Rule(where[0], {where[0]: where[1]}, claim)
-    return Rule(where[0], {where[0]: where[1]}, next(iter(claim))) if len(claim) == 1 else None
+    label = claim if isinstance(claim, tuple) else next(iter(claim))
+    return Rule(where[0], dict([where]), label)
 
 
 def _claim(values: pd.Series, holds: np.ndarray) -> "frozenset[str] | tuple[float, float] | None":

@@ -1,7 +1,7 @@
 """The detector: a set classifier over influence vectors."""
 
 from demix_lite.detector.classifier import DetectorSettings, ErrorDetector
-from demix_lite.detector.environments import Environment, make_environment, training_environments
+from demix_lite.detector.environments import Environment, make_environment
 from demix_lite.detector.runs import CHANNELS, Run, open_run
 from demix_lite.detector.training import TrainingSettings
 
@@ -14,5 +14,4 @@ __all__ = [
     "TrainingSettings",
     "make_environment",
     "open_run",
-    "training_environments",
 ]

@@ -1,16 +1,16 @@
 """The detector: from a run to a probability and a flag per row and error type."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from scipy.special import expit
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from demix_lite.detector.environments import Environment
@@ -18,7 +18,7 @@ from demix_lite.detector.runs import CHANNELS, RelativeScale, Run
 from demix_lite.detector.second_pass import Judged, Rows, SecondPass, calibrate
 from demix_lite.detector.set_transformer import Pooling
 from demix_lite.detector.training import FirstPass, TrainingSettings, train_first_pass
-from demix_lite.diagnosis import Diagnosis, expected_f1_threshold
+from demix_lite.diagnosis import Diagnosis
 from demix_lite.errors import DemixError
 
 FORMAT = 2
@@ -27,8 +27,7 @@ FORMAT = 2
 SHIPPED = Path(__file__).parent / "weights"
 BLOCK = 128
 POOLED_RUNS, POOLED_ROWS = 32, 32
-
-T = TypeVar("T")
+BAR: dict[str, Any] = {"desc": "second pass", "disable": None, "leave": False}
 
 
 @dataclass(frozen=True)
@@ -89,9 +88,9 @@ class ErrorDetector:
     def __init__(self, settings: DetectorSettings | None = None):
         self.settings = settings or DetectorSettings()
         self.name = self.settings.name
-        width = self.settings.width
+        width, training = self.settings.width, self.settings.training
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.settings.training.seed)
+            torch.manual_seed(training.seed)
             self.first = FirstPass(
                 self.settings.channels,
                 width,
@@ -100,16 +99,14 @@ class ErrorDetector:
                 summarise=self.settings.summarise,
             )
             self.rounds = [SecondPass(2 * width) for _ in range(self.settings.rounds)]
+        parts = {"first": self.first, "rounds": nn.ModuleList(self.rounds)}
+        self.network = nn.ModuleDict(parts)
         self.calibration = np.tile([1.0, 0.0], (3, 1))
         self.pooled_scale: RelativeScale | None = None
         self.facts: dict[str, Any] = {}
 
     def fit(
-        self,
-        environments: Sequence[Environment],
-        *,
-        facts: dict[str, Any] | None = None,
-        progress: bool = False,
+        self, environments: Sequence[Environment], *, facts: dict[str, Any] | None = None
     ) -> "ErrorDetector":
         """Train on environments: 60 % for the first pass, 28 % for the second, 12 % calibrate.
 
@@ -136,21 +133,20 @@ class ErrorDetector:
         first, second, held = _split(environments, self.settings.whole_runs)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.settings.training.seed)
-            train_first_pass(self.first, first, self.settings.training, progress=progress)
+            train_first_pass(self.first, first, self.settings.training)
             torch.manual_seed(self.settings.training.seed + 1)
-            self._train_rounds(second, progress=progress)
-        logits = [self._logits(e.run) for e in _bar(held, progress)]
-        truth = np.concatenate([e.errors for e in held])
-        self.calibration = calibrate(np.concatenate(logits), truth)
+            self._train_rounds(second)
+        logits = np.concatenate([self._logits(e.run) for e in tqdm(held, **BAR)])
+        self.calibration = calibrate(logits, np.concatenate([e.errors for e in held]))
         self.facts = dict(facts or {})
         return self
 
-    def predict_proba(self, run: Run, *, progress: bool = False) -> np.ndarray:
+    def predict_proba(self, run: Run) -> np.ndarray:
         """Return calibrated probabilities of the three error types, shape ``(N, 3)``."""
         slope, shift = self.calibration.T
-        return expit(slope * self._logits(run, progress=progress) + shift)
+        return expit(slope * self._logits(run) + shift)
 
-    def predict(self, run: Run, *, margin: float = 0.0, progress: bool = False) -> Diagnosis:
+    def predict(self, run: Run, *, margin: float = 0.0) -> Diagnosis:
         """Diagnose every row; flag at the threshold with the largest expected F1 in this run.
 
         Parameters
@@ -160,15 +156,14 @@ class ErrorDetector:
         margin : float
             Abstain when the probability is within this distance of the threshold.
         """
-        probability = self.predict_proba(run, progress=progress)
-        thresholds = np.array([expected_f1_threshold(p) for p in probability.T])
-        return Diagnosis.from_probability(probability, thresholds, margin=margin, index=run.index)
+        said = self.predict_proba(run)
+        return Diagnosis.from_probability(said, margin=margin, index=run.index)
 
     def save(self, path: str | Path) -> None:
         """Write ``PATH.safetensors`` and ``PATH.json``."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        tensors = _state(self.first, nn.ModuleList(self.rounds))
+        tensors = {k: v.contiguous() for k, v in self.network.state_dict().items()}
         if self.pooled_scale is not None:
             tensors |= {f"scale.{k}": v for k, v in vars(self.pooled_scale).items()}
         save_file(tensors, path.with_suffix(".safetensors"))
@@ -196,26 +191,23 @@ class ErrorDetector:
             tensors = load_file(path.with_suffix(".safetensors"))
         except FileNotFoundError as error:
             raise DemixError(f"there is no detector at {path} (.json and .safetensors).") from error
-        if about.get("format") != FORMAT or tuple(about["channels"]) != CHANNELS:
-            raise _outdated(path)
-        settings = about["settings"]
         try:
+            if (about["format"], tuple(about["channels"])) != (FORMAT, CHANNELS):
+                raise ValueError("another format or other channels")
+            settings = about["settings"]
             training = TrainingSettings(**settings.pop("training"))
             channels = tuple(settings.pop("channels"))
             detector = cls(DetectorSettings(channels=channels, **settings, training=training))
-        except (KeyError, TypeError) as error:
-            raise _outdated(path) from error
+        except (KeyError, TypeError, ValueError) as error:
+            raise DemixError(
+                f"the detector at {path} is of another version of demix_lite, with other channels "
+                "or settings; train it again with: demix-lite train-detector."
+            ) from error
         if "scale.grid" in tensors:
-            detector.pooled_scale = RelativeScale.of(tensors["scale.grid"], tensors["scale.scores"])
-        for part, network in (
-            ("first", detector.first),
-            ("rounds", nn.ModuleList(detector.rounds)),
-        ):
-            prefix = f"{part}."
-            network.load_state_dict(
-                {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-            )
-            network.eval()
+            scale = tensors.pop("scale.grid"), tensors.pop("scale.scores")
+            detector.pooled_scale = RelativeScale.of(*scale)
+        detector.network.load_state_dict(tensors)
+        detector.network.eval()
         detector.calibration = np.array(about["calibration"])
         detector.facts = about["facts"]
         return detector
@@ -232,10 +224,10 @@ class ErrorDetector:
         return cls.load(SHIPPED / name)
 
     @torch.no_grad()
-    def _first_pass(self, run: Run, *, progress: bool = False) -> Judged:
+    def _first_pass(self, run: Run) -> Judged:
         """Judge every row by its own influence vector."""
         self.first.eval()
-        blocks = self._seen(run).blocks(size=BLOCK, progress=progress)
+        blocks = self._seen(run).blocks(size=BLOCK)
         hidden, logits = self.first.judge(torch.cat([self.first.embed(block) for block in blocks]))
         return Judged(Rows.of(run), hidden, logits)
 
@@ -243,28 +235,21 @@ class ErrorDetector:
         """Return the run with its values relative to what this detector compares with."""
         return run if self.pooled_scale is None else replace(run, scale=self.pooled_scale)
 
-    def _logits(self, run: Run, *, progress: bool = False) -> np.ndarray:
-        judged = self._first_pass(run, progress=progress)
+    def _logits(self, run: Run) -> np.ndarray:
+        judged = self._first_pass(run)
         for second in self.rounds:
             judged = replace(judged, logits=second.judge(judged))
         return judged.logits.numpy().astype(float)
 
-    def _train_rounds(self, environments: Sequence[Environment], *, progress: bool) -> None:
+    def _train_rounds(self, environments: Sequence[Environment]) -> None:
         """Train one network a round, each on the verdicts of the round before."""
         if not self.rounds:
             return
         truths = [e.errors for e in environments]
-        judged = [self._first_pass(e.run) for e in _bar(environments, progress)]
+        judged = [self._first_pass(e.run) for e in tqdm(environments, **BAR)]
         for number, second in enumerate(self.rounds):
             logits = second.fit(judged, truths, seed=self.settings.training.seed + number)
             judged = [replace(run, logits=own) for run, own in zip(judged, logits, strict=True)]
-
-
-def _outdated(path: Path) -> DemixError:
-    return DemixError(
-        f"the detector at {path} is of another version of demix_lite, with other channels or "
-        "settings; train it again with: demix-lite train-detector."
-    )
 
 
 def _split(
@@ -292,23 +277,12 @@ def _split(
 
 def _thinned(environments: list[Environment], most: int) -> list[Environment]:
     """Keep at most so many environments, spread evenly over all of them."""
-    if len(environments) <= most:
-        return environments
-    return [
-        environments[i] for i in np.linspace(0, len(environments) - 1, most).round().astype(int)
-    ]
+    last = len(environments) - 1
+    chosen = np.linspace(0, last, min(most, last + 1)).round().astype(int)
+    return [environments[i] for i in chosen]
 
 
 def _pooled_scale(environments: Sequence[Environment]) -> RelativeScale:
     """Return a scale fitted on rows of all training runs together."""
     runs = environments[:: max(1, len(environments) // POOLED_RUNS)]
     return RelativeScale(torch.cat([e.run.raw_vectors(POOLED_ROWS) for e in runs]))
-
-
-def _state(first: nn.Module, rounds: nn.Module) -> dict[str, Tensor]:
-    parts = (("first", first), ("rounds", rounds))
-    return {f"{p}.{k}": v.contiguous() for p, net in parts for k, v in net.state_dict().items()}
-
-
-def _bar(items: Sequence[T], progress: bool) -> Iterable[T]:
-    return tqdm(items, desc="second pass", disable=not progress, leave=False)

@@ -6,13 +6,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from demix_lite.detector.runs import Run, open_run
 from demix_lite.injection import inject
-from demix_lite.models.training import fit
 from demix_lite.seeds import derive_seed, generator
-from demix_lite.tasks.base import Splits, Task, seeded_model
+from demix_lite.tasks.base import Splits, Task, fit_model
 
 CLEAN_RATIOS = (0.5, 0.4, 0.5, 0.6, 0.5, 0.7, 0.5, 0.8)
 """Clean ratios of successive training injections: every second one is the standard 0.5."""
@@ -82,39 +80,13 @@ def make_environment(
     """
     injection = inject(task, splits, clean_ratio, seed=seed, co_occurring=co_occurring)
     train, valid = injection.train.frame, injection.valid.frame
-    encoder = task.encoder(train)
     fit_seed = derive_seed(task.name, "fit", architecture, seed)
-    model = seeded_model(task, architecture, encoder, fit_seed)
-    samples = encoder.transform(train, task.target)
-    trained = fit(model, task.loss, *samples, **task.training, seed=fit_seed)
+    trained, encoder = fit_model(task, architecture, train, fit_seed)
     run = open_run(
         task, architecture, encoder, trained, train, valid, validation=validation, seed=seed
     )
     errors = injection.train.errors.to_numpy()
     return Environment(f"{task.name} {seed}", architecture, run, errors)
-
-
-def training_environments(
-    task: Task,
-    splits: Splits,
-    injections: int,
-    *,
-    architectures: Sequence[str] | None = None,
-    rows: int | None = None,
-    progress: bool = False,
-) -> list[Environment]:
-    """Make environments for a detector; every fourth injection lets errors co-occur.
-
-    The seeds are named ``train 0``, ``train 1``, ...: no benchmark ever uses these names. Each
-    injection draws its own ``rows`` of the training rows.
-    """
-    return [
-        environment
-        for number in tqdm(range(injections), desc=task.name, disable=not progress)
-        for environment in injection_environments(
-            task, splits, number, architectures=architectures, rows=rows
-        )
-    ]
 
 
 def injection_environments(
@@ -128,7 +100,9 @@ def injection_environments(
 ) -> list[Environment]:
     """Make the environments of one training injection, one per architecture.
 
-    With ``practice``, those of another task drawn from the same rows, if the task offers that.
+    The seeds are named ``train 0``, ``train 1``, ...: no benchmark ever uses these names. Each
+    injection draws its own ``rows`` of the training rows; in every fourth one errors co-occur. With
+    ``practice``, those of another task drawn from the same rows, if the task offers that.
     """
     seed = f"{'practice' if practice else 'train'} {number}"
     if practice:

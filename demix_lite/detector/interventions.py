@@ -25,12 +25,7 @@ def validation_view(m: int, generator: torch.Generator) -> Tensor:
 
 
 def contrastive_loss(one: Tensor, other: Tensor) -> Tensor:
-    """InfoNCE between two views: each row's nearest row in the other view should be itself.
-
-    Parameters
-    ----------
-    one, other : Tensor
-        Projections of the same rows, shape ``(B, d)``.
+    """InfoNCE between two views of rows, ``(B, d)``: the nearest row in the other view is itself.
 
     Examples
     --------
@@ -44,14 +39,9 @@ def contrastive_loss(one: Tensor, other: Tensor) -> Tensor:
 
 
 def alignment_loss(one: Tensor, other: Tensor, errors: Tensor) -> Tensor:
-    """Squared distance between the architectures' centroids, per error type and class.
+    """Squared distance between the centroids of two architectures, per error type and class.
 
-    Parameters
-    ----------
-    one, other : Tensor
-        Embeddings of the same rows through two architectures, shape ``(B, d)``.
-    errors : Tensor
-        True errors of the rows, shape ``(B, 3)``.
+    ``one`` and ``other`` embed the same rows, ``(B, d)``, whose true errors are ``(B, 3)``.
 
     Examples
     --------

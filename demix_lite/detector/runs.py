@@ -14,7 +14,6 @@ import pandas as pd
 import torch
 from scipy.special import ndtri
 from torch import Tensor
-from tqdm import tqdm
 
 from demix_lite.influence import InfluenceSource
 from demix_lite.influence.vectors import Samples, flat_inputs
@@ -155,11 +154,9 @@ class Run:
         """Return the vectors of the first rows as they are, not relative to anything."""
         return _raw_vectors(self.sources, take(self.samples, torch.arange(min(rows, len(self)))))
 
-    def blocks(self, *, size: int = 512, progress: bool = False) -> Iterator[Tensor]:
+    def blocks(self, *, size: int = 512) -> Iterator[Tensor]:
         """Yield the relative vectors of all rows, block by block, in order."""
-        blocks = torch.arange(len(self)).split(size)
-        for rows in tqdm(blocks, desc="judge", unit="block", disable=not progress, leave=False):
-            yield self.vectors(rows)
+        return map(self.vectors, torch.arange(len(self)).split(size))
 
 
 def _raw_vectors(sources: tuple[InfluenceSource, InfluenceSource], samples: Samples) -> Tensor:
@@ -192,10 +189,6 @@ def open_run(
         Number M of validation samples, drawn at random; all of them if there are fewer.
     seed : object
         Names the draw.
-
-    Returns
-    -------
-    Run
     """
     draw = torch.Generator().manual_seed(derive_seed(task.name, "run", seed))
     samples = encoder.transform(train, task.target)
@@ -217,15 +210,7 @@ def open_run(
     sources = (source(trained.model, FINAL_CHANNELS), source(trained.early, EARLY_CHANNELS))
     reference = torch.randperm(count(samples[0]), generator=draw)[:REFERENCE_ROWS]
     scale = RelativeScale(_raw_vectors(sources, take(samples, reference)))
+    valid_index = valid.index[chosen.numpy()]
     return Run(
-        task=task,
-        architecture=architecture,
-        encoder=encoder,
-        trained=trained,
-        train=train,
-        valid=valid,
-        samples=samples,
-        sources=sources,
-        scale=scale,
-        valid_index=valid.index[chosen.numpy()],
+        task, architecture, encoder, trained, train, valid, samples, sources, scale, valid_index
     )

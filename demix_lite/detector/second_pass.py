@@ -28,6 +28,7 @@ from demix_lite.cross_fit import held_out
 from demix_lite.detector.ranks import normal_ranks
 from demix_lite.detector.runs import Run
 from demix_lite.detector.shortcuts import Candidates, ShortcutScorer, candidates, train_scorer
+from demix_lite.models.training import minimise
 
 # Small trees do not learn wrong verdicts and wrong labels by heart.
 TREES = {"max_leaf_nodes": 8, "early_stopping": False}
@@ -40,7 +41,7 @@ LABEL_BINS = 20
 EVIDENCE = 22
 """Numbers beside the hidden features: 4 × 3 of verdicts and consensus, 6 of labels, 4 of rules."""
 
-EPOCHS = 8
+WIDTH, EPOCHS = 96, 8
 
 
 @dataclass(frozen=True)
@@ -71,19 +72,7 @@ class Rows:
 def consensus(rows: Rows, verdicts: np.ndarray, *, seed: int = 0) -> np.ndarray:
     """Predict the verdict on every row from the verdicts on the other rows of the run.
 
-    Parameters
-    ----------
-    rows : Rows
-        The rows of the run.
-    verdicts : array
-        First-pass probabilities, shape ``(N, 3)``.
-    seed : int
-        Fixes the folds.
-
-    Returns
-    -------
-    array
-        Cross-fitted predictions in [0, 1], shape ``(N, 3)``.
+    ``verdicts`` are probabilities, shape ``(N, 3)``, and so are the cross-fitted predictions.
 
     Examples
     --------
@@ -112,21 +101,9 @@ def consensus(rows: Rows, verdicts: np.ndarray, *, seed: int = 0) -> np.ndarray:
 def label_support(rows: Rows, trust: np.ndarray, *, seed: int = 0) -> np.ndarray:
     """Say how well the label of every row is supported by the other rows, weighted by trust.
 
-    Parameters
-    ----------
-    rows : Rows
-        The rows of the run.
-    trust : array
-        Probability that the label of a row is right, shape ``(N,)``.
-    seed : int
-        Fixes the folds.
-
-    Returns
-    -------
-    array
-        Support of the label, its rarity, and within-run normal scores of support, rarity, the
-        rarity of its best rival (a number: the label) and the prediction's own side of it, shape
-        ``(N, 6)``.
+    ``trust`` is the probability that the label of a row is right, shape ``(N,)``. Returns support
+    of the label, its rarity, and within-run normal scores of support, rarity, the rarity of its
+    best rival (a number: the label) and the prediction's own side of it, shape ``(N, 6)``.
 
     Examples
     --------
@@ -189,13 +166,13 @@ class SecondPass(nn.Module):
 
     calibration: Tensor
 
-    def __init__(self, hidden: int, width: int = 96):
+    def __init__(self, hidden: int):
         super().__init__()
         self.register_buffer("calibration", torch.tensor([[1.0, 0.0]] * 3))
         self.shortcuts = ShortcutScorer()
         self.layers = nn.Sequential(
-            *(nn.Linear(hidden + EVIDENCE, width), nn.GELU(), nn.Dropout(0.1)),
-            nn.Linear(width, 3),
+            *(nn.Linear(hidden + EVIDENCE, WIDTH), nn.GELU(), nn.Dropout(0.1)),
+            nn.Linear(WIDTH, 3),
         )
 
     @torch.no_grad()
@@ -249,7 +226,7 @@ def _candidates(rows: Rows, verdicts: np.ndarray) -> Candidates:
 
 def _evidence(run: Judged, verdicts: np.ndarray, broken: np.ndarray) -> Tensor:
     """Join hidden features with all that is known of the rows, ``(N, hidden + EVIDENCE)``."""
-    seed = len(verdicts)
+    seed = len(verdicts)  # fixes the folds
     agreed = consensus(run.rows, verdicts, seed=seed)
     support = label_support(run.rows, 1 - verdicts[:, 0], seed=seed)
     extra = np.hstack(
@@ -269,18 +246,13 @@ def _logit(probability: np.ndarray) -> np.ndarray:
 def _train(network: nn.Module, x: Tensor, truth: Tensor, seed: int) -> None:
     y = truth.float()
     draw = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=1e-3)
     batches = len(y) // 1024 + 1
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=EPOCHS * batches)
-    network.train()
-    for _ in range(EPOCHS):
-        for rows in torch.randperm(len(y), generator=draw).tensor_split(batches):
-            loss = F.binary_cross_entropy_with_logits(network(x[rows]), y[rows])
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-    network.eval()
+    losses = (
+        F.binary_cross_entropy_with_logits(network(x[rows]), y[rows])
+        for _ in range(EPOCHS)
+        for rows in torch.randperm(len(y), generator=draw).tensor_split(batches)
+    )
+    minimise(network, losses, EPOCHS * batches, weight_decay=1e-3)
 
 
 def calibrate(logits: np.ndarray, truth: np.ndarray) -> np.ndarray:

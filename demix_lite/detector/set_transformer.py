@@ -7,6 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+HEADS, POOLS, POINTS = 4, 8, 32
+"""Attention heads, pooling queries and inducing points."""
+
+DROPOUT = 0.1
+
 
 class AttentionBlock(nn.Module):
     """Queries look at a set: multi-head attention and a small network, both with a residual.
@@ -14,9 +19,8 @@ class AttentionBlock(nn.Module):
     Source: the block MAB of Lee et al., Set Transformer (ICML 2019).
     """
 
-    def __init__(self, width: int, heads: int):
+    def __init__(self, width: int):
         super().__init__()
-        self.heads = heads
         self.query = nn.Linear(width, width)
         self.key_value = nn.Linear(width, 2 * width)
         self.mix = nn.Linear(width, width)
@@ -32,7 +36,7 @@ class AttentionBlock(nn.Module):
         return self.after(queries + self.feed(queries))
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return x.unflatten(-1, (HEADS, -1)).transpose(1, 2)
 
 
 Pooling = Literal["attention", "isab", "mean", "none"]
@@ -48,10 +52,10 @@ SUMMARIES = LEVELS + 4
 class InducedBlock(nn.Module):
     """Elements look at each other through a few inducing points (ISAB of Lee et al., 2019)."""
 
-    def __init__(self, width: int, heads: int, points: int = 32):
+    def __init__(self, width: int):
         super().__init__()
-        self.points = nn.Parameter(torch.randn(1, points, width) / width**0.5)
-        self.gather, self.spread = AttentionBlock(width, heads), AttentionBlock(width, heads)
+        self.points = nn.Parameter(torch.randn(1, POINTS, width) / width**0.5)
+        self.gather, self.spread = AttentionBlock(width), AttentionBlock(width)
 
     def forward(self, elements: Tensor) -> Tensor:
         """Map elements ``(B, M, width)`` to the same shape."""
@@ -71,8 +75,8 @@ class SetTransformer(nn.Module):
         Number of channels C.
     agreement : int
         Index of the label-agreement channel.
-    width, heads, pools : int
-        Width, attention heads and pooling queries.
+    width : int
+        Width of the network, a multiple of the attention heads.
     pooling : str
         ``"attention"``; ``"isab"``, ``"mean"`` and ``"none"`` are there to compare with.
     summarise : bool
@@ -80,7 +84,7 @@ class SetTransformer(nn.Module):
 
     Examples
     --------
-    >>> net = SetTransformer(3, agreement=2, width=8, heads=2).eval()
+    >>> net = SetTransformer(3, agreement=2, width=8).eval()
     >>> x = torch.randn(5, 3, 20)
     >>> torch.allclose(net(x), net(x.flip(-1)), atol=1e-5)
     True
@@ -92,11 +96,8 @@ class SetTransformer(nn.Module):
         agreement: int,
         *,
         width: int = 64,
-        heads: int = 4,
-        pools: int = 8,
         pooling: Pooling = "attention",
         summarise: bool = True,
-        dropout: float = 0.1,
     ):
         super().__init__()
         self.agreement = agreement
@@ -107,13 +108,12 @@ class SetTransformer(nn.Module):
                 nn.Linear(channels, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()
             )
         if pooling == "isab":
-            self.element.extend(InducedBlock(width, heads) for _ in range(2))
+            self.element.extend(InducedBlock(width) for _ in range(2))
         if pooling in ("attention", "isab"):
-            self.queries = nn.Parameter(torch.randn(1, pools, width) / width**0.5)
-            self.gather = AttentionBlock(width, heads)
-            self.exchange = AttentionBlock(width, heads)
-        self.dropout = nn.Dropout(dropout)
-        widths = {"attention": pools * width, "isab": pools * width, "mean": width, "none": 0}
+            self.queries = nn.Parameter(torch.randn(1, POOLS, width) / width**0.5)
+            self.gather, self.exchange = AttentionBlock(width), AttentionBlock(width)
+        self.dropout = nn.Dropout(DROPOUT)
+        widths = {"attention": POOLS * width, "isab": POOLS * width, "mean": width, "none": 0}
         self.pooled = widths[pooling]
         self.embedding = self.pooled + summarise * SUMMARIES * channels
 

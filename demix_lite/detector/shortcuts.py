@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from demix_lite.detector.ranks import normal_ranks
+from demix_lite.models.training import minimise
 
 LEVELS = np.linspace(0.04, 0.96, 24)
 """Where conditions cut a column of numbers, as quantiles."""
@@ -28,7 +29,7 @@ FACTS = 28
 """Numbers that describe a candidate."""
 
 SOFTNESS = 0.03
-STEPS, CANDIDATES = 800, 256
+WIDTH, STEPS, CANDIDATES = 48, 800, 256
 
 
 @dataclass(frozen=True)
@@ -65,16 +66,9 @@ def candidates(
 ) -> Candidates:
     """Describe every candidate rule of a run by the verdicts on its rows.
 
-    Parameters
-    ----------
-    columns : array
-        Features and, last, the label of every row, shape ``(N, d + 1)``.
-    verdicts : array
-        Probabilities of the three error types so far, shape ``(N, 3)``.
-    categorical : array
-        Which columns hold categories, boolean, shape ``(d + 1,)``.
-    classes : int
-        Number of classes; 0 if the label is a number.
+    ``columns`` are features and, last, the label of every row, ``(N, d + 1)``; ``categorical``
+    tells which are categories; ``verdicts`` are the probabilities of the three error types so far,
+    ``(N, 3)``; ``classes`` is 0 if the label is a number.
     """
     conditions = _conditions(columns[:, :-1], categorical[:-1], verdicts[:, 2])
     targets = _targets(columns[:, -1], verdicts[:, 0], classes)
@@ -171,17 +165,14 @@ class ShortcutScorer(nn.Module):
     centre: Tensor
     spread: Tensor
 
-    def __init__(self, width: int = 48):
+    def __init__(self) -> None:
         super().__init__()
         self.register_buffer("centre", torch.zeros(FACTS))
         self.register_buffer("spread", torch.ones(FACTS))
         self.layers = nn.Sequential(
-            nn.Linear(FACTS, width),
-            nn.GELU(),
-            nn.Dropout(0.1),
-            nn.Linear(width, width),
-            nn.GELU(),
-            nn.Linear(width, 1),
+            *(nn.Linear(FACTS, WIDTH), nn.GELU(), nn.Dropout(0.1)),
+            *(nn.Linear(WIDTH, WIDTH), nn.GELU()),
+            nn.Linear(WIDTH, 1),
         )
 
     def forward(self, facts: Tensor) -> Tensor:
@@ -211,17 +202,12 @@ def train_scorer(
     scorer.centre.copy_(together.mean(0))
     scorer.spread.copy_(together.std(0) + 1e-3)
     draw = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.AdamW(scorer.parameters(), lr=2e-3, weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=STEPS)
-    scorer.train()
-    for _ in range(STEPS):
+
+    def loss() -> Tensor:
         # The same number of candidates of every run, however many it has.
         picks = [torch.randint(len(aim), (16,), generator=draw) for aim in aims]
         x = torch.cat([f[pick] for f, pick in zip(facts, picks, strict=True)])
         y = torch.cat([a[pick] for a, pick in zip(aims, picks, strict=True)])
-        loss = (scorer(x) - y).square().mean()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-    scorer.eval()
+        return (scorer(x) - y).square().mean()
+
+    minimise(scorer, (loss() for _ in range(STEPS)), STEPS, weight_decay=1e-2)

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -20,6 +19,7 @@ from demix_lite.detector.ranks import normal_ranks
 from demix_lite.detector.runs import CHANNELS
 from demix_lite.detector.set_transformer import Pooling, SetTransformer
 from demix_lite.errors import unknown_name
+from demix_lite.models.training import minimise
 
 VIEWS = 4
 """Validation sets that every environment is seen against."""
@@ -36,18 +36,9 @@ ASYMMETRIC_MARGIN = 0.05
 class FirstPass(nn.Module):
     """Set transformer, run-relative embedding and one output per error type.
 
-    Parameters
-    ----------
-    channels : sequence of str
-        The channels it may look at; the others are set to zero.
-    width : int
-        Width of the set transformer.
-    pooling : str
-        How the elements are pooled, one of ``set_transformer.Pooling``.
-    relative : bool
-        Whether embeddings are compared within their run.
-    summarise : bool
-        Whether the embedding has the summaries of every channel.
+    It looks at ``channels``, the others are set to zero; ``relative`` says whether summaries are
+    compared within their run. The rest is as in
+    :class:`~demix_lite.detector.set_transformer.SetTransformer`.
     """
 
     mask: Tensor
@@ -164,40 +155,26 @@ class TrainingSettings:
 
 
 def train_first_pass(
-    network: FirstPass,
-    environments: Sequence[Environment],
-    settings: TrainingSettings,
-    *,
-    progress: bool = False,
+    network: FirstPass, environments: Sequence[Environment], settings: TrainingSettings
 ) -> list[float]:
     """Train in place; return the loss of every step."""
     draw = torch.Generator().manual_seed(settings.seed)
-    sets = _row_sets(network, environments, settings, draw, progress)
+    sets = _row_sets(network, environments, settings, draw)
     seen = [len(view.samples) for rows in sets for views in rows.views for view in views]
     settings = replace(settings, elements=min([settings.elements, *seen]))
-    positive_weight = _positive_weight(sets)
-    optimizer = torch.optim.AdamW(
-        network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+    weight = _positive_weight(sets)
+    losses = (
+        _step_loss(network, *_draw_batch(sets, settings, draw), weight, settings)
+        for _ in range(settings.steps)
     )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, settings.learning_rate, settings.steps
+    return minimise(
+        network,
+        tqdm(losses, total=settings.steps, desc="train detector", disable=None),
+        settings.steps,
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        clip=1.0,
     )
-    losses: list[float] = []
-    network.train()
-    with tqdm(total=settings.steps, desc="train detector", disable=not progress) as bar:
-        for _ in range(settings.steps):
-            looks, errors = _draw_batch(sets, settings, draw)
-            loss = _step_loss(network, looks, errors, positive_weight, settings)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            losses.append(float(loss.detach()))
-            bar.update()
-            bar.set_postfix(loss=f"{np.mean(losses[-50:]):.4f}")
-    network.eval()
-    return losses
 
 
 @dataclass(frozen=True)
@@ -210,17 +187,7 @@ class View:
 
 @dataclass(frozen=True)
 class RowSet:
-    """Rows of one injection, as every architecture shows them.
-
-    Attributes
-    ----------
-    vectors : list of Tensor
-        Vectors of the same rows, shape ``(n, C, M)``, one tensor per architecture.
-    views : list of list of View
-        Views of these vectors, a list per architecture.
-    errors : Tensor
-        The true errors, shape ``(n, 3)``.
-    """
+    """Rows of one injection: ``(n, C, M)`` and views per architecture, true errors ``(n, 3)``."""
 
     vectors: list[Tensor]
     views: list[list[View]]
@@ -236,14 +203,13 @@ def _row_sets(
     environments: Sequence[Environment],
     settings: TrainingSettings,
     draw: torch.Generator,
-    progress: bool,
 ) -> list[RowSet]:
     """Take the vectors of some rows of every injection through all its architectures."""
     by_injection: dict[str, list[Environment]] = {}
     for environment in environments:
         by_injection.setdefault(environment.injection, []).append(environment)
     sets: list[RowSet] = []
-    for group in tqdm(by_injection.values(), desc="vectors", disable=not progress):
+    for group in tqdm(by_injection.values(), desc="vectors", disable=None):
         through = group if settings.model_intervention else group[:1]
         taken = [environment.sample(settings.rows) for environment in through]
         vectors = [vectors for vectors, _ in taken]

@@ -18,11 +18,7 @@ class AttentionGRU(nn.Module):
     """A gated recurrent unit whose update gate is scaled by attention (AUGRU).
 
     With attention 1 at every step it is the GRU; a step of attention 0 keeps the state as it is.
-
-    Parameters
-    ----------
-    width : int
-        Width of the inputs and of the state.
+    Inputs and state have the same width.
 
     Examples
     --------
@@ -57,18 +53,8 @@ class DIEN(nn.Module):
 
     One recurrent layer extracts an interest at every entry of the history, a second one follows
     those that matter for the candidate; its last state is what the head sees. The auxiliary loss
-    of the paper, which needs items that were not clicked, is left out.
-
-    Parameters
-    ----------
-    layout : Layout
-        What the inputs hold.
-    dim : int
-        Width of one embedding.
-    hidden : sequence of int
-        Widths of the hidden layers of the head.
-    attention : sequence of int
-        Widths of the hidden layers of the local activation unit.
+    of the paper, which needs items that were not clicked, is left out. The parameters are those of
+    :class:`~demix_lite.models.din.DIN`.
 
     Examples
     --------

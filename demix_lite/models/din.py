@@ -52,14 +52,7 @@ class Embedded:
 
 
 class Embeddings(nn.Module):
-    """Turns a batch into vectors; the candidate and the history share their embeddings.
-
-    Parameters
-    ----------
-    layout : Layout
-        What the batch holds.
-    dim : int
-        Width of one embedding.
+    """Turns a batch into vectors of width ``dim``; candidate and history share their embeddings.
 
     Examples
     --------
@@ -97,14 +90,7 @@ class Embeddings(nn.Module):
 
 
 class LocalActivation(nn.Module):
-    """Scores what each entry of a history means to the candidate.
-
-    Parameters
-    ----------
-    width : int
-        Width of the candidate and of an entry.
-    hidden : sequence of int
-        Widths of the hidden layers.
+    """Scores what each entry of a history means to the candidate, both of width ``width``.
 
     Examples
     --------
@@ -167,14 +153,7 @@ class DIN(nn.Module):
 
 
 def blank_inputs(layout: Layout, samples: int, length: int) -> dict[str, Tensor]:
-    """Return inputs of the right names, shapes and types, all zero.
-
-    Parameters
-    ----------
-    layout : Layout
-        What the inputs hold.
-    samples, length : int
-        Number of samples and of entries of a history.
+    """Return inputs of some samples with histories of one length, all zero.
 
     Examples
     --------

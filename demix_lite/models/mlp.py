@@ -7,16 +7,7 @@ from torch import Tensor, nn
 
 
 class MLP(nn.Module):
-    """Linear layers with ReLU between them.
-
-    Parameters
-    ----------
-    inputs : int
-        Width of the input.
-    hidden : sequence of int
-        Widths of the hidden layers.
-    outputs : int
-        Width of the output.
+    """Linear layers of the given widths with ReLU between them.
 
     Examples
     --------

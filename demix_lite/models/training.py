@@ -1,14 +1,13 @@
 """Training a task model: short, deterministic, the same for every task."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map
-from tqdm import tqdm
 
 from demix_lite.errors import DemixError
 
@@ -86,7 +85,6 @@ def fit(
     seed: int = 0,
     device: str | torch.device | None = None,
     after_epoch: Callable[[nn.Module], None] | None = None,
-    progress: bool = False,
 ) -> Trained:
     """Train ``model`` with AdamW on the weighted mean of the per-sample losses.
 
@@ -136,7 +134,7 @@ def fit(
     losses: list[float] = []
     early = model
     batch_size = max(1, round(batch_size * n / (rows or n)))
-    for epoch in tqdm(range(epochs), desc="fit", unit="epoch", disable=not progress, leave=False):
+    for epoch in range(epochs):
         total = 0.0
         for batch in torch.randperm(n, generator=order).split(batch_size):
             batch = batch.to(place)
@@ -153,6 +151,43 @@ def fit(
             after_epoch(model.eval())
             model.train()
     return Trained(model.eval(), early.eval(), losses)
+
+
+def minimise(
+    network: nn.Module,
+    losses: Iterable[Tensor],
+    steps: int,
+    *,
+    learning_rate: float = 2e-3,
+    weight_decay: float,
+    clip: float | None = None,
+) -> list[float]:
+    """Train in place, a step of AdamW a loss, under a one-cycle schedule; return the losses.
+
+    ``losses`` are computed as they are asked for, each after the step on the one before it.
+
+    Examples
+    --------
+    >>> line = nn.Linear(1, 1)
+    >>> losses = (line(torch.ones(1, 1)).square().sum() for _ in range(20))
+    >>> found = minimise(line, losses, 20, learning_rate=0.1, weight_decay=0.0)
+    >>> found[-1] < found[0]
+    True
+    """
+    optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps)
+    network.train()
+    values: list[float] = []
+    for loss in losses:
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if clip is not None:
+            nn.utils.clip_grad_norm_(network.parameters(), clip)
+        optimizer.step()
+        schedule.step()
+        values.append(float(loss.detach()))
+    network.eval()
+    return values
 
 
 @torch.no_grad()

@@ -18,14 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from demix_lite.data.pairs import (
-    ANSWERS,
-    CATEGORICAL,
-    NUMERIC,
-    TEXTS,
-    split_turns,
-    with_attributes,
-)
+from demix_lite.data.pairs import ANSWERS, CATEGORICAL, NUMERIC, TEXTS, split_turns, with_attributes
 from demix_lite.data.store import load_table
 from demix_lite.errors import DemixError
 from demix_lite.models.preference_lm import (
@@ -119,10 +112,6 @@ class AlignmentTask(Task):
     def _applies(self, frame: pd.DataFrame, rule: Rule) -> np.ndarray:
         (column,) = rule.condition
         return frame[column].isin(ANSWERS).to_numpy()
-
-    def wrong_labels(self, labels: pd.Series, rng: np.random.Generator) -> pd.Series:
-        """Swap the preference."""
-        return self.label.wrong(labels, rng)
 
     def plan_feature_errors(
         self, frame: pd.DataFrame, rng: np.random.Generator
@@ -234,17 +223,7 @@ KINDS = {
 
 
 class PairEncoder(Encoder):
-    """Tokenises pairs and looks up what the reference says of their answers.
-
-    Parameters
-    ----------
-    task : AlignmentTask
-        The task.
-    reference : Reference
-        The language model before training.
-    frame : DataFrame
-        The training rows as the user has them, errors included.
-    """
+    """Tokenises pairs and looks up what the reference says of their answers."""
 
     def __init__(self, task: AlignmentTask, reference: Reference, frame: pd.DataFrame):
         self.task = task
@@ -258,10 +237,6 @@ class PairEncoder(Encoder):
     def inputs(self, frame: pd.DataFrame) -> dict[str, Tensor]:
         """Return what a :class:`PreferenceLM` reads."""
         return pair_inputs(*self.answers(frame))
-
-    def targets(self, labels: pd.Series) -> Tensor:
-        """Return 1 where the first answer is preferred, else 0, shape ``(n,)``."""
-        return self.task.label.encode(labels)
 
     def features(self, inputs: dict[str, Tensor]) -> Tensor:
         """Describe a pair by the difference of its answers, as the reference reads them."""

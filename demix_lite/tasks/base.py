@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from demix_lite.data.store import Card
 from demix_lite.errors import DemixError, unknown_name
+from demix_lite.models.training import Trained, fit
 from demix_lite.seeds import generator
 from demix_lite.tasks.labels import Label
 
@@ -175,10 +176,6 @@ class Task(ABC):
         """Load the table and split it; the split depends on nothing but the task and the table."""
 
     @abstractmethod
-    def wrong_labels(self, labels: pd.Series, rng: np.random.Generator) -> pd.Series:
-        """Return a wrong label for every given label."""
-
-    @abstractmethod
     def plan_feature_errors(
         self, frame: pd.DataFrame, rng: np.random.Generator
     ) -> FeatureErrorPlan:
@@ -224,6 +221,10 @@ class Task(ABC):
         """Return the task metric; ``label.larger_is_better`` says which way is up."""
         return self.label.metric(outputs, targets)
 
+    def wrong_labels(self, labels: pd.Series, rng: np.random.Generator) -> pd.Series:
+        """Draw a wrong label for every label, as the kind of label has it."""
+        return self.label.wrong(labels, rng)
+
     def relabel(self, labels: pd.Series, outputs: Tensor) -> pd.Series:
         """Return a better label for rows believed mislabelled, from a model's outputs for them."""
         return self.label.better(labels, outputs)
@@ -261,15 +262,13 @@ class Task(ABC):
 
 
 class Encoder(ABC):
-    """Turns readable rows into tensors; fitted once, on dirty training rows."""
+    """Turns readable rows of a task into tensors; fitted once, on dirty training rows."""
+
+    task: Task
 
     @abstractmethod
     def inputs(self, frame: pd.DataFrame) -> Any:
         """Return the model inputs: a tensor or a nest of tensors with leading dimension ``n``."""
-
-    @abstractmethod
-    def targets(self, labels: pd.Series) -> Tensor:
-        """Return the targets, shape ``(n,)``."""
 
     @abstractmethod
     def columns(self, frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
@@ -278,6 +277,10 @@ class Encoder(ABC):
         The values have shape ``(n, d)``, NaN is missing; a boolean array of shape ``(d,)`` tells
         the categories.
         """
+
+    def targets(self, labels: pd.Series) -> Tensor:
+        """Return the targets as the kind of label has them, shape ``(n,)``."""
+        return self.task.label.encode(labels)
 
     def transform(self, frame: pd.DataFrame, target: str) -> tuple[Any, Tensor]:
         """Return ``(inputs, targets)`` of a frame."""
@@ -302,3 +305,25 @@ def seeded_model(task: Task, architecture: str, encoder: Encoder, seed: int) -> 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return task.build_model(architecture, encoder)
+
+
+def fit_model(
+    task: Task,
+    architecture: str,
+    frame: pd.DataFrame,
+    seed: int,
+    *,
+    encoder: Encoder | None = None,
+    weights: Tensor | None = None,
+    device: str | None = None,
+    **settings: Any,
+) -> tuple[Trained, Encoder]:
+    """Train a task model on rows as they are, by the task's settings before those given here.
+
+    ``seed`` fixes the weights and the order of the batches; the encoder is fitted on the same rows
+    unless there is one.
+    """
+    encoder = encoder or task.encoder(frame)
+    model = seeded_model(task, architecture, encoder, seed)
+    options = {**settings, **task.training, "weights": weights, "seed": seed, "device": device}
+    return fit(model, task.loss, *encoder.transform(frame, task.target), **options), encoder

@@ -44,19 +44,8 @@ def practice_task(
 ) -> tuple[TabularTask, Splits]:
     """Draw another label and a rule for a table.
 
-    Parameters
-    ----------
-    task : TabularTask
-        Whose table it is.
-    splits : Splits
-        Its clean rows.
-    rng : Generator
-        Draws the label column, what kind of label it becomes, and the rule.
-
-    Returns
-    -------
-    TabularTask, Splits
-        The task, with one rule, and the rows that have one of its labels.
+    Drawn are the label column, what kind of label it becomes, and the rule. Returns the task, with
+    one rule, and the rows that have one of its labels.
 
     Examples
     --------

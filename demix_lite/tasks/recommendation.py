@@ -24,14 +24,7 @@ from demix_lite.errors import DemixError
 from demix_lite.models.dien import DIEN
 from demix_lite.models.din import DIN, Layout
 from demix_lite.seeds import derive_seed, generator
-from demix_lite.tasks.base import (
-    SEPARATOR,
-    Encoder,
-    FeatureErrorPlan,
-    Rule,
-    Splits,
-    Task,
-)
+from demix_lite.tasks.base import SEPARATOR, Encoder, FeatureErrorPlan, Rule, Splits, Task
 from demix_lite.tasks.labels import Clicks, Label
 
 PARTS = {"train": 0.7, "valid": 0.85, "test": 1.0}
@@ -118,10 +111,6 @@ class RecommendationTask(Task):
             raise DemixError(f"no spurious rule of {self.name} fits this table; ask for more rows.")
         return tuple(kept)
 
-    def wrong_labels(self, labels: pd.Series, rng: np.random.Generator) -> pd.Series:
-        """Flip clicks."""
-        return self.label.wrong(labels, rng)
-
     def plan_feature_errors(
         self, frame: pd.DataFrame, rng: np.random.Generator
     ) -> FeatureErrorPlan:
@@ -136,18 +125,10 @@ class RecommendationTask(Task):
         kind = str(rng.choice(["outlier", "scale"]))
         once = frame.drop_duplicates(side)
         seed = int(rng.integers(2**31))
-        details = {
-            "side": side,
-            "seed": seed,
-            "spread": {
-                c: (float(once[c].mean()), float(once[c].std()))
-                for c in columns
-                if c in self.numeric
-            },
-            "values": {
-                c: sorted(once[c].dropna().unique()) for c in columns if c not in self.numeric
-            },
-        }
+        numbers = [c for c in columns if c in self.numeric]
+        spread = {c: (float(once[c].mean()), float(once[c].std())) for c in numbers}
+        values = {c: sorted(once[c].dropna().unique()) for c in columns if c not in numbers}
+        details = {"side": side, "seed": seed, "spread": spread, "values": values}
         order = partial(entity_order, side=side, seed=seed)
         return FeatureErrorPlan(columns, kind, details, order)
 
@@ -287,17 +268,7 @@ def impressions(
 ) -> dict[str, pd.DataFrame]:
     """Turn interactions into samples: what a user took next, and beside it what they never took.
 
-    Parameters
-    ----------
-    tables : dict
-        ``interactions``, ``users`` and ``items``.
-    task : RecommendationTask
-        Says how long histories are and how many samples a user gives.
-
-    Returns
-    -------
-    dict
-        Part to frame, two rows a sample.
+    Returns the frame of every part, two rows a sample.
     """
     events = tables["interactions"]
     order = ["user", "time"] if "time" in events.columns else ["user"]
@@ -362,21 +333,14 @@ class RecommendationEncoder(Encoder):
 
     The kind of an item in a history is looked up in the catalogue that the training rows themselves
     make up: a wrong attribute reaches every history the item is in.
-
-    Parameters
-    ----------
-    task : RecommendationTask
-        Says which column has which role.
-    frame : DataFrame
-        The training rows as the user has them, errors included.
     """
+
+    task: RecommendationTask
 
     def __init__(self, task: RecommendationTask, frame: pd.DataFrame):
         self.task = task
         self.numeric = task.attributes(frame, task.numeric)
-        self.single = [
-            name for name in task.attributes(frame, task.categorical) if name != task.kind
-        ]
+        self.single = [c for c in task.attributes(frame, task.categorical) if c != task.kind]
         self.listed = task.attributes(frame, task.listed)
         self.scaler = StandardScaler()
         if self.numeric:
@@ -422,10 +386,6 @@ class RecommendationEncoder(Encoder):
             "history_kind": self.catalogue[history],
         }
         return {name: torch.from_numpy(np.array(v)) for name, v in found.items()}
-
-    def targets(self, labels: pd.Series) -> Tensor:
-        """Return 1 for a click, 0 for none, shape ``(n,)``."""
-        return self.task.label.encode(labels)
 
     def _history(self, histories: pd.Series) -> np.ndarray:
         """Return the numbers of the items taken before, padded with 0 on the right."""

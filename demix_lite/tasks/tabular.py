@@ -96,10 +96,6 @@ class TabularTask(Task):
 
         return practice_task(self, splits, rng)
 
-    def wrong_labels(self, labels: pd.Series, rng: np.random.Generator) -> pd.Series:
-        """Draw a wrong label for every label, as the kind of label has it."""
-        return self.label.wrong(labels, rng)
-
     def plan_feature_errors(
         self, frame: pd.DataFrame, rng: np.random.Generator
     ) -> FeatureErrorPlan:
@@ -232,15 +228,9 @@ def _typical(peers: pd.Series, numeric: bool) -> object:
 
 
 class TabularEncoder(Encoder):
-    """Standardised numbers followed by one-hot categories, as one float tensor.
+    """Standardised numbers followed by one-hot categories, as one float tensor."""
 
-    Parameters
-    ----------
-    task : TabularTask
-        Says which column has which role.
-    frame : DataFrame
-        The training rows as the user has them, errors included.
-    """
+    task: TabularTask
 
     def __init__(self, task: TabularTask, frame: pd.DataFrame):
         self.task = task
@@ -272,10 +262,6 @@ class TabularEncoder(Encoder):
         if self.task.categorical:
             parts.append(self.one_hot.transform(self._categories(frame)))
         return torch.from_numpy(np.hstack(parts).astype(np.float32))
-
-    def targets(self, labels: pd.Series) -> Tensor:
-        """Return class numbers, or numbers scaled to [0, 1], shape ``(n,)``."""
-        return self.task.label.encode(labels)
 
     def columns(self, frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
         """Return numbers as they are and categories as codes, rare ones (beyond 250) as missing."""
