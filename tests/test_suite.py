@@ -483,7 +483,7 @@ def test_the_study_of_repairs_tries_every_repair_with_our_verdicts_and_the_true_
     from demix_lite.benchmark import studies
     from demix_lite.benchmark.pipeline import prepare
 
-    prepared = prepare("adult", rows=1200, seed=0)
+    prepared = prepare("adult", rows=3000, seed=0)
     rows = pd.DataFrame(studies.repair_study(prepared, studies.ErrorDetector.shipped("tabular")))
     told = rows.pivot_table(index="variant", columns="diagnosis", values="metric")
     assert set(told.index) == {*studies.REPAIRS, studies.DROP}

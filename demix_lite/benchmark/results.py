@@ -164,8 +164,8 @@ def settings_of(tasks: Iterable[str]) -> str:
     return f"{text[:1].upper()}{text[1:]}." if text else ""
 
 
-def interval(values: Iterable[float]) -> pd.Series:
-    """Return the mean, the half-width of its 95 % t-interval and the number of values.
+def interval(values: Iterable[float], level: float = LEVEL) -> pd.Series:
+    """Return the mean, the half-width of its t-interval and the number of values.
 
     Examples
     --------
@@ -175,11 +175,13 @@ def interval(values: Iterable[float]) -> pd.Series:
     known = pd.Series(list(values), dtype=float).dropna()
     n, half = len(known), np.nan
     if n > 1:
-        half = float(student.ppf((1 + LEVEL) / 2, n - 1) * known.std() / np.sqrt(n))
+        half = float(student.ppf((1 + level) / 2, n - 1) * known.std() / np.sqrt(n))
     return pd.Series({"mean": known.mean(), "half": half, "n": n}, dtype=float)
 
 
-def intervals(rows: pd.DataFrame, by: Sequence[str], column: str) -> pd.DataFrame:
+def intervals(
+    rows: pd.DataFrame, by: Sequence[str], column: str, level: float = LEVEL
+) -> pd.DataFrame:
     """Return mean, half-width and number of values of a column for every group of rows.
 
     Examples
@@ -189,14 +191,16 @@ def intervals(rows: pd.DataFrame, by: Sequence[str], column: str) -> pd.DataFram
     [2.0, 1.0]
     """
     groups = rows.groupby(list(by), sort=False)[column]
-    found = {key[0] if len(by) == 1 else key: interval(part) for key, part in groups}
+    found = {key[0] if len(by) == 1 else key: interval(part, level) for key, part in groups}
     if not found:
         none = pd.MultiIndex.from_arrays([[] for _ in by], names=list(by))
         return pd.DataFrame(columns=["mean", "half", "n"], index=none, dtype=float)
     return pd.DataFrame(found, index=["mean", "half", "n"]).T.rename_axis(list(by))
 
 
-def over_tasks(rows: pd.DataFrame, by: Sequence[str], column: str) -> pd.DataFrame:
+def over_tasks(
+    rows: pd.DataFrame, by: Sequence[str], column: str, level: float = LEVEL
+) -> pd.DataFrame:
     """Return the mean over tasks of a column, with an interval over seeds, for every group.
 
     Only tasks and seeds that every group has are used, so that groups are compared on the same
@@ -208,7 +212,7 @@ def over_tasks(rows: pd.DataFrame, by: Sequence[str], column: str) -> pd.DataFra
     >>> over_tasks(rows, ["method"], "f1").loc["x", "n"]
     np.float64(2.0)
     """
-    return intervals(means_over_tasks(rows, by, column), by, column)
+    return intervals(means_over_tasks(rows, by, column), by, column, level)
 
 
 def means_over_tasks(rows: pd.DataFrame, by: Sequence[str], column: str) -> pd.DataFrame:
