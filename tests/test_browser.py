@@ -67,7 +67,9 @@ def pages(book_folder: Path) -> list[Path]:
 
 def open_page(browser, visit: Visit, **options):
     """Return a tab that refuses the network and remembers every complaint."""
-    context = browser.new_context(viewport=DESKTOP, offline=True, **options)
+    # Colours fade in as a page opens; one that is still fading says nothing of its contrast.
+    options = {"viewport": DESKTOP, "offline": True, "reduced_motion": "reduce", **options}
+    context = browser.new_context(**options)
     tab = context.new_page()
 
     def note(request) -> None:
