@@ -7,12 +7,14 @@ import torch
 from scipy.special import expit, logit
 from sklearn.base import clone
 from sklearn.datasets import load_breast_cancer
+from sklearn.metrics import average_precision_score
 from sklearn.utils.estimator_checks import estimator_checks_generator
 from test_diagnose import LossDetector, people
 
 from demix_lite.debugger import DataDebugger
 from demix_lite.debugger.evidence import flag_from, largest_share, weigh, with_share
 from demix_lite.debugger.judging import Controls, Judgement, draw_controls, judge_table
+from demix_lite.debugger.outliers import outlyingness, with_outliers
 from demix_lite.debugger.shortcut_names import name_shortcuts
 from demix_lite.errors import DemixError
 from demix_lite.tasks.own_table import own_table
@@ -135,6 +137,56 @@ def test_probabilities_come_down_to_the_share_and_keep_their_order():
     assert lower[flagged].mean() >= 0.6
 
 
+def blind_judgement(frame, broken, seed=0):
+    """A detector that sees next to nothing; controls broken by the package's own plans."""
+    rng = np.random.default_rng(seed)
+    table = own_table(frame, "buys")
+    controls = draw_controls(table.task, table.frame)
+    weak = 0.5 * broken + rng.normal(-2.5, 1, len(frame))
+    odds = rng.normal(-2.5, 1, len(controls.kind)) + 0.5 * (controls.kind == "feature")
+    said, of_controls = (expit(np.column_stack([np.full_like(x, -3), x, x])) for x in (weak, odds))
+    outputs = torch.zeros(len(frame), 2)
+    return table, Judgement(said, of_controls, controls, outputs, [])
+
+
+def test_few_gross_numbers_come_to_the_top():
+    frame = people(1000)
+    broken = np.arange(1000) < 40
+    frame = frame.astype({"income": float})
+    frame.loc[broken, "income"] *= 1000
+    table, before = blind_judgement(frame, broken)
+    after = with_outliers(before, table.task, table.frame)
+    assert average_precision_score(broken, before.probability[:, 1]) < 0.2
+    assert average_precision_score(broken, after.probability[:, 1]) > 0.9
+    assert after.probability[:, 1].mean() == pytest.approx(before.probability[:, 1].mean())
+    assert (after.probability[:, [0, 2]] == before.probability[:, [0, 2]]).all()
+    higher = after.of_controls[:, 1] > before.of_controls[:, 1]
+    assert higher[before.controls.kind == "feature"].mean() > higher.mean()
+
+
+def test_distance_counts_nothing_where_the_controls_are_not_outlying():
+    frame = people(1000)
+    table, before = blind_judgement(frame, np.zeros(1000))
+    ordinary = table.frame.iloc[before.controls.origin].reset_index(drop=True)
+    ordinary["income"] = ordinary["income"].median()
+    ordinary["age"] = int(ordinary["age"].median())
+    same = Controls(ordinary, *list(vars(before.controls).values())[1:])
+    judgement = Judgement(before.probability, before.of_controls, same, before.outputs, [])
+    assert with_outliers(judgement, table.task, table.frame) is judgement
+
+
+def test_distance_is_measured_by_side_and_ignores_what_is_missing_or_constant():
+    frame = people(300).assign(flat=1.0, gap=np.nan, skewed=np.r_[np.zeros(290), np.full(10, 5.0)])
+    task = own_table(people(300).assign(skewed=frame["skewed"]), "buys").task
+    assert {"age", "income", "skewed"} == set(task.numeric)
+    near, far = frame.iloc[[0]], frame.iloc[[0]].assign(income=[1e6])
+    assert outlyingness(task, far, frame)[0] > outlyingness(task, near, frame)[0] + 5
+    assert outlyingness(task, near.assign(income=[np.nan]), frame)[0] < 1
+    everything = outlyingness(task, frame, frame)
+    order = np.random.default_rng(0).permutation(300)
+    assert (outlyingness(task, frame.iloc[order], frame.iloc[order]) == everything[order]).all()
+
+
 def test_a_shortcut_gets_its_name():
     rng = np.random.default_rng(0)
     city = rng.choice(["Rome", "Oslo", "Bonn"], 900)
@@ -166,3 +218,17 @@ def test_a_clean_table_stays_nearly_unflagged():
     features, labels = load_breast_cancer(return_X_y=True, as_frame=True)
     said = DataDebugger(repeats=1).fit(features, labels).diagnosis_
     assert said.filter(like="_error").any(axis=1).mean() <= 0.05
+
+
+@pytest.mark.slow
+def test_a_few_gross_slips_are_found_in_a_table_of_ones_own():
+    frame = people(1500, wrong=0).assign(calls=lambda f: f["age"] % 7, town=lambda f: f["age"] % 3)
+    slip = np.random.default_rng(5).permutation(1500)[:60]
+    frame = frame.astype({"age": float, "calls": float}).astype({"town": str})
+    frame.loc[slip[:20], "age"] *= 10
+    frame.loc[slip[20:40], "income"] /= 1000
+    frame.loc[slip[40:], "calls"] = 99
+    said = DataDebugger(repeats=1).fit(frame.drop(columns="buys"), frame["buys"]).diagnosis_
+    broken = np.isin(np.arange(1500), slip)
+    assert average_precision_score(broken, said["feature_probability"]) > 0.6
+    assert broken[said["feature_error"]].mean() > 0.6

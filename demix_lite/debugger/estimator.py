@@ -11,6 +11,7 @@ from sklearn.utils.validation import validate_data
 
 from demix_lite.debugger.evidence import weigh
 from demix_lite.debugger.judging import Announce, Judgement, judge_table, train_model
+from demix_lite.debugger.outliers import with_outliers
 from demix_lite.debugger.shortcut_names import name_shortcuts
 from demix_lite.detector import ErrorDetector
 from demix_lite.diagnosis import ERROR_TYPES, Diagnosis
@@ -185,6 +186,7 @@ class DataDebugger(BaseEstimator):
         task, frame = self.table_.task, self.table_.frame
         encoder = judgement.parts[0][1].encoder
         self._say("weigh the verdicts")
+        judgement = with_outliers(judgement, task, frame)
         named = name_shortcuts(task, encoder, frame, judgement.probability)
         diagnosis, self.evidence_ = weigh(judgement, named)
         broken = diagnosis.flag["spurious"].any()

@@ -8,6 +8,7 @@ import pandas as pd
 from demix_lite.data.store import Card
 from demix_lite.debugger.evidence import weigh
 from demix_lite.debugger.judging import Announce, judge_table
+from demix_lite.debugger.outliers import with_outliers
 from demix_lite.debugger.shortcut_names import name_shortcuts
 from demix_lite.detector import ErrorDetector
 from demix_lite.diagnosis import ERROR_TYPES
@@ -52,6 +53,7 @@ def self_check(
         truth = errors.assign(spurious=errors["spurious"] & (drawn is not None)).to_numpy()
         announce(f"self-check {trial + 1} of {TRIALS}")
         judged = judge_table(practice, dirty, detector, repeats=1, seed=name, announce=announce)
+        judged = with_outliers(judged, practice, dirty)
         encoder = judged.parts[0][1].encoder
         named = name_shortcuts(practice, encoder, dirty, judged.probability)
         flag = weigh(judged, named)[0].flag.to_numpy()

@@ -1,0 +1,94 @@
+"""Few gross errors: numbers far outside, which a model trained on them hardly feels.
+
+A detector reads what a row does to a model. Where one row in twenty is broken badly, the scaler and
+the weights swallow it and its influence looks like that of any row. How far a number lies from the
+others is seen without a model. The controls say how much that is worth in this table: a logistic
+regression tells them from the rows by both, and where distance does not help, it counts nothing.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import brentq
+from scipy.special import expit, logit
+from sklearn.linear_model import LogisticRegression
+
+from demix_lite.debugger.judging import Judgement
+from demix_lite.diagnosis import ERROR_TYPES
+from demix_lite.tasks.tabular import TabularTask
+
+USUAL = 0.9
+"""So many rows count as not outlying at all."""
+
+SMALLEST_SPREAD = 1e-9
+LEAST_SLOPE = 0.25
+"""The detector's own verdict counts at least so much, against 1 where it is right about odds."""
+
+
+def outlyingness(task: TabularTask, frame: pd.DataFrame, reference: pd.DataFrame) -> np.ndarray:
+    """Say how far the most extreme number of every row lies outside, shape ``(n,)``.
+
+    The distance from the median, in median distances of that side, on a logarithmic scale; 0 up to
+    where nine tenths of the reference rows lie.
+
+    Examples
+    --------
+    >>> from demix_lite.tasks import get_task
+    >>> task = get_task("adult")
+    >>> rows = task.load("twin", rows=300).train
+    >>> near, far = outlyingness(task, rows.iloc[[0, 0]].assign(age=[40, 4000]), rows)
+    >>> bool(far > near)
+    True
+    """
+    furthest = np.zeros(len(frame))
+    for column in task.numeric:
+        known, values = (rows[column].to_numpy(dtype=float) for rows in (reference, frame))
+        middle = np.nanmedian(known)
+        away, usual = np.zeros(len(frame)), np.zeros(len(reference))
+        for side in (known > middle, known < middle):
+            if side.any():
+                spread = np.median(known[side] - middle)
+                np.fmax(away, np.log1p(np.maximum((values - middle) / spread, 0)), out=away)
+                np.fmax(usual, np.log1p(np.maximum((known - middle) / spread, 0)), out=usual)
+        furthest = np.maximum(furthest, away - np.quantile(usual, USUAL))
+    return furthest
+
+
+def with_outliers(judgement: Judgement, task: TabularTask, frame: pd.DataFrame) -> Judgement:
+    """Let outlying numbers raise the suspicion of feature errors, as far as the controls warrant.
+
+    Rows keep the mean probability that the detector gave them; the order of the rows changes only
+    where outlying numbers tell controls from rows better than the verdicts alone.
+    """
+    number = ERROR_TYPES.index("feature")
+    broken = judgement.controls.kind == "feature"
+    said = logit(judgement.probability[:, number]), logit(judgement.of_controls[:, number])
+    far = [outlyingness(task, rows, frame) for rows in (frame, judgement.controls.frame)]
+    evidence = [np.column_stack(pair) for pair in zip(said, far, strict=True)]
+    slope = _slope(evidence[0], evidence[1][broken])
+    if slope <= 0:
+        return judgement
+    odds = [verdict + slope * distance for verdict, distance in zip(said, far, strict=True)]
+    shift = _shift_to(odds[0], judgement.probability[:, number].mean())
+    probability, of_controls = judgement.probability.copy(), judgement.of_controls.copy()
+    probability[:, number], of_controls[:, number] = (expit(o - shift) for o in odds)
+    return replace(judgement, probability=probability, of_controls=of_controls)
+
+
+def _slope(rows: np.ndarray, broken: np.ndarray) -> float:
+    """Return what a unit of distance is worth in the detector's odds, by telling controls apart."""
+    both = np.vstack([rows, broken])
+    spread = both.std(axis=0)
+    if not len(broken) or spread.min() < SMALLEST_SPREAD:
+        return 0.0
+    is_control = np.repeat([0, 1], [len(rows), len(broken)])
+    model = LogisticRegression(class_weight="balanced").fit(both / spread, is_control)
+    verdict, distance = model.coef_[0] / spread
+    return float(distance / max(verdict, LEAST_SLOPE))
+
+
+def _shift_to(odds: np.ndarray, mean: float) -> float:
+    """Return what to take off all odds so that the mean probability is as given."""
+    ends = odds.min() - logit(mean) - 1, odds.max() - logit(mean) + 1
+    return float(brentq(lambda shift: expit(odds - shift).mean() - mean, *ends))
