@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 from torch.utils._pytree import tree_map
+from torch.utils.data import TensorDataset
 
 from demix_lite.errors import DemixError
 from demix_lite.influence import InfluenceSource, influence_vectors
@@ -820,6 +821,32 @@ def test_a_bad_channel_is_refused_before_anything_is_written(channel, sentence, 
         influence_vectors(model, loss, train, valid, channels=[channel], out=tmp_path / "v.npy")
     assert sentence in str(refused.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_channel_may_be_named_without_a_list():
+    one, two = (
+        influence_vectors(*problem("mlp"), channels=c) for c in ("influence", ["influence"])
+    )
+    assert one.channels == two.channels
+    assert torch.equal(one.values, two.values)
+
+
+@pytest.mark.parametrize(
+    ("broken", "sentence"),
+    [
+        (lambda x, y: x, "must be .inputs, targets., two torch tensors, not a Tensor"),
+        (lambda x, y: TensorDataset(x, y), "must be .*not a TensorDataset.*its .tensors"),
+        (lambda x, y: (x.numpy(), y), "must hold torch tensors, not ndarray; torch.as_tensor"),
+        (lambda x, y: (x, y[:3]), r"has .* different lengths: \[\d+, 3\]"),
+    ],
+)
+@pytest.mark.parametrize("side", ["train", "valid"])
+def test_samples_that_are_no_pair_of_tensors_are_refused(broken, sentence, side):
+    model, loss, *samples = problem("mlp")
+    sides = dict(zip(("train", "valid"), samples, strict=True))
+    sides[side] = broken(*sides[side])
+    with pytest.raises(DemixError, match=f"{side} {sentence}"):
+        influence_vectors(model, loss, **sides)
 
 
 def test_asking_the_result_for_a_channel_it_does_not_have():

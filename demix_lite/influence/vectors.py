@@ -113,7 +113,7 @@ def influence_vectors(
         ``(inputs, targets)``; inputs are a tensor or a nest of tensors counted by their first
         dimension.
     channels : sequence of str
-        Any of :data:`CHANNELS`. Pairwise: ``influence`` (cosine of the loss gradients),
+        One or more of :data:`CHANNELS`. Pairwise: ``influence`` (cosine of the loss gradients),
         ``input_similarity`` (cosine of the inputs), ``label_agreement`` (equality;
         ``1 / (1 + |Δy|)`` for real labels), ``input_side[k]`` and ``output_side[k]`` (cosines of
         the inputs and of the output gradients of linear layer k, each summed over its positions; a
@@ -142,7 +142,8 @@ def influence_vectors(
     Raises
     ------
     DemixError
-        Unknown channel, a model that mixes samples, too little memory (with the remedy).
+        Samples that are not pairs of tensors, an unknown channel, a model that mixes samples, too
+        little memory (with the remedy).
 
     Notes
     -----
@@ -160,6 +161,7 @@ def influence_vectors(
     >>> torch.allclose(vectors["influence"].diagonal(), torch.ones(6))
     True
     """
+    _check_samples(train, "train")
     source = InfluenceSource(
         model, loss_fn, valid, channels, partners=count(train[0]), device=device, features=features
     )
@@ -172,6 +174,24 @@ def influence_vectors(
     for rows, block in blocks:
         values[rows] = block
     return InfluenceVectors(values, source.channels)
+
+
+def _check_samples(samples: Any, name: str) -> None:
+    """Refuse what is not ``(inputs, targets)`` of tensors with as many samples each."""
+    if not isinstance(samples, tuple | list) or len(samples) != 2:
+        raise DemixError(
+            f"{name} must be (inputs, targets), two torch tensors, not a {type(samples).__name__}; "
+            "of a TensorDataset these are its .tensors."
+        )
+    parts = tree_leaves(samples)
+    other = [type(part).__name__ for part in parts if not isinstance(part, Tensor)]
+    if other:
+        raise DemixError(
+            f"{name} must hold torch tensors, not {other[0]}; torch.as_tensor makes one of it."
+        )
+    counts = [len(part) for part in parts]
+    if len(set(counts)) > 1:
+        raise DemixError(f"{name} has inputs and targets of different lengths: {counts}.")
 
 
 def _write(
@@ -229,8 +249,9 @@ class InfluenceSource:
         device: str | torch.device | None = None,
         features: Features | None = None,
     ):
+        _check_samples(valid, "valid")
         self.device = resolve_device(device)
-        self.channels = tuple(dict.fromkeys(channels))
+        self.channels = tuple(dict.fromkeys([channels] if isinstance(channels, str) else channels))
         self.features = features or flat_inputs
         self.valid_count = count(valid[0])
         if not self.channels or not self.valid_count:
