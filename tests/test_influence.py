@@ -823,6 +823,15 @@ def test_a_bad_channel_is_refused_before_anything_is_written(channel, sentence, 
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(("name", "overwrites"), [("mlp", False), ("in place", True)])
+def test_outputs_are_copied_only_where_they_are_overwritten(name, overwrites):
+    model, loss, train, _ = problem(name)
+    capture = FactorCapture(model, loss)
+    assert capture.copies  # until the first samples have shown that it takes none
+    capture(*train)
+    assert capture.copies is overwrites
+
+
 def test_a_channel_may_be_named_without_a_list():
     one, two = (
         influence_vectors(*problem("mlp"), channels=c) for c in ("influence", ["influence"])

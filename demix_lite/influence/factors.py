@@ -207,6 +207,8 @@ class FactorCapture:
             raise DemixError("the model has no trainable parameter, so nothing has an influence.")
         self.fallback: set[str] | None = None
         self.modules: set[str] = set()
+        self.overwrites = False
+        self.copies = True
 
     def __call__(self, inputs: Any, targets: Tensor) -> Captured:
         """Return losses and factors of a block of samples."""
@@ -225,6 +227,7 @@ class FactorCapture:
     ) -> tuple[Tensor, dict[str, list[_Call]]]:
         """Run the model forward and backward; keep inputs and output gradients of its modules."""
         seen: list[tuple[str, tuple[Any, ...], Tensor]] = []
+        copied: list[Tensor] = []
 
         def recorder(name: str) -> Callable:
             def record(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
@@ -232,8 +235,11 @@ class FactorCapture:
                     return output
                 arguments = (*args, *kwargs.values())
                 seen.append((name, tree_map(_detached, arguments), output))
+                if not self.copies:
+                    return output
                 # A copy goes on, so that an in-place operation cannot overwrite the record.
-                return output.clone()
+                copied.append(output.clone())
+                return copied[-1]
 
             return record
 
@@ -249,6 +255,7 @@ class FactorCapture:
         finally:
             for handle in handles:
                 handle.remove()
+        self.overwrites |= any(copy._version for copy in copied)
         outputs = [output for _, _, output in seen]
         found = torch.autograd.grad(total, outputs, allow_unused=True) if seen else ()
         calls: dict[str, list[_Call]] = {}
@@ -351,6 +358,7 @@ class FactorCapture:
                 ):
                     fallback |= own
         self.modules = {name for name, own in modules.items() if own - fallback}
+        self.copies = self.overwrites
         return fallback
 
     def _explains(
