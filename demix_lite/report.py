@@ -121,8 +121,11 @@ def diagnosis_summary(about: Mapping[str, Any]) -> str:
     ]
     for kind in ERROR_TYPES:
         said = about["errors"][kind]
-        share = "cannot be seen in this table"
-        if said["seen"]:
+        if kind == "spurious":
+            share = "how many in all is not known" if said["seen"] else "no shortcut is suspected"
+        elif not said["seen"]:
+            share = "cannot be seen in this table"
+        else:
             share = (
                 f"perhaps {said['share'] * about['judged']:,.0f} rows in all "
                 f"({said['share']:.1%}; {said['low']:.1%} to {said['high']:.1%})"

@@ -57,7 +57,8 @@ class Evidence:
     seen : bool
         Whether the detector can see this error here.
     share, low, high : float
-        Estimated share of rows with the error and a 95 % interval.
+        Estimated share of rows with the error and a 95 % interval; NaN for spurious errors, of
+        which there are no controls.
     threshold : float
         Probability from which a row is flagged; above 1 if none is.
     found : float
@@ -182,17 +183,16 @@ def _evidence(
     rng: np.random.Generator,
 ) -> Evidence:
     """Say how often an error occurs, and how many of its controls would be flagged."""
+    if drawn is None:
+        return Evidence(kind, seen, np.nan, np.nan, np.nan, threshold, np.nan)
     low, high = _interval(probability, rng)
-    found = np.nan
-    if drawn is not None:
-        high = max(low, float(np.quantile(drawn, 0.975)))
-        number = ERROR_TYPES.index(kind)
-        cut = judgement.probability[probability >= threshold, number].min(initial=2.0)
-        mine = judgement.controls.kind == kind
-        found = float((judgement.of_controls[mine, number] >= cut).mean())
+    high = max(low, float(np.quantile(drawn, 0.975)))
+    number = ERROR_TYPES.index(kind)
+    cut = judgement.probability[probability >= threshold, number].min(initial=2.0)
+    mine = judgement.controls.kind == kind
+    found = float((judgement.of_controls[mine, number] >= cut).mean())
     if not seen:
-        unknown = np.nan if drawn is None else high
-        return Evidence(kind, False, np.nan, 0.0, unknown, 1.1, found)
+        return Evidence(kind, False, np.nan, 0.0, np.nan, 1.1, found)
     return Evidence(kind, True, float(probability.mean()), low, high, threshold, found)
 
 

@@ -57,7 +57,11 @@ def report_page(outcome: "Outcome") -> str:
         about=about,
         names=ERROR_NAMES,
         colours=COLOURS,
-        tops={k: {**said, "top": _round_above(said["high"])} for k, said in _seen(about)},
+        tops={
+            kind: {**said, "top": _round_above(said["high"])}
+            for kind, said in _seen(about)
+            if said["share"] is not None
+        },
         hints={kind: flags_beside_share(about, kind) for kind in ERROR_TYPES},
         places=_places(outcome),
         scores=list(_scores(about["score"])),
