@@ -13,6 +13,7 @@ import shtab
 
 from demix_lite import __version__
 from demix_lite.errors import DemixError, unknown_name
+from demix_lite.whole_file import whole_file
 
 EXAMPLES = """
 examples:
@@ -359,9 +360,8 @@ def check_writable(path: Path | None) -> None:
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write one JSON object, whole or not at all; what is not a number becomes null."""
     known = {key: None if value != value else value for key, value in content.items()}
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(json.dumps(known, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    with whole_file(path) as part:
+        part.write_text(json.dumps(known, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

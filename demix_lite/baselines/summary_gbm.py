@@ -20,6 +20,7 @@ from demix_lite.detector.ranks import normal_ranks
 from demix_lite.detector.runs import CHANNELS, Run
 from demix_lite.detector.set_transformer import summaries
 from demix_lite.diagnosis import ERROR_TYPES, Diagnosis
+from demix_lite.whole_file import whole_file
 
 AGREEMENT = CHANNELS.index("label_agreement")
 
@@ -62,8 +63,8 @@ class SummaryGBM:
     def save(self, path: Path) -> None:
         """Keep the fitted models in this machine's cache, beside ``path``."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        joblib.dump(self.models, path.with_suffix(".part"))
-        path.with_suffix(".part").replace(path)
+        with whole_file(path) as part:
+            joblib.dump(self.models, part)
 
     @classmethod
     def load(cls, path: Path) -> Self:

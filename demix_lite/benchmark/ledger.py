@@ -2,7 +2,6 @@
 
 import csv
 import hashlib
-import os
 import platform
 import shutil
 import subprocess
@@ -20,6 +19,7 @@ from filelock import FileLock
 from demix_lite.diagnosis import ERROR_TYPES
 from demix_lite.errors import DemixError
 from demix_lite.models.training import resolve_device
+from demix_lite.whole_file import whole_file
 
 RESULTS_LEFT_OUT = ":(top,exclude)book/results"
 PROCESSOR = f"{platform.system()} {platform.machine()} CPU"
@@ -65,12 +65,10 @@ def append_rows(
     with FileLock(lock_of(path)):
         check_columns(path, columns)
         lines = path.read_text(encoding="utf-8") if path.exists() else header + "\n"
-        partial = path.with_suffix(".part")
-        with partial.open("w", encoding="utf-8", newline="") as file:
+        with whole_file(path) as part, part.open("w", encoding="utf-8", newline="") as file:
             file.write(lines)
             writer = csv.writer(file, lineterminator="\n")
             writer.writerows([row[column] for column in columns] for row in rows)
-        os.replace(partial, path)
 
 
 def check_columns(path: Path, columns: Sequence[str] = COLUMNS) -> None:

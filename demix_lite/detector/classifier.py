@@ -20,6 +20,7 @@ from demix_lite.detector.set_transformer import Pooling
 from demix_lite.detector.training import FirstPass, TrainingSettings, train_first_pass
 from demix_lite.diagnosis import Diagnosis
 from demix_lite.errors import DemixError
+from demix_lite.whole_file import whole_file
 
 FORMAT = 2
 """Number of the layout of saved weights."""
@@ -166,7 +167,8 @@ class ErrorDetector:
         tensors = {k: v.contiguous() for k, v in self.network.state_dict().items()}
         if self.pooled_scale is not None:
             tensors |= {f"scale.{k}": v for k, v in vars(self.pooled_scale).items()}
-        save_file(tensors, path.with_suffix(".safetensors"))
+        with whole_file(path.with_suffix(".safetensors")) as part:
+            save_file(tensors, part)
         about = {
             "format": FORMAT,
             "channels": CHANNELS,
@@ -174,7 +176,8 @@ class ErrorDetector:
             "calibration": self.calibration.tolist(),
             "facts": self.facts,
         }
-        path.with_suffix(".json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        with whole_file(path.with_suffix(".json")) as part:
+            part.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | Path) -> "ErrorDetector":

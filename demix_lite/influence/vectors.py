@@ -33,6 +33,7 @@ from demix_lite.influence.factors import (
 )
 from demix_lite.influence.gram import inner_products, joined, prepare, squared_norms
 from demix_lite.models.training import LossFn, count, move, resolve_device, take
+from demix_lite.whole_file import whole_file
 
 CHANNELS = (
     "influence",
@@ -199,18 +200,15 @@ def _write(
 ) -> np.memmap:
     """Write the blocks to a file that takes its name when it is complete."""
     kind = torch.empty(0, dtype=dtype).numpy().dtype
-    part = path.with_name(f"{path.name}.part")
     try:
         _check_disk(path, math.prod(shape) * kind.itemsize)
-        values = np.lib.format.open_memmap(part, mode="w+", dtype=kind, shape=shape)
-        for rows, block in blocks:
-            values[rows] = block.numpy()
-        values.flush()
-        part.replace(path)
+        with whole_file(path) as part:
+            values = np.lib.format.open_memmap(part, mode="w+", dtype=kind, shape=shape)
+            for rows, block in blocks:
+                values[rows] = block.numpy()
+            values.flush()
     except OSError as error:
         raise DemixError(f"cannot write {path}: {error.strerror or error}.") from error
-    finally:
-        part.unlink(missing_ok=True)
     return np.lib.format.open_memmap(path, mode="r+")
 
 
