@@ -1,5 +1,8 @@
 """Cross-fitting: every row is judged by a model that was fitted on other rows."""
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -62,7 +65,22 @@ def held_out(
                 said[held] = fitted.predict(x[held])
 
     splits = KFold(folds, shuffle=True, random_state=seed % 2**32).split(x)
-    Parallel(n_jobs=-1, require="sharedmem")(
-        delayed(judge)(draw.permutation(others)[:most], held) for others, held in splits
-    )
+    with _filters_kept():
+        Parallel(n_jobs=-1, require="sharedmem")(
+            delayed(judge)(draw.permutation(others)[:most], held) for others, held in splits
+        )
     return said
+
+
+@contextmanager
+def _filters_kept() -> Iterator[None]:
+    """Undo what threads do to the filters of warnings, which belong to the process.
+
+    Boosting sets them aside while it sorts into bins. Where two threads do so at once, they may
+    stay empty, and it complains of that.
+    """
+    with warnings.catch_warnings(record=True) as said:
+        yield
+    for each in said:
+        if "sklearn.utils.parallel" not in str(each.message):
+            warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)

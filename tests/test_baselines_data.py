@@ -4,6 +4,7 @@ import gc
 import itertools
 import math
 import sys
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -136,6 +137,24 @@ def test_a_number_is_predicted_from_other_rows_and_from_no_more_than_asked():
     assert (held_out(KNeighborsRegressor(1), x, y) != y).all()
     few = held_out(KNeighborsRegressor(1), x, y, folds=2, most=3)
     assert len(np.unique(few)) <= 6
+
+
+class Careless(KNeighborsRegressor):
+    """Leaves the filters of warnings empty, as two threads of scikit-learn may."""
+
+    def fit(self, x, y):
+        warnings.resetwarnings()
+        warnings.warn("`sklearn.utils.parallel.delayed` should be used with ...", stacklevel=1)
+        warnings.warn("worth knowing", stacklevel=1)
+        return super().fit(x, y)
+
+
+def test_filters_of_warnings_outlive_the_threads():
+    before = list(warnings.filters)
+    with pytest.warns(UserWarning, match="worth knowing") as said:
+        held_out(Careless(1), np.zeros((9, 1)), np.zeros(9), folds=3)
+    assert not [each for each in said if "sklearn" in str(each.message)]
+    assert list(warnings.filters) == before
 
 
 def test_a_class_missing_from_a_fold_has_no_probability():
