@@ -35,6 +35,9 @@ ROWS = 8000
 LEDGER_TABLES = ("adult", "bank", "credit", "bike")
 SMALL_TABLES = ("breast_cancer", "wine", "digits", "diabetes")
 CLEAN_LARGE = ("adult", "bank")
+SHARES = {"errors": {}, "few errors": {"labels": 0.04, "features": 0.04}}
+"""Shares of rows with errors by what is run; by default a quarter each."""
+
 COLUMNS = (
     *("what", "table", "seed", "rows", "columns", "detector", "flagged"),
     *(f"f1_{kind}" for kind in (*ERROR_TYPES, "macro")),
@@ -51,6 +54,7 @@ def jobs() -> Iterator[tuple[str, str, int]]:
         ("clean", CLEAN_LARGE, range(1)),
         ("errors", LEDGER_TABLES, range(3, 5)),
         ("errors", SMALL_TABLES, range(3)),
+        ("few errors", LEDGER_TABLES, range(3)),
     )
     for what, tables, seeds in plan:
         yield from ((what, table, seed) for seed in seeds for table in tables)
@@ -73,9 +77,9 @@ def run(what: str, table: str, seed: int) -> dict[str, Any]:
     """Diagnose one file from reading it to the report, and say how it went."""
     frame, target = _table(table)
     truth = None
-    if what == "errors":
+    if what in SHARES:
         frame = frame.sample(min(ROWS, len(frame)), random_state=seed, ignore_index=True)
-        frame, truth = with_errors(frame, target, seed=seed)
+        frame, truth = with_errors(frame, target, seed=seed, **SHARES[what])
     name = f"tabular-without-{table}" if table in LEDGER_TABLES else "tabular-practised"
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "table.csv"
@@ -151,6 +155,12 @@ def diagnose_figures(found: pd.DataFrame, unseen: pd.Series | None = None) -> li
     figures += [
         (f"diagnose, {name} clean as it is: rows flagged, most of its seeds", 100 * x, "%", 5, "<=")
         for name, x in clean.items()
+    ]
+    few = found[found["what"] == "few errors"].groupby("table")[["f1_label", "f1_feature"]].mean()
+    figures += [
+        (f"diagnose, {name} with few errors of that script: F1 {kind}", f1, "", None, "")
+        for name, row in few.iterrows()
+        for kind, f1 in (("label", row["f1_label"]), ("feature", row["f1_feature"]))
     ]
     dirty = found[found["what"] == "errors"].groupby("table")["f1_macro"].mean()
     for name, f1 in dirty.items():

@@ -12,7 +12,7 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 from test_diagnose import LossDetector, people
 
 from demix_lite.debugger import DataDebugger
-from demix_lite.debugger.evidence import flag_from, largest_share, weigh, with_share
+from demix_lite.debugger.evidence import flag_from, is_dirty, largest_share, weigh, with_share
 from demix_lite.debugger.judging import Controls, Judgement, draw_controls, judge_table
 from demix_lite.debugger.outliers import outlyingness, with_outliers
 from demix_lite.debugger.shortcut_names import name_shortcuts
@@ -173,6 +173,18 @@ def test_distance_counts_nothing_where_the_controls_are_not_outlying():
     same = Controls(ordinary, *list(vars(before.controls).values())[1:])
     judgement = Judgement(before.probability, before.of_controls, same, before.outputs, [])
     assert with_outliers(judgement, table.task, table.frame) is judgement
+
+
+def test_in_a_dirty_table_the_detector_judges_alone():
+    frame, rng = people(1000), np.random.default_rng(0)
+    table, before = blind_judgement(frame, np.zeros(1000))
+    wrong, broken = np.arange(1000) < 400, before.controls.kind == "label"
+    said, of_controls = before.probability.copy(), before.of_controls.copy()
+    said[:, 0] = expit(np.where(wrong, 2, -2) + rng.normal(size=1000))
+    of_controls[:, 0] = expit(np.where(broken, 2, -2) + rng.normal(size=len(broken)))
+    dirty = Judgement(said, of_controls, before.controls, before.outputs, [])
+    assert is_dirty(dirty)
+    assert with_outliers(dirty, table.task, table.frame) is dirty
 
 
 def test_distance_is_measured_by_side_and_ignores_what_is_missing_or_constant():

@@ -55,7 +55,9 @@ def own_files() -> pd.DataFrame:
     about = {"rows": 50_000, "columns": 20, "seconds": 200.0, "cpu_seconds": 90.0, "peak_mb": 1500}
     clean = [{"what": "clean", "table": "wine", "flagged": x} for x in (0.01, 0.06)]
     errors = [{"what": "errors", "table": "adult", "f1_macro": x} for x in (0.3, 0.4)]
-    return pd.DataFrame([{"what": "speed", "table": "made up", **about}, *clean, *errors])
+    found = {"f1_label": 0.4, "f1_feature": 0.6}
+    few = [{"what": "few errors", "table": "adult", **found}]
+    return pd.DataFrame([{"what": "speed", "table": "made up", **about}, *clean, *errors, *few])
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +93,7 @@ def found():
         ("diagnose, wine clean as it is: rows flagged, most of its seeds", 6, "false"),
         ("diagnose, adult with errors of an independent script: macro F1", 0.35, ""),
         ("diagnose, adult: that F1 against leave-one-task-out", 70, "false"),
+        ("diagnose, adult with few errors of that script: F1 feature", 0.6, ""),
         ("influence of DIEN 2,000 × 256, times faster than a loop of gradients", 9, "false"),
     ],
 )

@@ -76,20 +76,19 @@ class Evidence:
 
 def weigh(judgement: Judgement, shortcuts: list[NamedShortcut]) -> tuple[Diagnosis, list[Evidence]]:
     """Turn what the detector says into probabilities and flags that hold for this table."""
-    rng = np.random.default_rng(0)
     said = judgement.probability.copy()
-    seen, drawn = [], {}
+    seen, drawn = [], _drawn_shares(judgement)
     for number, kind in enumerate(WITH_CONTROLS):
         share = _share(judgement, kind)
-        drawn[kind] = [_share(judgement, kind, partial(_again, rng=rng)) for _ in range(DRAWS)]
         seen.append(share <= BLIND)
         if seen[-1]:
             said[:, number] = with_share(said[:, number], share)
-    dirty = _is_dirty(judgement, drawn)
+    dirty = is_dirty(judgement, drawn)
     thresholds = [flag_from(p, 0.0 if dirty else LEAST_PRECISION[k]) for k, p in _by_kind(said)]
     named = any(shortcut.suspected for shortcut in shortcuts)
     seen.append(named and bool((said[:, -1] >= thresholds[-1]).any()))
     thresholds = [t if can else 1.1 for t, can in zip(thresholds, seen, strict=True)]
+    rng = np.random.default_rng(0)
     evidence = [
         _evidence(judgement, kind, p, threshold, can, drawn.get(kind), rng)
         for (kind, p), threshold, can in zip(_by_kind(said), thresholds, seen, strict=True)
@@ -97,8 +96,9 @@ def weigh(judgement: Judgement, shortcuts: list[NamedShortcut]) -> tuple[Diagnos
     return Diagnosis.from_probability(said, np.array(thresholds)), evidence
 
 
-def _is_dirty(judgement: Judgement, drawn: dict[str, list[float]]) -> bool:
+def is_dirty(judgement: Judgement, drawn: dict[str, list[float]] | None = None) -> bool:
     """Say whether wrong labels and features surely make up a large share of the rows."""
+    drawn = drawn or _drawn_shares(judgement)
     believed = judgement.probability.mean(axis=0)
     total = sum(
         np.minimum(np.where(np.array(shares) <= BLIND, shares, 0.0), most)
@@ -106,6 +106,12 @@ def _is_dirty(judgement: Judgement, drawn: dict[str, list[float]]) -> bool:
     )
     enough = len(judgement.probability) >= SMALL
     return enough and bool((total >= DIRTY).mean() >= SURELY)
+
+
+def _drawn_shares(judgement: Judgement) -> dict[str, list[float]]:
+    """Bound the share of either error in draws with replacement."""
+    draw = partial(_again, rng=np.random.default_rng(0))
+    return {kind: [_share(judgement, kind, draw) for _ in range(DRAWS)] for kind in WITH_CONTROLS}
 
 
 def _by_kind(said: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:

@@ -3,7 +3,9 @@
 A detector reads what a row does to a model. Where one row in twenty is broken badly, the scaler and
 the weights swallow it and its influence looks like that of any row. How far a number lies from the
 others is seen without a model. The controls say how much that is worth in this table: a logistic
-regression tells them from the rows by both, and where distance does not help, it counts nothing.
+regression tells them from the rows by both, and where distance does not help, it counts nothing. In
+a dirty table the detector is at home, and many broken numbers hide each other; there it judges
+alone.
 """
 
 from dataclasses import replace
@@ -14,12 +16,14 @@ from scipy.optimize import brentq
 from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 
+from demix_lite.debugger.evidence import is_dirty
 from demix_lite.debugger.judging import Judgement
 from demix_lite.diagnosis import ERROR_TYPES
 from demix_lite.tasks.tabular import TabularTask
 
-USUAL = 0.9
-"""So many rows count as not outlying at all."""
+USUAL, MARGIN = 0.9, 0.5
+"""A number is outlying if it lies further out than so many of the rows on that side of its column,
+by more than so much of the way from the typical row to there: a long tail is no error."""
 
 SMALLEST_SPREAD = 1e-9
 LEAST_SLOPE = 0.25
@@ -29,8 +33,8 @@ LEAST_SLOPE = 0.25
 def outlyingness(task: TabularTask, frame: pd.DataFrame, reference: pd.DataFrame) -> np.ndarray:
     """Say how far the most extreme number of every row lies outside, shape ``(n,)``.
 
-    The distance from the median, in median distances of that side, on a logarithmic scale; 0 up to
-    where nine tenths of the reference rows lie.
+    The distance from the median on a logarithmic scale, beyond where a number is outlying on that
+    side of its column in the reference; 0 for rows without such a number.
 
     Examples
     --------
@@ -45,13 +49,13 @@ def outlyingness(task: TabularTask, frame: pd.DataFrame, reference: pd.DataFrame
     for column in task.numeric:
         known, values = (rows[column].to_numpy(dtype=float) for rows in (reference, frame))
         middle = np.nanmedian(known)
-        away, usual = np.zeros(len(frame)), np.zeros(len(reference))
         for side in (known > middle, known < middle):
-            if side.any():
-                spread = np.median(known[side] - middle)
-                np.fmax(away, np.log1p(np.maximum((values - middle) / spread, 0)), out=away)
-                np.fmax(usual, np.log1p(np.maximum((known - middle) / spread, 0)), out=usual)
-        furthest = np.maximum(furthest, away - np.quantile(usual, USUAL))
+            if not side.any():
+                continue
+            spread = np.median(known[side] - middle)  # negative below the middle
+            typical, usual = np.quantile(np.log1p((known[side] - middle) / spread), [0.5, USUAL])
+            away = np.log1p(np.maximum((values - middle) / spread, 0.0))
+            np.fmax(furthest, away - usual - MARGIN * (usual - typical), out=furthest)
     return furthest
 
 
@@ -61,6 +65,8 @@ def with_outliers(judgement: Judgement, task: TabularTask, frame: pd.DataFrame) 
     Rows keep the mean probability that the detector gave them; the order of the rows changes only
     where outlying numbers tell controls from rows better than the verdicts alone.
     """
+    if is_dirty(judgement):
+        return judgement
     number = ERROR_TYPES.index("feature")
     broken = judgement.controls.kind == "feature"
     said = logit(judgement.probability[:, number]), logit(judgement.of_controls[:, number])
