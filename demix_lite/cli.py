@@ -4,7 +4,6 @@ import argparse
 import json
 import os
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -207,16 +206,10 @@ def _diagnose(options: argparse.Namespace) -> None:
 
     from demix_lite.detector import ErrorDetector
     from demix_lite.diagnose import check_folder, diagnose_file, write_outcome
-    from demix_lite.report import diagnosis_summary
 
     folder = options.out or Path(f"{options.file.stem}-diagnosis")
     check_folder(folder)
-    with (
-        warnings.catch_warnings(),
-        tqdm(bar_format="{desc} ({elapsed})", leave=False, disable=None) as bar,
-    ):
-        # Trees that are fitted side by side warn of each other now and then, which helps nobody.
-        warnings.showwarning = lambda *_, **__: None
+    with tqdm(bar_format="{desc} ({elapsed})", leave=False, disable=None) as bar:
         outcome = diagnose_file(
             options.file,
             options.target,
@@ -234,7 +227,7 @@ def _diagnose(options: argparse.Namespace) -> None:
         files = {"written": [str(path) for path in written]}
         print(json.dumps(outcome.summary | files, indent=2, allow_nan=False))
         return
-    print(diagnosis_summary(outcome.summary))
+    print(outcome)
     for path in written:
         print(f"written: {path}")
 

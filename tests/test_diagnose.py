@@ -22,7 +22,7 @@ from demix_lite.data import user_file
 from demix_lite.data.user_file import read_user_file
 from demix_lite.debugger import judging
 from demix_lite.detector import ErrorDetector
-from demix_lite.diagnose import diagnose_file, files, write_outcome
+from demix_lite.diagnose import diagnose_file, diagnose_frame, files, write_outcome
 from demix_lite.errors import DemixError
 from demix_lite.models.training import predict
 from demix_lite.tasks.own_table import own_table
@@ -314,6 +314,21 @@ def test_no_table_ends_in_a_traceback(quick, tmp_path, capsys, data, rows, colum
     assert code in (0, 2)
     assert ("are suspicious" in said.out) == (code == 0)
     assert said.err.count("\n") == (0 if code == 0 else 1)
+
+
+def test_a_frame_in_memory_is_diagnosed_like_its_file(quick, table, tmp_path):
+    frame = people().set_axis(np.arange(300) + 1000)
+    frame.attrs = {"from": "a test"}
+    ours, theirs = diagnose_frame(frame, "buys"), diagnose_file(table, "buys")
+    pd.testing.assert_frame_equal(ours.diagnosis(), theirs.diagnosis())
+    assert str(ours).startswith("your table: ")
+    assert str(ours).partition(": ")[2] == str(theirs).partition(": ")[2]
+    write_outcome(ours, tmp_path / "out", repaired=".csv")
+    assert len(pd.read_csv(tmp_path / "out" / "repaired.csv")) == 300
+    with pytest.raises(ValueError, match="two columns named 'age'"):
+        diagnose_frame(frame.assign(x=1).rename(columns={"x": "age"}), "buys")
+    with pytest.raises(ValueError, match="did you mean 'buys'"):
+        diagnose_frame(frame, "buy")
 
 
 def test_decimal_commas_are_read_and_written_back(quick, tmp_path):

@@ -32,16 +32,18 @@ BLIND = 0.75
 
 DIRTY, SURELY = 0.22, 0.9
 """A table counts as dirty if wrong labels and features together make up so large a share in so many
-of the draws with replacement. There flags are set for the largest expected F1. In a tidy table most
-suspicious rows are true exceptions: enough of the flags have to be right."""
+of the draws with replacement. There flags are set for the largest expected F1, most of them being
+right. In a tidy table most suspicious rows are true exceptions: more flags have to be right."""
 
 SMALL = 500
 """Below so many rows the controls are too few to be sure that a table is dirty."""
 
-LEAST_PRECISION = {"label": 0.7, "feature": 0.85, "spurious": 0.8}
-"""Share of the flags that must be right in a tidy table by the detector's own account. A label that
-is wrong and a row that is merely unusual or goes against a true pattern differ in how easily they
-are confused."""
+LEAST_PRECISION = {
+    "tidy": {"label": 0.7, "feature": 0.85, "spurious": 0.8},
+    "dirty": {"label": 0.5, "feature": 0.5, "spurious": 0.0},
+}
+"""Share of the flags that must be right by the detector's own account. A label that is wrong and a
+row that is merely unusual or goes against a true pattern differ in how easily they are confused."""
 
 DRAWS = 200
 
@@ -83,8 +85,8 @@ def weigh(judgement: Judgement, shortcuts: list[NamedShortcut]) -> tuple[Diagnos
         seen.append(share <= BLIND)
         if seen[-1]:
             said[:, number] = with_share(said[:, number], share)
-    dirty = is_dirty(judgement, drawn)
-    thresholds = [flag_from(p, 0.0 if dirty else LEAST_PRECISION[k]) for k, p in _by_kind(said)]
+    least = LEAST_PRECISION["dirty" if is_dirty(judgement, drawn) else "tidy"]
+    thresholds = [flag_from(p, least[kind]) for kind, p in _by_kind(said)]
     named = any(shortcut.suspected for shortcut in shortcuts)
     seen.append(named and bool((said[:, -1] >= thresholds[-1]).any()))
     thresholds = [t if can else 1.1 for t, can in zip(thresholds, seen, strict=True)]

@@ -1,4 +1,4 @@
-"""From a file to a diagnosis: read, fit, conclude, write."""
+"""From a file or a frame to a diagnosis: read, fit, conclude, write."""
 
 import time
 from dataclasses import dataclass
@@ -17,9 +17,12 @@ from demix_lite.detector import ErrorDetector
 from demix_lite.diagnose.files import without_formulas, write_together
 from demix_lite.diagnose.page import report_page
 from demix_lite.diagnosis import ERROR_TYPES
-from demix_lite.report import rule_in_words
+from demix_lite.report import diagnosis_summary, rule_in_words
 from demix_lite.tasks.labels import Number
 from demix_lite.tasks.own_table import DataError, Kind, check_target, without_label
+
+AS_READ = ("sep", "encoding")
+"""What is remembered of a text file, so that a repaired one is written alike."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,10 @@ class Outcome:
     checked: pd.DataFrame | None
     summary: dict[str, Any]
     validation: pd.DataFrame | None = None
+
+    def __str__(self) -> str:
+        """Say the main findings in a few lines."""
+        return diagnosis_summary(self.summary)
 
     def diagnosis(self) -> pd.DataFrame:
         """Return the diagnosis of every row of the file, numbered from 1."""
@@ -82,12 +89,9 @@ def diagnose_file(
     target: str,
     *,
     validation_file: Path | None = None,
-    kind: Kind = "auto",
     encoding: str | None = None,
-    with_self_check: bool = False,
-    detector: ErrorDetector | None = None,
-    seed: int = 0,
     announce: Announce = lambda stage: None,
+    **options: Any,
 ) -> Outcome:
     """Diagnose a CSV or Parquet file.
 
@@ -99,10 +103,47 @@ def diagnose_file(
         Its label column.
     validation_file : path, optional
         Validation rows of your own, with the same columns.
-    kind : {"auto", "classification", "regression"}
-        What the label is.
     encoding : str, optional
         Of a text file; UTF-8 by default.
+    announce : callable
+        Told what begins.
+    **options
+        Those of :func:`diagnose_frame`.
+    """
+    announce("read the file")
+    raw = _read(path, target, encoding)
+    held = None if validation_file is None else _read(validation_file, target, encoding)
+    return diagnose_frame(
+        raw, target, validation=held, name=path.name, announce=announce, **options
+    )
+
+
+def diagnose_frame(
+    frame: pd.DataFrame,
+    target: str,
+    *,
+    validation: pd.DataFrame | None = None,
+    name: str = "your table",
+    kind: Kind = "auto",
+    with_self_check: bool = False,
+    detector: ErrorDetector | None = None,
+    seed: int = 0,
+    announce: Announce = lambda stage: None,
+) -> Outcome:
+    """Diagnose a table that is in memory.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Features and label; rows without a label are not judged.
+    target : str
+        The label column.
+    validation : DataFrame, optional
+        Validation rows of your own, with the same columns.
+    name : str
+        What the report calls the table.
+    kind : {"auto", "classification", "regression"}
+        What the label is.
     with_self_check : bool
         Also put known errors into the rows and see how many are found.
     detector : ErrorDetector, optional
@@ -111,22 +152,36 @@ def diagnose_file(
         Another seed, other cuts and weights.
     announce : callable
         Told what begins.
+
+    Raises
+    ------
+    DataError
+        If the table is too small or has no usable column or label; a ``ValueError``.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_wine
+    >>> outcome = diagnose_frame(load_wine(as_frame=True).frame, "target")
+    >>> print(outcome)  # doctest: +ELLIPSIS
+    your table: ... of 178 rows are suspicious (classification of target)
+    ...
     """
     started = time.perf_counter()
-    announce("read the file")
-    raw, features, labels = _read(path, target, encoding)
-    valid: dict[str, Any] = {}
-    validation = None
-    if validation_file is not None:
-        validation, valid["X_valid"], valid["y_valid"] = _read(validation_file, target, encoding)
+    raw = frame.reset_index(drop=True).set_axis([str(c) for c in frame.columns], axis=1)
+    if not raw.columns.is_unique:
+        twice = raw.columns[raw.columns.duplicated()][0]
+        raise DataError(f"{name} has two columns named {twice!r}; rename one of them.")
+    held: dict[str, Any] = {}
+    if validation is not None:
+        held["X_valid"], held["y_valid"] = _labelled(validation, target, "the validation table")
     detector = detector or ErrorDetector.shipped("tabular-practised")
     debugger = DataDebugger(kind=kind, detector=detector, random_state=seed, announce=announce)
-    debugger.fit(features, labels, **valid)
+    debugger.fit(*_labelled(raw, target, name), **held)
     checked = None
     if with_self_check:
-        task, frame = debugger.table_.task, debugger.table_.frame
-        checked = self_check(task, frame, detector, seed=seed, announce=announce)
-    summary = _summary(path, raw, debugger, checked, seed, time.perf_counter() - started)
+        task, rows = debugger.table_.task, debugger.table_.frame
+        checked = self_check(task, rows, detector, seed=seed, announce=announce)
+    summary = _summary(name, raw, debugger, checked, seed, time.perf_counter() - started)
     return Outcome(raw, target, debugger, checked, summary, validation)
 
 
@@ -143,23 +198,27 @@ def write_outcome(outcome: Outcome, folder: Path, *, repaired: str = "") -> list
         writers["repaired.parquet"] = lambda p: outcome.repaired().to_parquet(p, index=False)
     elif repaired:
         writers["repaired.csv"] = lambda p: outcome.repaired().to_csv(
-            p, index=False, **outcome.raw.attrs
+            p, index=False, **{k: v for k, v in outcome.raw.attrs.items() if k in AS_READ}
         )
     return write_together(folder, writers)
 
 
-def _read(
-    path: Path, target: str, encoding: str | None
-) -> tuple[pd.DataFrame, pd.DataFrame, pd.Series]:
-    """Return the file, and features and labels of the rows that have a label."""
+def _read(path: Path, target: str, encoding: str | None) -> pd.DataFrame:
+    """Read a file that has the label column; its name stands in every complaint."""
     raw = read_user_file(path, encoding=encoding)
     check_target(raw, target, path.name)
-    rows = raw[~without_label(raw[target])]
+    return raw
+
+
+def _labelled(frame: pd.DataFrame, target: str, name: str) -> tuple[pd.DataFrame, pd.Series]:
+    """Return features and labels of the rows that have a label."""
+    check_target(frame, target, name)
+    rows = frame[~without_label(frame[target])]
     if rows.empty:
-        raise DataError(f"{path.name}: the column {target!r} is empty, so there is no label.")
-    if len(raw.columns) == 1:
-        raise DataError(f"{path.name} has no column beside {target!r} to learn it from.")
-    return raw, rows.drop(columns=target), rows[target]
+        raise DataError(f"{name}: the column {target!r} is empty, so there is no label.")
+    if len(frame.columns) == 1:
+        raise DataError(f"{name} has no column beside {target!r} to learn it from.")
+    return rows.drop(columns=target), rows[target]
 
 
 def _as_in_file(raw: pd.Series, read: pd.Series, new: pd.Series) -> list[Any]:
@@ -177,7 +236,7 @@ def _as_in_file(raw: pd.Series, read: pd.Series, new: pd.Series) -> list[Any]:
 
 
 def _summary(
-    path: Path,
+    name: str,
     raw: pd.DataFrame,
     debugger: DataDebugger,
     checked: pd.DataFrame | None,
@@ -189,7 +248,7 @@ def _summary(
     if len(lines) < len(raw):
         notes.append(f"Rows without a label, which were not judged: {len(raw) - len(lines):,}.")
     return {
-        "file": path.name,
+        "file": name,
         "target": task.target,
         "kind": "classification" if task.label.classes else "regression",
         "rows": len(raw),
