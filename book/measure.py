@@ -53,6 +53,8 @@ CLICK_EPOCHS, CLICK_SEEDS = 5, range(3)
 LOOPED = 500
 """Samples of the loop over gradients, whose time is scaled up."""
 
+TURNS = 5
+
 
 def _mlp_problem() -> tuple[nn.Module, Callable, tuple, tuple]:
     torch.manual_seed(0)
@@ -274,14 +276,19 @@ def measure_preferences() -> dict[str, float]:
     model = seeded_model(task, task.architectures[0], encoder, 0)
     fit(model, task.loss, *take(samples, slice(0, 256)), **task.training)
     train, valid = (take(samples, slice(*bounds)) for bounds in ((0, 1000), (1000, 1256)))
-    before, start = peak_megabytes(None), time.perf_counter()
-    fast = influence_vectors(model, task.loss, train, valid)["influence"]
-    found |= {"engine": time.perf_counter() - start, "mb": peak_megabytes(None) - before}
-    few = take(train, slice(0, LOOPED))
-    start = time.perf_counter()
-    sides = [F.normalize(_gradients(model, task, side)) for side in (few, valid)]
-    slow = sides[0] @ sides[1].T
-    found["loop"] = (time.perf_counter() - start) * len(frame) / (LOOPED + 256)
+    before, few = peak_megabytes(None), take(train, slice(0, LOOPED))
+    # Turn by turn, the fastest of each: other work on the machine comes and goes.
+    seconds: dict[str, list[float]] = {"engine": [], "loop": []}
+    for _ in range(TURNS):
+        start = time.perf_counter()
+        fast = influence_vectors(model, task.loss, train, valid)["influence"]
+        seconds["engine"].append(time.perf_counter() - start)
+        found.setdefault("mb", peak_megabytes(None) - before)
+        start = time.perf_counter()
+        sides = [F.normalize(_gradients(model, task, side)) for side in (few, valid)]
+        slow = sides[0] @ sides[1].T
+        seconds["loop"].append((time.perf_counter() - start) * len(frame) / (LOOPED + 256))
+    found |= {name: min(each) for name, each in seconds.items()}
     return found | {"difference": float((fast[:LOOPED] - slow).abs().max())}
 
 
