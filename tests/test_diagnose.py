@@ -331,6 +331,14 @@ def test_a_frame_in_memory_is_diagnosed_like_its_file(quick, table, tmp_path):
         diagnose_frame(frame, "buy")
 
 
+def test_a_frame_may_have_numbers_for_names_and_validation_rows_of_any_index(quick):
+    frame = people().set_axis([0, 1, 2], axis=1)
+    held = frame.iloc[:80].set_axis([f"row {i}" for i in range(80)])
+    outcome = diagnose_frame(frame, 2, validation=held)
+    assert outcome.summary["target"] == "2"
+    assert outcome.summary["score"]["rows"] == 80
+
+
 def test_decimal_commas_are_read_and_written_back(quick, tmp_path):
     frame = people().astype(str).assign(income=lambda f: f["income"].str.replace(".", ","))
     frame.loc[5, "income"] = "999,0"

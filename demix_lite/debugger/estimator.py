@@ -9,10 +9,8 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import validate_data
 
-from demix_lite.debugger.evidence import weigh
+from demix_lite.debugger.conclude import conclude
 from demix_lite.debugger.judging import Announce, Judgement, judge_table, train_model
-from demix_lite.debugger.outliers import with_outliers
-from demix_lite.debugger.shortcut_names import name_shortcuts
 from demix_lite.detector import ErrorDetector
 from demix_lite.diagnosis import ERROR_TYPES, Diagnosis
 from demix_lite.models.training import predict, take
@@ -184,11 +182,8 @@ class DataDebugger(BaseEstimator):
         seed: object,
     ) -> None:
         task, frame = self.table_.task, self.table_.frame
-        encoder = judgement.parts[0][1].encoder
         self._say("weigh the verdicts")
-        judgement = with_outliers(judgement, task, frame)
-        named = name_shortcuts(task, encoder, frame, judgement.probability)
-        diagnosis, self.evidence_ = weigh(judgement, named)
+        diagnosis, self.evidence_, named = conclude(task, frame, judgement)
         broken = diagnosis.flag["spurious"].any()
         self.shortcuts_ = [shortcut for shortcut in named if broken and shortcut.suspected]
         mended = repair(task, frame, diagnosis, judgement.outputs)

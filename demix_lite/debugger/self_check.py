@@ -6,10 +6,8 @@ import numpy as np
 import pandas as pd
 
 from demix_lite.data.store import Card
-from demix_lite.debugger.evidence import weigh
+from demix_lite.debugger.conclude import conclude
 from demix_lite.debugger.judging import Announce, judge_table
-from demix_lite.debugger.outliers import with_outliers
-from demix_lite.debugger.shortcut_names import name_shortcuts
 from demix_lite.detector import ErrorDetector
 from demix_lite.diagnosis import ERROR_TYPES
 from demix_lite.injection import inject
@@ -53,10 +51,7 @@ def self_check(
         truth = errors.assign(spurious=errors["spurious"] & (drawn is not None)).to_numpy()
         announce(f"self-check {trial + 1} of {TRIALS}")
         judged = judge_table(practice, dirty, detector, repeats=1, seed=name, announce=announce)
-        judged = with_outliers(judged, practice, dirty)
-        encoder = judged.parts[0][1].encoder
-        named = name_shortcuts(practice, encoder, dirty, judged.probability)
-        flag = weigh(judged, named)[0].flag.to_numpy()
+        flag = conclude(practice, dirty, judged)[0].flag.to_numpy()
         counts += np.array([(flag & truth).sum(0), flag.sum(0), truth.sum(0)])
     hits, flags, known = counts
     table = {"precision": hits / np.maximum(flags, 1), "recall": hits / np.maximum(known, 1)}

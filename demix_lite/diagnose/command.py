@@ -111,8 +111,8 @@ def diagnose_file(
         Those of :func:`diagnose_frame`.
     """
     announce("read the file")
-    raw = _read(path, target, encoding)
-    held = None if validation_file is None else _read(validation_file, target, encoding)
+    raw = read_user_file(path, encoding=encoding)
+    held = None if validation_file is None else read_user_file(validation_file, encoding=encoding)
     return diagnose_frame(
         raw, target, validation=held, name=path.name, announce=announce, **options
     )
@@ -167,12 +167,10 @@ def diagnose_frame(
     ...
     """
     started = time.perf_counter()
-    raw = frame.reset_index(drop=True).set_axis([str(c) for c in frame.columns], axis=1)
-    if not raw.columns.is_unique:
-        twice = raw.columns[raw.columns.duplicated()][0]
-        raise DataError(f"{name} has two columns named {twice!r}; rename one of them.")
+    raw, target = _numbered(frame, name), str(target)
     held: dict[str, Any] = {}
     if validation is not None:
+        validation = _numbered(validation, "the validation table")
         held["X_valid"], held["y_valid"] = _labelled(validation, target, "the validation table")
     detector = detector or ErrorDetector.shipped("tabular-practised")
     debugger = DataDebugger(kind=kind, detector=detector, random_state=seed, announce=announce)
@@ -203,10 +201,12 @@ def write_outcome(outcome: Outcome, folder: Path, *, repaired: str = "") -> list
     return write_together(folder, writers)
 
 
-def _read(path: Path, target: str, encoding: str | None) -> pd.DataFrame:
-    """Read a file that has the label column; its name stands in every complaint."""
-    raw = read_user_file(path, encoding=encoding)
-    check_target(raw, target, path.name)
+def _numbered(frame: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Return the table with rows numbered from 0 and names of columns as text, none twice."""
+    raw = frame.reset_index(drop=True).set_axis([str(c) for c in frame.columns], axis=1)
+    if not raw.columns.is_unique:
+        twice = raw.columns[raw.columns.duplicated()][0]
+        raise DataError(f"{name} has two columns named {twice!r}; rename one of them.")
     return raw
 
 
