@@ -86,6 +86,8 @@ def _add_diagnose(commands: Any) -> None:
     )
     words = "validation rows of your own, same columns"
     add("--validation", type=Path, metavar="FILE", help=words).complete = shtab.FILE
+    words = "errors you know of, to see how right the flags are: a line a row, columns label, ..."
+    add("--known", type=Path, metavar="FILE", help=words).complete = shtab.FILE
     add("--repaired", action="store_true", help="also write a copy of the file with repairs")
     words = "also put known errors into your rows and report how many are found (takes longer)"
     add("--self-check", action="store_true", help=words)
@@ -214,6 +216,7 @@ def _diagnose(options: argparse.Namespace) -> None:
             options.file,
             options.target,
             validation_file=options.validation,
+            known_file=options.known,
             kind=options.kind,
             encoding=options.encoding,
             with_self_check=options.self_check,

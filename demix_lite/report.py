@@ -139,6 +139,8 @@ def diagnosis_summary(about: Mapping[str, Any]) -> str:
             f"{score['metric']} on {score['rows']:,} held-out rows of yours: "
             f"{in_digits(score['before'])} before, {in_digits(score['after'])} after the repair"
         )
+    for kind, row in (about["known"] or {}).items():
+        lines.append(f"known errors, {names[kind]}: {how_right(row)}")
     for kind, row in (about["self_check"] or {}).items():
         lines.append(
             f"self-check, {names[kind]}: of {row['errors']:.0f} put in {row['recall']:.0%} found, "
@@ -170,6 +172,25 @@ def flags_beside_share(about: Mapping[str, Any], kind: str) -> str:
             "That is more flags than errors, so some of these rows are right: look before you act."
         )
     return ""
+
+
+def how_right(row: Mapping[str, Any]) -> str:
+    """Say how many of the known errors are flagged and how many flags are right.
+
+    Examples
+    --------
+    >>> how_right({"errors": 148, "recall": 0.716, "precision": None, "rows": 1000})
+    '72% of 148 found, none flagged (truth known of 1,000 rows)'
+    """
+    found = (
+        "none to find"
+        if row["recall"] is None
+        else f"{row['recall']:.0%} of {row['errors']:,} found"
+    )
+    right = (
+        "none flagged" if row["precision"] is None else f"{row['precision']:.0%} of the flags right"
+    )
+    return f"{found}, {right} (truth known of {row['rows']:,} rows)"
 
 
 def in_digits(score: float) -> str:

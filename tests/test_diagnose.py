@@ -106,6 +106,46 @@ def test_json_is_the_only_thing_on_stdout(quick, table, tmp_path, capsys):
     assert said["flagged"]["feature"] == 0
 
 
+def test_known_errors_say_how_right_the_flags_are(quick, table, tmp_path, capsys):
+    known, out = tmp_path / "known.csv", tmp_path / "out"
+    # Nobody looked at the second half; nothing is said of features at all.
+    truth = [int(row < 30) if row < 150 else "" for row in range(300)]
+    pd.DataFrame({"label": truth, "who": "me"}).to_csv(known, index=False)
+    command = ["diagnose", f"{table}", "--target", "buys", "--out", f"{out}", "--known", f"{known}"]
+    assert main([*command, "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)["known"]
+    flags = pd.read_csv(out / "diagnosis.csv")["label_error"].eq(1)[:150]
+    hits = int(flags[:30].sum())
+    assert said == {
+        "label": {
+            "precision": hits / flags.sum(),
+            "recall": hits / 30,
+            "errors": 30,
+            "rows": 150,
+        }
+    }
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert f"{hits / 30:.0%} of 30 found" in page
+    # What is known does not change what is said.
+    assert main([*command[:-2], "--json"]) == 0
+    assert flags.equals(pd.read_csv(out / "diagnosis.csv")["label_error"].eq(1)[:150])
+
+
+@pytest.mark.parametrize(
+    ("known", "words"),
+    [
+        ("label\n1\n", "has 1 rows, the table 300"),
+        ("wrong\n" + "1\n" * 300, "none of the columns label, feature, spurious"),
+        ("label,x\n" + "maybe,1\n" * 300, "says 'maybe'"),
+    ],
+)
+def test_known_errors_that_do_not_fit_are_refused_at_once(
+    quick, table, tmp_path, capsys, known, words
+):
+    (tmp_path / "known.csv").write_text(known)
+    assert words in refused(capsys, table, "--target", "buys", "--known", tmp_path / "known.csv")
+
+
 def test_parquet_keeps_its_types_and_takes_own_validation_rows(quick, tmp_path, capsys):
     frame = people().assign(buys=lambda f: (f["buys"] == "yes").astype(int), since="2020-01-05")
     frame["since"] = pd.to_datetime(frame["since"]) + pd.to_timedelta(frame.index, unit="D")

@@ -15,6 +15,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
+from people import write
 
 ROOT = Path(__file__).resolve().parent.parent
 IMPORT_NAMES = {"scikit-learn": "sklearn", "pyyaml": "yaml"}
@@ -42,6 +43,13 @@ def pins() -> dict[str, str]:
 def makefile_extras() -> set[str]:
     text = (ROOT / "Makefile").read_text(encoding="utf-8")
     return set(re.search(r"^EXTRAS := (.*)$", text, re.MULTILINE).group(1).split(","))
+
+
+def test_the_table_of_the_newcomers_is_what_its_script_writes(tmp_path):
+    write(tmp_path)
+    for file in ("people.csv", "people_errors.csv"):
+        made = (tmp_path / file).read_bytes()
+        assert made == (ROOT / "book" / "_static" / file).read_bytes()
 
 
 # ------------------------------------------------------------------ dependencies

@@ -15,6 +15,7 @@ from demix_lite.debugger.judging import Announce
 from demix_lite.debugger.self_check import self_check
 from demix_lite.detector import ErrorDetector
 from demix_lite.diagnose.files import without_formulas, write_together
+from demix_lite.diagnose.known import check_known, compare
 from demix_lite.diagnose.page import report_page
 from demix_lite.diagnosis import ERROR_TYPES
 from demix_lite.report import diagnosis_summary, rule_in_words
@@ -89,6 +90,7 @@ def diagnose_file(
     target: str,
     *,
     validation_file: Path | None = None,
+    known_file: Path | None = None,
     encoding: str | None = None,
     announce: Announce = lambda stage: None,
     **options: Any,
@@ -103,6 +105,8 @@ def diagnose_file(
         Its label column.
     validation_file : path, optional
         Validation rows of your own, with the same columns.
+    known_file : path, optional
+        Errors that you know of: a line a row, columns ``label``, ``feature``, ``spurious``.
     encoding : str, optional
         Of a text file; UTF-8 by default.
     announce : callable
@@ -113,9 +117,9 @@ def diagnose_file(
     announce("read the file")
     raw = read_user_file(path, encoding=encoding)
     held = None if validation_file is None else read_user_file(validation_file, encoding=encoding)
-    return diagnose_frame(
-        raw, target, validation=held, name=path.name, announce=announce, **options
-    )
+    known = None if known_file is None else read_user_file(known_file, encoding=encoding)
+    beside: Any = {"validation": held, "known": known, "name": path.name}
+    return diagnose_frame(raw, target, announce=announce, **beside, **options)
 
 
 def diagnose_frame(
@@ -123,6 +127,7 @@ def diagnose_frame(
     target: str,
     *,
     validation: pd.DataFrame | None = None,
+    known: pd.DataFrame | None = None,
     name: str = "your table",
     kind: Kind = "auto",
     with_self_check: bool = False,
@@ -140,6 +145,10 @@ def diagnose_frame(
         The label column.
     validation : DataFrame, optional
         Validation rows of your own, with the same columns.
+    known : DataFrame, optional
+        Errors that you know of, to see how right the flags are; the verdicts do not look at them.
+        A line a row, columns among ``label``, ``feature`` and ``spurious``: 1, 0, or missing where
+        nobody looked.
     name : str
         What the report calls the table.
     kind : {"auto", "classification", "regression"}
@@ -168,6 +177,7 @@ def diagnose_frame(
     """
     started = time.perf_counter()
     raw, target = _numbered(frame, name), str(target)
+    truth = None if known is None else check_known(known, len(raw), "the table of known errors")
     held: dict[str, Any] = {}
     if validation is not None:
         validation = _numbered(validation, "the validation table")
@@ -180,7 +190,12 @@ def diagnose_frame(
         task, rows = debugger.table_.task, debugger.table_.frame
         checked = self_check(task, rows, detector, seed=seed, announce=announce)
     summary = _summary(name, raw, debugger, checked, seed, time.perf_counter() - started)
-    return Outcome(raw, target, debugger, checked, summary, validation)
+    outcome = Outcome(raw, target, debugger, checked, summary, validation)
+    if truth is not None:
+        flags = outcome.diagnosis()[[f"{kind}_error" for kind in truth]].astype(bool)
+        right = compare(truth, flags.set_axis(truth.columns, axis=1))
+        summary["known"] = right.astype(object).where(right.notna(), None).to_dict("index")
+    return outcome
 
 
 def write_outcome(outcome: Outcome, folder: Path, *, repaired: str = "") -> list[Path]:
@@ -271,6 +286,7 @@ def _summary(
             for s in debugger.shortcuts_
         ],
         "score": _score(debugger),
+        "known": None,
         "self_check": None if checked is None else checked.round(3).to_dict("index"),
         "checks": debugger.table_.checks,
         "notes": notes,

@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader
 
 from demix_lite.debugger.estimator import leading_rows, short
 from demix_lite.diagnosis import ERROR_TYPES
-from demix_lite.report import ERROR_NAMES, flags_beside_share, in_digits
+from demix_lite.report import ERROR_NAMES, flags_beside_share, how_right, in_digits
 
 if TYPE_CHECKING:
     from demix_lite.diagnose.command import Outcome
@@ -67,6 +67,7 @@ def report_page(outcome: "Outcome") -> str:
         scores=list(_scores(about["score"])),
         score_hint=OWN_ROWS if outcome.validation is None else VALIDATION_ROWS,
         groups=list(_groups(outcome)),
+        how_right=how_right,
         shown=SHOWN,
         checked=None if checked is None else checked.to_dict("index"),
         unchecked=_unchecked(about),
