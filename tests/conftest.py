@@ -51,9 +51,14 @@ def book_folder(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+NEED_THE_BOOK = ("test_prose.py", "test_browser.py")
+"""Files that come last: another process builds the book first, and nobody should wait for it."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Open the book in a browser last, when it is built; leave out what needs a missing GPU."""
-    items.sort(key=lambda item: item.path.name == "test_browser.py")
+    """Read the book when it is built; leave out what needs a missing GPU."""
+    place = {name: number for number, name in enumerate(NEED_THE_BOOK, 1)}
+    items.sort(key=lambda item: place.get(item.path.name, 0))
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not marked:
         return
