@@ -324,7 +324,9 @@ def test_columns_are_read_for_what_they_are():
     assert read.frame["day (days)"].tolist() == read.frame["american (days)"].tolist()
     assert read.frame["number"].isna().sum() == 3
     notes = "\n".join(read.notes)
-    for word in ("id was left out", "'abc', row 1", "text was left out: it is free text", "same"):
+    since = "day is a date; read as days since 2024-01-20"
+    left = ("id was left out", "text was left out: it is free text", "same")
+    for word in ("'abc', row 1", since, *left):
         assert word in notes
 
 

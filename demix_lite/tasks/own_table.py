@@ -292,7 +292,8 @@ def _add_date(found: _Columns, name: str, dates: pd.Series) -> None:
     made = {part: column.astype(float) for part, column in parts.items() if column.nunique() > 1}
     for part, column in made.items():
         found.add(f"{name} ({part})", column, name)
-    found.notes.append(f"{name} is a date; read as {', '.join(made)} (numbers).")
+    words = [f"days since {dates.min():%Y-%m-%d}" if part == "days" else part for part in made]
+    found.notes.append(f"{name} is a date; read as {', '.join(words)} (numbers).")
 
 
 def _add_category(found: _Columns, name: str, text: pd.Series) -> None:
