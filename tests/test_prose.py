@@ -187,6 +187,9 @@ def test_the_command_runs(arguments, tmp_path, monkeypatch, capsys):
             people = pd.read_csv(ROOT / arguments[1])
         (tmp_path / arguments[1]).parent.mkdir(parents=True, exist_ok=True)
         people.to_csv(tmp_path / arguments[1], index=False)
+        if "--known" in arguments:
+            checked = pd.DataFrame({"label": [0, 1] * (len(people) // 2)})
+            checked.to_csv(tmp_path / arguments[arguments.index("--known") + 1], index=False)
     assert cli.main(small(arguments)) == 0
     assert capsys.readouterr().out
     if "--json" in arguments:
