@@ -12,13 +12,13 @@ from demix_lite.injection import inject
 from demix_lite.tasks import get_task
 
 FOLDER = Path(__file__).parent / "_static"
-ROWS, CLEAN_RATIO, SEED = 1000, 0.7, 1
+ROWS, CLEAN_RATIO, SEED = 2000, 0.7, 1
 
 
 def people() -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the rows, and per row and error type whether it has the error."""
     task = get_task("adult")
-    injected = inject(task, task.load(rows=2500), CLEAN_RATIO, seed=SEED).train
+    injected = inject(task, task.load(rows=2 * ROWS + 1000), CLEAN_RATIO, seed=SEED).train
     chosen = injected.frame.sample(ROWS, random_state=0).index
     return injected.frame.loc[chosen], injected.errors.loc[chosen].astype(int)
 

@@ -131,6 +131,16 @@ def test_known_errors_say_how_right_the_flags_are(quick, table, tmp_path, capsys
     assert flags.equals(pd.read_csv(out / "diagnosis.csv")["label_error"].eq(1)[:150])
 
 
+def test_known_errors_are_matched_by_position_and_unlabelled_rows_count_as_not_flagged(quick):
+    frame = people().astype(object)
+    frame.loc[:9, "buys"] = None
+    known = pd.DataFrame({"label": [1] * 20 + [0] * 280}, index=range(1000, 1300))
+    outcome = diagnose_frame(frame, "buys", known=known)
+    flags = outcome.diagnosis()["label_error"].to_numpy(bool)
+    assert not flags[:10].any()
+    assert outcome.summary["known"]["label"]["recall"] == flags[:20].sum() / 20
+
+
 @pytest.mark.parametrize(
     ("known", "words"),
     [

@@ -189,13 +189,9 @@ def diagnose_frame(
     if with_self_check:
         task, rows = debugger.table_.task, debugger.table_.frame
         checked = self_check(task, rows, detector, seed=seed, announce=announce)
-    summary = _summary(name, raw, debugger, checked, seed, time.perf_counter() - started)
-    outcome = Outcome(raw, target, debugger, checked, summary, validation)
-    if truth is not None:
-        flags = outcome.diagnosis()[[f"{kind}_error" for kind in truth]].astype(bool)
-        right = compare(truth, flags.set_axis(truth.columns, axis=1))
-        summary["known"] = right.astype(object).where(right.notna(), None).to_dict("index")
-    return outcome
+    seconds = time.perf_counter() - started
+    summary = _summary(name, raw, debugger, checked, truth, seed, seconds)
+    return Outcome(raw, target, debugger, checked, summary, validation)
 
 
 def write_outcome(outcome: Outcome, folder: Path, *, repaired: str = "") -> list[Path]:
@@ -255,6 +251,7 @@ def _summary(
     raw: pd.DataFrame,
     debugger: DataDebugger,
     checked: pd.DataFrame | None,
+    truth: pd.DataFrame | None,
     seed: int,
     seconds: float,
 ) -> dict[str, Any]:
@@ -286,7 +283,7 @@ def _summary(
             for s in debugger.shortcuts_
         ],
         "score": _score(debugger),
-        "known": None,
+        "known": None if truth is None else _how_right(truth, lines),
         "self_check": None if checked is None else checked.round(3).to_dict("index"),
         "checks": debugger.table_.checks,
         "notes": notes,
@@ -294,6 +291,13 @@ def _summary(
         "seconds": round(seconds, 1),
         "version": __version__,
     }
+
+
+def _how_right(truth: pd.DataFrame, lines: pd.DataFrame) -> dict[str, Any]:
+    """Compare the flags with what is known; rows that were not judged are not flagged."""
+    flags = pd.DataFrame({kind: lines[f"{kind}_error"] for kind in truth})
+    right = compare(truth, flags.reindex(truth.index, fill_value=False))
+    return right.astype(object).where(right.notna(), None).to_dict("index")
 
 
 def _score(debugger: DataDebugger) -> dict[str, Any]:

@@ -37,7 +37,12 @@ def check_known(known: pd.DataFrame, rows: int, name: str) -> pd.DataFrame:
         raise DataError(
             f"{name} has {len(known):,} rows, the table {rows:,}: give a line for each."
         )
-    words = known[kinds].astype(str).apply(lambda column: column.str.strip().str.lower())
+    words = (
+        known[kinds]
+        .reset_index(drop=True)
+        .astype(str)
+        .apply(lambda column: column.str.strip().str.lower())
+    )
     meaning = {"1": 1.0, "true": 1.0, "1.0": 1.0, "0": 0.0, "false": 0.0, "0.0": 0.0}
     unknown = words.isin(["", "nan", "none", "<na>"])
     wrong = ~unknown & ~words.isin(list(meaning))

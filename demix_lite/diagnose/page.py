@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader
 
 from demix_lite.debugger.estimator import leading_rows, short
 from demix_lite.diagnosis import ERROR_TYPES
-from demix_lite.report import ERROR_NAMES, flags_beside_share, how_right, in_digits
+from demix_lite.report import ERROR_NAMES, flags_beside_share, how_right, score_lines
 
 if TYPE_CHECKING:
     from demix_lite.diagnose.command import Outcome
@@ -27,6 +27,8 @@ PARTS = 60
 
 ALWAYS_UNCHECKED = (
     "Whether a suspected shortcut is a true link. The data cannot say that; you can.",
+    "Whether an uncommon label is a wrong one. Where the columns say little about the label, rows "
+    "that are right but rare look like rows with a wrong label.",
     "Errors that all rows share, such as a unit that is wrong in the whole file.",
     "Whether rows are missing, or come from the wrong place or time.",
     "Cells that were missing when you gave us the file.",
@@ -64,7 +66,7 @@ def report_page(outcome: "Outcome") -> str:
         },
         hints={kind: flags_beside_share(about, kind) for kind in ERROR_TYPES},
         places=_places(outcome),
-        scores=list(_scores(about["score"])),
+        scores=list(score_lines(about["score"])),
         score_hint=OWN_ROWS if outcome.validation is None else VALIDATION_ROWS,
         groups=list(_groups(outcome)),
         how_right=how_right,
@@ -87,15 +89,6 @@ def _unchecked(about: dict[str, Any]) -> list[str]:
     seen = dict(_seen(about))
     blind = [BLIND.format(ERROR_NAMES[k]) for k in ("label", "feature") if k not in seen]
     return [*ALWAYS_UNCHECKED, *blind, *([SMALL] if about["judged"] < 200 else [])]
-
-
-def _scores(score: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
-    for name, before, after, rows in (
-        ("all {:,} of them", "before", "after", "rows"),
-        ("the {:,} that are not flagged", "before_unflagged", "after_unflagged", "unflagged"),
-    ):
-        if score[before] is not None and score[after] is not None:
-            yield name.format(score[rows]), in_digits(score[before]), in_digits(score[after])
 
 
 def _places(outcome: "Outcome") -> dict[str, Any] | None:
