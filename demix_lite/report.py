@@ -26,6 +26,9 @@ ERROR_NAMES = {
 }
 """The error types, as a user reads them."""
 
+MANY = 0.25
+"""Flagged share of a table from which it is said that many flags may be mistaken."""
+
 MARK = "background: #fff3b0; color: #000"
 
 
@@ -132,6 +135,7 @@ def diagnosis_summary(about: Mapping[str, Any]) -> str:
             )
         lines.append(f"  {names[kind]:19} {about['flagged'][kind]:>6,} flagged; {share}")
         lines += [f"    {hint}"] if (hint := flags_beside_share(about, kind)) else []
+    lines += [hint] if (hint := if_many_are_flagged(about)) else []
     lines += [f"suspected shortcut: {found['rule']}" for found in about["shortcuts"]]
     metric = about["score"]["metric"]
     lines += [
@@ -171,6 +175,26 @@ def flags_beside_share(about: Mapping[str, Any], kind: str) -> str:
             "That is more flags than errors, so some of these rows are right: look before you act."
         )
     return ""
+
+
+def if_many_are_flagged(about: Mapping[str, Any]) -> str:
+    """Say what to do where so much is flagged that much of it may be right.
+
+    Examples
+    --------
+    >>> if_many_are_flagged({"flagged_any": 40, "judged": 100})[:24]
+    '40% of rows are flagged.'
+    >>> if_many_are_flagged({"flagged_any": 4, "judged": 100})
+    ''
+    """
+    share = about["flagged_any"] / about["judged"]
+    if share < MANY:
+        return ""
+    return (
+        f"{share:.0%} of rows are flagged. Where the columns say little about the label, rows that "
+        "are right but rare look wrong, too. Check some by hand, note which are wrong, and --known "
+        "says how far to believe the others."
+    )
 
 
 def how_right(row: Mapping[str, Any]) -> str:

@@ -10,7 +10,13 @@ from jinja2 import Environment, PackageLoader
 
 from demix_lite.debugger.estimator import leading_rows, short
 from demix_lite.diagnosis import ERROR_TYPES
-from demix_lite.report import ERROR_NAMES, flags_beside_share, how_right, score_lines
+from demix_lite.report import (
+    ERROR_NAMES,
+    flags_beside_share,
+    how_right,
+    if_many_are_flagged,
+    score_lines,
+)
 
 if TYPE_CHECKING:
     from demix_lite.diagnose.command import Outcome
@@ -65,6 +71,7 @@ def report_page(outcome: "Outcome") -> str:
             if said["share"] is not None
         },
         hints={kind: flags_beside_share(about, kind) for kind in ERROR_TYPES},
+        many=if_many_are_flagged(about),
         places=_places(outcome),
         scores=list(score_lines(about["score"])),
         score_hint=OWN_ROWS if outcome.validation is None else VALIDATION_ROWS,
