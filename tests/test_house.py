@@ -52,6 +52,20 @@ def test_the_table_of_the_newcomers_is_what_its_script_writes(tmp_path):
         assert made == (ROOT / "book" / "_static" / file).read_bytes()
 
 
+def test_the_method_can_be_read_in_an_afternoon():
+    said = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    section = said.partition("## Reading the code")[2].partition("## ")[0]
+    package = ROOT / "demix_lite"
+    named = set(re.findall(r"`([a-z_/]+\.py|[a-z]+/)`", section))
+    assert named, "the section names what to read"
+    assert all((package / n).exists() or list(package.rglob(n)) for n in named)
+    method = ("benchmark/pipeline.py", "injection.py", "influence/*.py", "detector/*.py")
+    files = [
+        f for name in (*method, "repair.py", "benchmark/evaluate.py") for f in package.glob(name)
+    ]
+    assert sum(len(f.read_text(encoding="utf-8").splitlines()) for f in files) < 4000
+
+
 # ------------------------------------------------------------------ dependencies
 
 
