@@ -187,6 +187,33 @@ def test_in_a_dirty_table_the_detector_judges_alone():
     assert with_outliers(dirty, table.task, table.frame) is dirty
 
 
+def told_apart(share, classes, seen=True, rows=4000, seed=0):
+    """Verdicts on a table with wrong labels and features, and on controls made of its rows."""
+    rng = np.random.default_rng(seed)
+    wrong, broken = rng.random((2, rows)) < share
+    origin = rng.integers(rows, size=rows)
+    kind = np.where(np.arange(rows) < rows // 2, "label", "feature")
+    right = wrong[origin] & (rng.random(rows) < 1 / (classes - 1))  # the label was turned back
+    truth = np.column_stack([wrong, broken]), np.column_stack([~right, np.ones(rows, bool)])
+    said, of_controls = (
+        expit(np.column_stack([3.0 * seen * t - 2, np.full(rows, -2)]) + rng.normal(size=(rows, 3)))
+        for t in truth
+    )
+    controls = Controls(pd.DataFrame(index=range(rows)), origin, kind, np.zeros(rows, dtype=int))
+    return Judgement(said, of_controls, controls, torch.zeros(rows, classes), [])
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10])
+def test_a_table_is_dirty_where_many_labels_and_features_are_wrong(classes):
+    assert is_dirty(told_apart(0.25, classes))
+    assert not is_dirty(told_apart(0.03, classes))
+    assert not is_dirty(told_apart(0.25, classes, rows=400)), "too small to be sure"
+
+
+def test_a_table_in_which_nothing_is_seen_does_not_count_as_dirty():
+    assert not is_dirty(told_apart(0.25, 2, seen=False))
+
+
 def test_distance_is_measured_by_side_and_ignores_what_is_missing_or_constant():
     frame = people(300).assign(flat=1.0, gap=np.nan, skewed=np.r_[np.zeros(290), np.full(10, 5.0)])
     task = own_table(people(300).assign(skewed=frame["skewed"]), "buys").task

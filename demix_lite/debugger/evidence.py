@@ -17,6 +17,7 @@ from functools import partial
 import numpy as np
 from scipy.optimize import brentq
 from scipy.special import expit, logit
+from sklearn.metrics import roc_auc_score
 
 from demix_lite.debugger.judging import Judgement
 from demix_lite.debugger.shortcut_names import NamedShortcut
@@ -30,10 +31,11 @@ WITH_CONTROLS = ("label", "feature")
 BLIND = 0.75
 """Rows that look like controls at least so often as controls do cannot be told from them."""
 
-DIRTY, SURELY = 0.22, 0.9
-"""A table counts as dirty if wrong labels and features together make up so large a share in so many
-of the draws with replacement. There flags are set for the largest expected F1, most of them being
-right. In a tidy table most suspicious rows are true exceptions: more flags have to be right."""
+DIRTY_LABELS, DIRTY = 0.16, 0.35
+"""A table counts as dirty if its rows look worse than controls so often: as to labels, and as to
+labels and features added up. There flags are set for the largest expected F1, most of them being
+right. In a tidy table most suspicious rows are true exceptions: more flags have to be right. The
+numbers were chosen on the tables of the page of measurements."""
 
 SMALL = 500
 """Below so many rows the controls are too few to be sure that a table is dirty."""
@@ -85,7 +87,7 @@ def weigh(judgement: Judgement, shortcuts: list[NamedShortcut]) -> tuple[Diagnos
         seen.append(share <= BLIND)
         if seen[-1]:
             said[:, number] = with_share(said[:, number], share)
-    least = LEAST_PRECISION["dirty" if is_dirty(judgement, drawn) else "tidy"]
+    least = LEAST_PRECISION["dirty" if is_dirty(judgement) else "tidy"]
     thresholds = [flag_from(p, least[kind]) for kind, p in _by_kind(said)]
     named = any(shortcut.suspected for shortcut in shortcuts)
     seen.append(named and bool((said[:, -1] >= thresholds[-1]).any()))
@@ -98,16 +100,29 @@ def weigh(judgement: Judgement, shortcuts: list[NamedShortcut]) -> tuple[Diagnos
     return Diagnosis.from_probability(said, np.array(thresholds)), evidence
 
 
-def is_dirty(judgement: Judgement, drawn: dict[str, list[float]] | None = None) -> bool:
-    """Say whether wrong labels and features surely make up a large share of the rows."""
-    drawn = drawn or _drawn_shares(judgement)
-    believed = judgement.probability.mean(axis=0)
-    total = sum(
-        np.minimum(np.where(np.array(shares) <= BLIND, shares, 0.0), most)
-        for shares, most in zip(drawn.values(), believed, strict=False)
-    )
+def is_dirty(judgement: Judgement) -> bool:
+    """Say whether so many rows look like controls that a large share of them must be wrong."""
+    labels, features = (_looks_worse(judgement, kind) for kind in WITH_CONTROLS)
     enough = len(judgement.probability) >= SMALL
-    return enough and bool((total >= DIRTY).mean() >= SURELY)
+    return enough and labels >= DIRTY_LABELS and labels + features >= DIRTY
+
+
+def _looks_worse(judgement: Judgement, kind: str) -> float:
+    """Return how often a row looks more suspicious than a control; 0 for an error that is not seen.
+
+    Where verdicts are perfect and a share π of the labels of two classes is wrong, that is π: so
+    many rows are wrong, and so many controls are right, since their label was turned back. Of C
+    classes few are turned back, and it is π C / (2 (C - 1)); that is made up for.
+    """
+    if _share(judgement, kind) > BLIND:
+        return 0.0
+    number = ERROR_TYPES.index(kind)
+    rows = judgement.probability[:, number]
+    controls = judgement.of_controls[judgement.controls.kind == kind, number]
+    is_row = np.repeat([1, 0], [len(rows), len(controls)])
+    often = float(roc_auc_score(is_row, np.concatenate([rows, controls])))
+    classes = judgement.outputs.shape[1]
+    return often * (max(1.0, 2 * (classes - 1) / classes) if kind == "label" else 1.0)
 
 
 def _drawn_shares(judgement: Judgement) -> dict[str, list[float]]:
