@@ -1,6 +1,6 @@
 """Say what a run found, in words and tables a person reads."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -137,11 +137,12 @@ def diagnosis_summary(about: Mapping[str, Any]) -> str:
         lines += [f"    {hint}"] if (hint := flags_beside_share(about, kind)) else []
     lines += [hint] if (hint := if_many_are_flagged(about)) else []
     lines += [f"suspected shortcut: {found['rule']}" for found in about["shortcuts"]]
-    metric = about["score"]["metric"]
-    lines += [
-        f"{metric} on held-out rows, {rows}: {before} before, {after} after the repair"
-        for rows, before, after in score_lines(about["score"])
-    ]
+    score = about["score"]
+    if score["before"] is not None and score["after"] is not None:
+        lines.append(
+            f"{score['metric']} on {score['rows']:,} held-out rows of yours: "
+            f"{in_digits(score['before'])} before, {in_digits(score['after'])} after the repair"
+        )
     for kind, row in (about["known"] or {}).items():
         lines.append(f"known errors, {names[kind]}: {how_right(row)}")
     for kind, row in (about["self_check"] or {}).items():
@@ -182,17 +183,16 @@ def if_many_are_flagged(about: Mapping[str, Any]) -> str:
 
     Examples
     --------
-    >>> if_many_are_flagged({"flagged_any": 40, "judged": 100})[:24]
-    '40% of rows are flagged.'
+    >>> if_many_are_flagged({"flagged_any": 40, "judged": 100})[:25]
+    'So many may be too many: '
     >>> if_many_are_flagged({"flagged_any": 4, "judged": 100})
     ''
     """
-    share = about["flagged_any"] / about["judged"]
-    if share < MANY:
+    if about["flagged_any"] < MANY * about["judged"]:
         return ""
     return (
-        f"{share:.0%} of rows are flagged. Where the columns say little about the label, rows that "
-        "are right but rare look wrong, too. Check some by hand, note which are wrong, and --known "
+        "So many may be too many: where the columns say little about the label, rows that are "
+        "right but rare look wrong, too. Check some by hand, note which are wrong, and --known "
         "says how far to believe the others."
     )
 
@@ -214,24 +214,6 @@ def how_right(row: Mapping[str, Any]) -> str:
         "none flagged" if row["precision"] is None else f"{row['precision']:.0%} of the flags right"
     )
     return f"{found}, {right} (truth known of {row['rows']:,} rows)"
-
-
-def score_lines(score: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """Yield on which rows a model was measured, and its score before and after the repair.
-
-    Examples
-    --------
-    >>> score = {"rows": 90, "before": 0.8, "after": 0.9, "unflagged": 0}
-    >>> list(score_lines(score | {"before_unflagged": None, "after_unflagged": None}))
-    [('all 90 of them', '0.8000', '0.9000')]
-    """
-    for name, part, rows in (
-        ("all {:,} of them", "", "rows"),
-        ("the {:,} that are not flagged", "_unflagged", "unflagged"),
-    ):
-        before, after = score[f"before{part}"], score[f"after{part}"]
-        if before is not None and after is not None:
-            yield name.format(score[rows]), in_digits(before), in_digits(after)
 
 
 def in_digits(score: float) -> str:

@@ -40,10 +40,6 @@ class Score:
         Trained on the rows as they are, and after the repair.
     rows : int
         Number of rows it was measured on: validation rows of your own if there are some.
-    before_unflagged, after_unflagged : float
-        The same on the rows that are not flagged; NaN with validation rows of your own.
-    unflagged : int
-        Number of these.
     """
 
     metric: str
@@ -51,9 +47,6 @@ class Score:
     before: float
     after: float
     rows: int
-    before_unflagged: float = np.nan
-    after_unflagged: float = np.nan
-    unflagged: int = 0
 
 
 class DataDebugger(BaseEstimator):
@@ -314,32 +307,24 @@ def _score(
 ) -> Score:
     """Train on rows as they are and repaired; measure on validation rows, or on the other half."""
     task, frame = table.task, table.frame
-    flagged = diagnosis.flag.any(axis=1).to_numpy()
     if valid is not None:
-        ways = [(np.arange(len(frame)), [valid])]
+        ways = [(np.arange(len(frame)), valid)]
     else:
         (one, _), (two, _) = judgement.parts
         pairs = ((one, two), (two, one)) if len(frame) <= BOTH_WAYS else ((one, two),)
-        ways = [
-            (rows, [frame.iloc[held], frame.iloc[held[~flagged[held]]]]) for rows, held in pairs
-        ]
-    sums, totals = np.zeros((2, len(ways[0][1]))), np.zeros(len(ways[0][1]), dtype=int)
-    for rows, yardsticks in ways:
+        ways = [(rows, frame.iloc[held]) for rows, held in pairs]
+    sums = np.zeros(2)
+    for rows, held in ways:
         own = Diagnosis(*(part.iloc[rows] for part in vars(diagnosis).values()))
         mended = repair(task, frame.iloc[rows], own, judgement.outputs[rows])
-        totals += [len(held) for held in yardsticks]
         versions = ((frame.iloc[rows], None), (mended.samples, mended.weights))
         for version, (samples, weights) in enumerate(versions):
             trained, encoder = train_model(
                 task, samples, weights=weights, rows=len(rows), seed=(seed, "score")
             )
-            for number, held in enumerate(yardsticks):
-                if len(held):
-                    outputs = predict(trained.model, encoder.inputs(held))
-                    metric = task.metric(outputs, encoder.targets(held[task.target]))
-                    sums[version, number] += metric * len(held)
-    means = [s / n if n else (np.nan, np.nan) for s, n in zip(sums.T, totals, strict=True)]
-    measured: list[Any] = []
-    for mean, count in zip(means, totals, strict=True):
-        measured += [*map(float, mean), int(count)]
-    return Score(task.label.metric_name, task.label.larger_is_better, *measured)
+            outputs = predict(trained.model, encoder.inputs(held))
+            metric = task.metric(outputs, encoder.targets(held[task.target]))
+            sums[version] += metric * len(held)
+    total = sum(len(held) for _, held in ways)
+    before, after = map(float, sums / total)
+    return Score(task.label.metric_name, task.label.larger_is_better, before, after, total)

@@ -313,7 +313,6 @@ def _score(debugger: DataDebugger) -> dict[str, Any]:
         "better": "larger" if score.larger_is_better else "smaller",
         **{k: _number(v) for k, v in values.items()},
         "rows": score.rows,
-        "unflagged": score.unflagged,
     }
 
 

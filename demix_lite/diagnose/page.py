@@ -15,7 +15,7 @@ from demix_lite.report import (
     flags_beside_share,
     how_right,
     if_many_are_flagged,
-    score_lines,
+    in_digits,
 )
 
 if TYPE_CHECKING:
@@ -49,9 +49,8 @@ NEXT_STEPS = (
 )
 TRY_SELF_CHECK = "Use --self-check to see how far these verdicts can be trusted in your table."
 OWN_ROWS = (
-    "Measured on rows of this file, whose own errors count against both models. Rows that are not "
-    "flagged are the easy ones. Take both as a hint: only clean test rows from elsewhere tell "
-    "for sure."
+    "Measured on rows of this file, whose own errors count against both models. Take it as a hint: "
+    "only clean test rows from elsewhere tell for sure."
 )
 VALIDATION_ROWS = "Measured on your validation rows."
 
@@ -73,7 +72,7 @@ def report_page(outcome: "Outcome") -> str:
         hints={kind: flags_beside_share(about, kind) for kind in ERROR_TYPES},
         many=if_many_are_flagged(about),
         places=_places(outcome),
-        scores=list(score_lines(about["score"])),
+        in_digits=in_digits,
         score_hint=OWN_ROWS if outcome.validation is None else VALIDATION_ROWS,
         groups=list(_groups(outcome)),
         how_right=how_right,
