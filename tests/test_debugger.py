@@ -214,6 +214,19 @@ def test_a_table_in_which_nothing_is_seen_does_not_count_as_dirty():
     assert not is_dirty(told_apart(0.25, 2, seen=False))
 
 
+@pytest.mark.parametrize(("apart", "seen"), [(1.0, False), (4.0, True)])
+def test_features_are_seen_in_a_tidy_table_where_they_stand_apart_from_what_is_usual(apart, seen):
+    rng = np.random.default_rng(0)
+    tidy = told_apart(0.01, 2)
+    said, of_controls = tidy.probability.copy(), tidy.of_controls.copy()
+    broken = tidy.controls.kind == "feature"
+    said[:, 1] = expit(rng.normal(-2, 1, len(said)))
+    of_controls[:, 1] = expit(rng.normal(-2, 1, len(of_controls)) + apart * broken)
+    judgement = Judgement(said, of_controls, tidy.controls, tidy.outputs, [])
+    assert not is_dirty(judgement)
+    assert weigh(judgement, [])[1][1].seen == seen
+
+
 def test_distance_is_measured_by_side_and_ignores_what_is_missing_or_constant():
     frame = people(300).assign(flat=1.0, gap=np.nan, skewed=np.r_[np.zeros(290), np.full(10, 5.0)])
     task = own_table(people(300).assign(skewed=frame["skewed"]), "buys").task

@@ -37,6 +37,10 @@ labels and features added up. There flags are set for the largest expected F1, m
 right. In a tidy table most suspicious rows are true exceptions: more flags have to be right. The
 numbers were chosen on the tables of the page of measurements."""
 
+CONFUSED = 0.18
+"""In a tidy table broken features cannot be told where rows look worse than controls more often
+than this: rows are unusual by nature there. Of labels it is no sign: wrong ones do just that."""
+
 SMALL = 500
 """Below so many rows the controls are too few to be sure that a table is dirty."""
 
@@ -81,13 +85,14 @@ class Evidence:
 def weigh(judgement: Judgement, shortcuts: list[NamedShortcut]) -> tuple[Diagnosis, list[Evidence]]:
     """Turn what the detector says into probabilities and flags that hold for this table."""
     said = judgement.probability.copy()
-    seen, drawn = [], _drawn_shares(judgement)
+    seen, drawn, dirty = [], _drawn_shares(judgement), is_dirty(judgement)
     for number, kind in enumerate(WITH_CONTROLS):
         share = _share(judgement, kind)
-        seen.append(share <= BLIND)
+        told = dirty or kind == "label" or _looks_worse(judgement, kind) <= CONFUSED
+        seen.append(share <= BLIND and told)
         if seen[-1]:
             said[:, number] = with_share(said[:, number], share)
-    least = LEAST_PRECISION["dirty" if is_dirty(judgement) else "tidy"]
+    least = LEAST_PRECISION["dirty" if dirty else "tidy"]
     thresholds = [flag_from(p, least[kind]) for kind, p in _by_kind(said)]
     named = any(shortcut.suspected for shortcut in shortcuts)
     seen.append(named and bool((said[:, -1] >= thresholds[-1]).any()))
