@@ -127,7 +127,7 @@ def diagnosis_summary(about: Mapping[str, Any]) -> str:
         if kind == "spurious":
             share = "how many in all is not known" if said["seen"] else "no shortcut is suspected"
         elif not said["seen"]:
-            share = "cannot be seen in this table"
+            share = f"{'others ' if said['slips'] else ''}cannot be seen in this table"
         else:
             share = (
                 f"perhaps {said['share'] * about['judged']:,.0f} rows in all "

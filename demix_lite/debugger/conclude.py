@@ -1,5 +1,8 @@
 """From what is said of a table to what holds there, for a diagnosis and its self-check alike."""
 
+from dataclasses import replace
+
+import numpy as np
 import pandas as pd
 
 from demix_lite.debugger.evidence import Evidence, weigh
@@ -8,6 +11,9 @@ from demix_lite.debugger.outliers import with_outliers
 from demix_lite.debugger.shortcut_names import NamedShortcut, name_shortcuts
 from demix_lite.diagnosis import Diagnosis
 from demix_lite.tasks.tabular import TabularTask
+
+SLIP = 0.95
+"""Probability that a row with a cell written unlike its column has a feature error."""
 
 
 def conclude(
@@ -18,3 +24,23 @@ def conclude(
     encoder = judgement.parts[0][1].encoder
     named = name_shortcuts(task, encoder, frame, judgement.probability)
     return *weigh(judgement, named), named
+
+
+def with_slips(
+    diagnosis: Diagnosis, evidence: list[Evidence], slips: np.ndarray
+) -> tuple[Diagnosis, list[Evidence]]:
+    """Flag the rows with a slip, boolean, shape ``(n,)``, whatever the detector says of the rest.
+
+    It judged the rows after the slips were mended, so its share comes on top of theirs.
+    """
+    kind = "feature"
+    chance, flag = diagnosis.probability.copy(), diagnosis.flag.copy()
+    chance.loc[slips, kind] = chance.loc[slips, kind].clip(lower=SLIP)
+    flag[kind] |= slips
+    sure = float(slips.mean())
+
+    def beside(said: Evidence) -> Evidence:
+        shares = {s: sure + (1 - sure) * getattr(said, s) for s in ("share", "low", "high")}
+        return replace(said, **shares, slips=int(slips.sum())) if said.kind == kind else said
+
+    return replace(diagnosis, probability=chance, flag=flag), [beside(said) for said in evidence]

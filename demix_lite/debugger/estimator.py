@@ -1,6 +1,6 @@
 """``DataDebugger().fit(X, y)``: which rows of a table are wrong, and what is wrong with each."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import validate_data
 
-from demix_lite.debugger.conclude import conclude
+from demix_lite.debugger.conclude import conclude, with_slips
 from demix_lite.debugger.judging import Announce, Judgement, judge_table, train_model
 from demix_lite.detector import ErrorDetector
 from demix_lite.diagnosis import ERROR_TYPES, Diagnosis
@@ -39,7 +39,8 @@ class Score:
     before, after : float
         Trained on the rows as they are, and after the repair.
     rows : int
-        Number of rows it was measured on: validation rows of your own if there are some.
+        Number of rows it was measured on: validation rows of your own if there are some, otherwise
+        those of the other half whose features are not suspicious.
     """
 
     metric: str
@@ -142,7 +143,7 @@ class DataDebugger(BaseEstimator):
         seed = _seed(self.random_state)
         judgement = judge_table(
             self.table_.task,
-            self.table_.frame,
+            self.table_.mended,
             self.detector or ErrorDetector.shipped("tabular-practised"),
             valid=valid,
             repeats=self.repeats,
@@ -174,14 +175,16 @@ class DataDebugger(BaseEstimator):
         valid: pd.DataFrame | None,
         seed: object,
     ) -> None:
-        task, frame = self.table_.task, self.table_.frame
+        task, frame = self.table_.task, self.table_.mended
         self._say("weigh the verdicts")
-        diagnosis, self.evidence_, named = conclude(task, frame, judgement)
+        diagnosis, evidence, named = conclude(task, frame, judgement)
         broken = diagnosis.flag["spurious"].any()
         self.shortcuts_ = [shortcut for shortcut in named if broken and shortcut.suspected]
-        mended = repair(task, frame, diagnosis, judgement.outputs)
-        self.diagnosis_ = _lines(self.table_, diagnosis, mended).set_axis(index)
-        self.repaired_ = mended.frame.set_axis(index)
+        repaired = repair(task, frame, diagnosis, judgement.outputs)
+        slips = self.table_.slips.any(axis=1).to_numpy()
+        said, self.evidence_ = with_slips(diagnosis, evidence, slips)
+        self.diagnosis_ = _lines(self.table_, said, repaired).set_axis(index)
+        self.repaired_ = repaired.frame.set_axis(index)
         self.witnesses_ = _witnesses(judgement, self.diagnosis_, valid_index)
         self._say("train on the repaired rows")
         self.score_ = _score(self.table_, judgement, diagnosis, valid, seed)
@@ -210,9 +213,8 @@ def _read(
     check_columns(held, list(frame.columns), "the validation table")
     named = held[frame.columns].set_axis([f"{i} (validation)" for i in range(1, len(held) + 1)])
     table = own_table(pd.concat([frame, named]), target, kind=kind)
-    rows = table.frame.iloc[: len(frame)]
-    valid = table.frame.iloc[len(frame) :].reset_index(drop=True)
-    return replace(table, frame=rows), valid
+    valid = table.take(slice(len(frame), None)).frame
+    return table.take(slice(len(frame))), valid
 
 
 def _seed(random_state: Any) -> int:
@@ -221,18 +223,18 @@ def _seed(random_state: Any) -> int:
     return int(check_random_state(random_state).randint(2**31 - 1))
 
 
-def _lines(table: OwnTable, diagnosis: Diagnosis, mended: Repaired) -> pd.DataFrame:
+def _lines(table: OwnTable, diagnosis: Diagnosis, repaired: Repaired) -> pd.DataFrame:
     """Say of every row how likely each error is, which cells stand out, what would be right."""
     task = table.task
-    cells = mended.cells[list(task.features)].to_numpy()
+    cells = repaired.cells[list(task.features)].to_numpy() | table.slips.to_numpy()
     named, values = [""] * len(cells), [""] * len(cells)
     for row in np.flatnonzero(cells.any(axis=1)):
         broken = [task.features[i] for i in np.flatnonzero(cells[row])]
         named[row] = "; ".join(dict.fromkeys(table.source[c] for c in broken))
         values[row] = "; ".join(
-            f"{c} = {short(mended.frame[c].iloc[row])}" for c in broken if table.source[c] == c
+            f"{c} = {short(repaired.frame[c].iloc[row])}" for c in broken if table.source[c] == c
         )
-    labels = mended.frame[task.target].map(short)
+    labels = repaired.frame[task.target].map(short)
     return pd.DataFrame(
         {
             **{f"{kind}_probability": diagnosis.probability[kind] for kind in ERROR_TYPES},
@@ -305,19 +307,24 @@ def _score(
     valid: pd.DataFrame | None,
     seed: object,
 ) -> Score:
-    """Train on rows as they are and repaired; measure on validation rows, or on the other half."""
+    """Train on rows as they are and repaired; measure on validation rows, or on the other half.
+
+    Of the other half without suspicious features: where one model saw such numbers and the other
+    did not, a few of them would decide.
+    """
     task, frame = table.task, table.frame
     if valid is not None:
         ways = [(np.arange(len(frame)), valid)]
     else:
         (one, _), (two, _) = judgement.parts
         pairs = ((one, two), (two, one)) if len(frame) <= BOTH_WAYS else ((one, two),)
-        ways = [(rows, frame.iloc[held]) for rows, held in pairs]
+        unusual = diagnosis.flag["feature"].to_numpy() | table.slips.any(axis=1).to_numpy()
+        ways = [(rows, frame.iloc[held[~unusual[held]]]) for rows, held in pairs]
     sums = np.zeros(2)
-    for rows, held in ways:
+    for rows, held in ((rows, held) for rows, held in ways if len(held)):
         own = Diagnosis(*(part.iloc[rows] for part in vars(diagnosis).values()))
-        mended = repair(task, frame.iloc[rows], own, judgement.outputs[rows])
-        versions = ((frame.iloc[rows], None), (mended.samples, mended.weights))
+        repaired = repair(task, table.mended.iloc[rows], own, judgement.outputs[rows])
+        versions = ((frame.iloc[rows], None), (repaired.samples, repaired.weights))
         for version, (samples, weights) in enumerate(versions):
             trained, encoder = train_model(
                 task, samples, weights=weights, rows=len(rows), seed=(seed, "score")
@@ -326,5 +333,5 @@ def _score(
             metric = task.metric(outputs, encoder.targets(held[task.target]))
             sums[version] += metric * len(held)
     total = sum(len(held) for _, held in ways)
-    before, after = map(float, sums / total)
+    before, after = map(float, sums / total if total else (np.nan, np.nan))
     return Score(task.label.metric_name, task.label.larger_is_better, before, after, total)

@@ -71,6 +71,8 @@ class Evidence:
         Probability from which a row is flagged; above 1 if none is.
     found : float
         Share of the controls of this kind that would be flagged; NaN for spurious errors.
+    slips : int
+        Rows with a cell that is written unlike its column, flagged whether errors are seen or not.
     """
 
     kind: str
@@ -80,6 +82,7 @@ class Evidence:
     high: float
     threshold: float
     found: float
+    slips: int = 0
 
 
 def weigh(judgement: Judgement, shortcuts: list[NamedShortcut]) -> tuple[Diagnosis, list[Evidence]]:

@@ -187,7 +187,7 @@ def diagnose_frame(
     debugger.fit(*_labelled(raw, target, name), **held)
     checked = None
     if with_self_check:
-        task, rows = debugger.table_.task, debugger.table_.frame
+        task, rows = debugger.table_.task, debugger.table_.mended
         checked = self_check(task, rows, detector, seed=seed, announce=announce)
     seconds = time.perf_counter() - started
     summary = _summary(name, raw, debugger, checked, truth, seed, seconds)
@@ -275,6 +275,7 @@ def _summary(
                 "low": _number(said.low),
                 "high": _number(said.high),
                 "controls_found": _number(said.found),
+                "slips": said.slips,
             }
             for said in debugger.evidence_
         },

@@ -49,8 +49,8 @@ NEXT_STEPS = (
 )
 TRY_SELF_CHECK = "Use --self-check to see how far these verdicts can be trusted in your table."
 OWN_ROWS = (
-    "Measured on rows of this file, whose own errors count against both models. Take it as a hint: "
-    "only clean test rows from elsewhere tell for sure."
+    "Measured on rows of this file, whose wrong labels count against both models. Take it as a "
+    "hint: only clean test rows from elsewhere tell for sure."
 )
 VALIDATION_ROWS = "Measured on your validation rows."
 
@@ -73,6 +73,7 @@ def report_page(outcome: "Outcome") -> str:
         many=if_many_are_flagged(about),
         places=_places(outcome),
         in_digits=in_digits,
+        validated=outcome.validation is not None,
         score_hint=OWN_ROWS if outcome.validation is None else VALIDATION_ROWS,
         groups=list(_groups(outcome)),
         how_right=how_right,
@@ -183,13 +184,23 @@ def _reason(outcome: "Outcome", row: Any, line: pd.Series, kind: str) -> str:
         if not line["suspicious_cells"]:
             return "Its features do not go together; no single cell stands out."
         typical = f" Typical: {line['suggested_values']}." if line["suggested_values"] else ""
-        return f"Unusual for a row of its label: {line['suspicious_cells']}.{typical}"
+        written = _with_slip(outcome, row)
+        unusual = [c for c in _split(line["suspicious_cells"]) if c not in written]
+        said = {"Written unlike its column": written, "Unusual for a row of its label": unusual}
+        return " ".join(f"{how}: {'; '.join(c)}." for how, c in said.items() if c) + typical
     position = outcome.debugger.diagnosis_.index.get_loc(row)
     named = zip(outcome.debugger.shortcuts_, outcome.summary["shortcuts"], strict=True)
     broken = [words["rule"] for shortcut, words in named if shortcut.breaks[position]]
     if broken:
         return f"It has one side of the suspected shortcut {broken[0]} without the other."
     return "It goes against a pattern that most rows follow."
+
+
+def _with_slip(outcome: "Outcome", row: Any) -> list[str]:
+    """Return the columns in which a row has a slip."""
+    table = outcome.debugger.table_
+    slips = table.slips.iloc[outcome.debugger.diagnosis_.index.get_loc(row)]
+    return list(dict.fromkeys(table.source[column] for column in slips.index[slips]))
 
 
 def _witnesses(outcome: "Outcome", row: Any) -> Iterator[dict[str, Any]]:

@@ -3,7 +3,8 @@
 import difflib
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -11,6 +12,7 @@ import pandas as pd
 
 from demix_lite.errors import DemixError
 from demix_lite.tasks.labels import Classes, Label, Number
+from demix_lite.tasks.slips import as_meant, mend_slips, misspelt
 from demix_lite.tasks.tabular import TabularTask
 
 Kind = Literal["auto", "classification", "regression"]
@@ -27,9 +29,6 @@ FEW_NUMBERS = 12
 
 FAR_OUTSIDE = 8.0
 """So many interquartile ranges from the median, a number is worth a look in any case."""
-
-RARE, MOST_SPELLINGS = 0.002, 200
-"""Share of the cells up to which a category may be a slip of a frequent one; how many are tried."""
 
 OTHER = "(other)"
 THOUSANDS = r"-?[1-9]\d{0,2}(,\d{3})+(\.\d+)?"
@@ -54,6 +53,8 @@ class OwnTable:
         Its columns, their roles and its label.
     frame : DataFrame
         Features and label as the task wants them, aligned with the rows that were given.
+    mended : DataFrame
+        The same without slips of the keyboard and of units, which take no model to see.
     source : dict
         Feature name to the column it was made from.
     notes : list of str
@@ -64,9 +65,21 @@ class OwnTable:
 
     task: TabularTask
     frame: pd.DataFrame
+    mended: pd.DataFrame
     source: dict[str, str]
     notes: list[str]
     checks: list[str]
+
+    @cached_property
+    def slips(self) -> pd.DataFrame:
+        """Cells that were mended, boolean, one column per feature."""
+        given, mended = (rows[list(self.task.features)] for rows in (self.frame, self.mended))
+        return (given != mended) & ~(given.isna() & mended.isna())
+
+    def take(self, rows: slice) -> "OwnTable":
+        """Return the table with some of its rows."""
+        parts = (part.iloc[rows].reset_index(drop=True) for part in (self.frame, self.mended))
+        return replace(self, **dict(zip(("frame", "mended"), parts, strict=True)))
 
 
 @dataclass
@@ -141,8 +154,20 @@ def own_table(
     task = TabularTask(name, numeric, tuple(found.categorical), target, label, ())
     ready = pd.DataFrame({**found.features, target: labels})[[*task.features, target]]
     ready = ready.reset_index(drop=True)
-    checks = found.checks + _plain_checks(ready, task, frame.index)
-    return OwnTable(task, ready, found.source, found.notes, checks)
+    table = OwnTable(task, ready, mend_slips(task, ready), found.source, found.notes, found.checks)
+    table.checks.extend([*_slips(table, frame.index), *_plain_checks(ready, task, frame.index)])
+    return table
+
+
+def _slips(table: OwnTable, names: pd.Index) -> list[str]:
+    """Say which columns have numbers that are not written like the others."""
+    slips = table.slips[list(table.task.numeric)]
+    return [
+        f"{column}: {_count(int(wrong.sum()), 'cell')} with more decimals than the others "
+        f"({_rows(names[wrong])})."
+        for column, wrong in slips.items()
+        if wrong.any()
+    ]
 
 
 def _plain_checks(frame: pd.DataFrame, task: TabularTask, names: pd.Index) -> list[str]:
@@ -157,10 +182,9 @@ def _plain_checks(frame: pd.DataFrame, task: TabularTask, names: pd.Index) -> li
         low, middle, high = frame[column].quantile([0.25, 0.5, 0.75])
         far = (frame[column] - middle).abs() > FAR_OUTSIDE * (high - low)
         if high > low and 0 < far.mean() <= 1 - MOSTLY:
-            rows = ", ".join(map(_row, names[far][:5]))
             notes.append(
                 f"{column}: {_count(int(far.sum()), 'cell')} very far from the others "
-                f"(row {rows}{', ...' if far.sum() > 5 else ''})."
+                f"({_rows(names[far])})."
             )
     twice = int(frame.duplicated().sum())
     if twice:
@@ -297,8 +321,8 @@ def _add_date(found: _Columns, name: str, dates: pd.Series) -> None:
 
 
 def _add_category(found: _Columns, name: str, text: pd.Series) -> None:
-    known = text.dropna()
-    counts = known.value_counts()
+    known, meant = text.dropna(), as_meant(text)
+    counts = meant.value_counts()
     if len(counts) < 2:
         found.notes.append(_same_everywhere(name, len(known)))
         return
@@ -307,7 +331,7 @@ def _add_category(found: _Columns, name: str, text: pd.Series) -> None:
         what = "free text" if words > 2 else "an identifier (nearly every cell is different)"
         found.notes.append(f"{name} was left out: it is {what}.")
         return
-    slips = _misspelt(counts)
+    slips = misspelt(known)
     if slips:
         listed = ", ".join(f"{slip!r} (for {name!r}?)" for slip, name in slips[:5])
         more = f" and {len(slips) - 5} more" if len(slips) > 5 else ""
@@ -316,28 +340,12 @@ def _add_category(found: _Columns, name: str, text: pd.Series) -> None:
         )
     if len(counts) > MOST_CATEGORIES:
         kept = counts.index[: MOST_CATEGORIES - 1]
-        text = text.where(text.isin(kept) | text.isna(), OTHER)
+        text = text.where(meant.isin(kept) | text.isna(), OTHER)
         found.notes.append(
             f"{name} has {len(counts)} categories; all but the {len(kept)} most frequent were read "
             f"as one, {OTHER}."
         )
     found.add(name, text.astype(object).where(text.notna(), np.nan), name, category=True)
-
-
-def _misspelt(counts: pd.Series) -> list[tuple[str, str]]:
-    """Return rare words (without digits) that nearly spell a frequent one, and that one.
-
-    Examples
-    --------
-    >>> _misspelt(pd.Series({"Germany": 300, "France": 200, "Gremany": 1, "Finland": 2}))
-    [('Gremany', 'Germany')]
-    """
-    limit = max(1, int(RARE * counts.sum()))
-    words = [word for word in counts.index if not re.search(r"\d", word) and len(word) > 3]
-    frequent = [word for word in words if counts[word] > 10 * limit]
-    rare = [word for word in words if counts[word] <= limit][:MOST_SPELLINGS]
-    near = ((word, difflib.get_close_matches(word, frequent, n=1, cutoff=0.85)) for word in rare)
-    return [(word, match[0]) for word, match in near if match]
 
 
 def _text(values: pd.Series) -> pd.Series:
@@ -391,6 +399,10 @@ def _say_unread(found: _Columns, name: str, text: pd.Series, read: pd.Series) ->
             f"{name}: {_count(len(bad), 'cell')} that cannot be read like the others (such as "
             f"{bad.iloc[0][:40]!r}, row {_row(bad.index[0])}) count as missing."
         )
+
+
+def _rows(names: pd.Index) -> str:
+    return f"row {', '.join(map(_row, names[:5]))}{', ...' if len(names) > 5 else ''}"
 
 
 def _row(name: object) -> str:

@@ -1,0 +1,115 @@
+"""Slips of the keyboard and of units: what is mended, what is left, and what a diagnosis says."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_diagnose import LossDetector, people, quick  # noqa: F401  (a fixture)
+
+from demix_lite.debugger import DataDebugger
+from demix_lite.debugger.conclude import SLIP
+from demix_lite.diagnose import diagnose_frame, write_outcome
+from demix_lite.tasks.own_table import own_table
+
+
+def slips_of(frame, target="buys"):
+    table = own_table(frame, target)
+    return table, table.slips
+
+
+def towns(rows, share):
+    """Half Stockholm, and one word that stands for the rest of a share of the rows."""
+    names = np.where(np.arange(rows) % 2, "Stockholm", "Brussels").astype(object)
+    names[: round(share * rows)] = "Stokcholm"
+    return names
+
+
+@given(
+    st.integers(0, 3),
+    st.sampled_from([2.54, 0.4536, 0.001, 0.01]),
+    st.integers(0, 2**16),
+    st.floats(0.01, 0.08),
+)
+@settings(max_examples=20, deadline=None)
+def test_another_unit_is_seen_by_its_decimals_and_nothing_else_changes(decimals, unit, seed, share):
+    frame, rng = people(400), np.random.default_rng(seed)
+    right = (rng.integers(10_000, 99_999, 400) / 10**decimals).round(decimals)
+    moved = rng.random(400) < share
+    wrong = np.where(moved, right * unit, right)
+    table, slips = slips_of(frame.assign(length=wrong))
+    written = np.array([len(f"{x:.9g}".partition(".")[2]) for x in wrong])
+    assert (slips["length"] == moved & (written >= decimals + 2)).all()
+    assert table.mended.drop(columns="length").equals(table.frame.drop(columns="length"))
+    typical = table.mended["length"][slips["length"]].unique()
+    assert len(typical) == 0 or (len(typical) == 1 and 0 <= (right < typical).mean() - 0.4 <= 0.2)
+    again = own_table(table.mended, "buys")
+    assert not again.slips.any(axis=None)
+
+
+@pytest.mark.parametrize("share", [0.05, 0.2, 0.6])
+def test_halves_and_computed_numbers_are_no_slips(share):
+    rng = np.random.default_rng(0)
+    some = rng.random(400) < share
+    whole = rng.integers(1, 60, 400).astype(float)
+    frame = people(400).assign(
+        halves=whole + 0.5 * some, computed=np.where(some, rng.normal(size=400), whole / 7)
+    )
+    assert not slips_of(frame)[1].any(axis=None)
+
+
+@pytest.mark.parametrize(("share", "found"), [(0.002, True), (0.008, True), (0.1, False)])
+def test_a_rare_word_a_letter_away_is_meant_as_the_frequent_one(share, found):
+    table, slips = slips_of(people(1000).assign(town=towns(1000, share)))
+    assert slips["town"].sum() == (round(1000 * share) if found else 0)
+    assert set(table.mended["town"][slips["town"]]) == ({"Stockholm"} if found else set())
+
+
+def test_classes_that_differ_in_a_letter_stay():
+    names = np.where(np.arange(1000) % 3, "Group A", "Group B").astype(object)
+    names[:3] = "Group C"
+    assert not slips_of(people(1000).assign(group=names))[1].any(axis=None)
+
+
+def test_slips_do_not_count_as_categories():
+    rng = np.random.default_rng(0)
+    names = np.array([f"place {'abcdefghij'[i % 10] * 4}" for i in range(2000)], dtype=object)
+    wrong = rng.permutation(2000)[:200]
+    for row in wrong:
+        at = rng.integers(6, len(names[row]) - 1)
+        names[row] = names[row][:at] + "klmnopqrstuvwxyz"[rng.integers(16)] + names[row][at:]
+    table = own_table(people(2000).assign(place=names), "buys")
+    assert "(other)" not in set(table.frame["place"])
+    assert table.mended["place"].nunique() == 10
+
+
+def test_a_slip_is_flagged_though_no_error_can_be_seen(quick, tmp_path):  # noqa: F811
+    frame = people(300, wrong=0).assign(town=towns(300, 0.006))
+    frame.loc[7, "income"] = 0.03962
+    outcome = diagnose_frame(frame, "buys")
+    said = outcome.diagnosis().set_index("row")
+    assert outcome.summary["errors"]["feature"]["slips"] == 3
+    assert not outcome.summary["errors"]["feature"]["seen"]
+    assert set(said.index[said["feature_error"] == 1]) == {1, 2, 8}
+    assert (said.loc[[1, 8], "feature_probability"] == SLIP).all()
+    assert said.loc[[1, 8], "suspicious_cells"].tolist() == ["town", "income"]
+    assert said.loc[1, "suggested_values"] == "town = Stockholm"
+    assert "others cannot be seen" in str(outcome)
+    mended = outcome.repaired()
+    assert mended.loc[:1, "town"].tolist() == ["Stockholm"] * 2
+    assert mended.loc[7, "income"] == pytest.approx(frame["income"].drop(7).median())
+    assert "Written unlike its column: income" in write_page(outcome, tmp_path)
+
+
+def write_page(outcome, folder):
+    page = next(path for path in write_outcome(outcome, folder) if path.suffix == ".html")
+    return page.read_text()
+
+
+def test_the_score_is_measured_on_rows_with_usual_features():
+    frame = people(300, wrong=0)
+    frame.loc[:9, "income"] = frame.loc[:9, "income"] / 1000
+    debugger = DataDebugger(detector=LossDetector(), repeats=1)
+    debugger.fit(frame[["age", "income"]], frame["buys"])
+    flagged = debugger.diagnosis_["feature_error"].sum()
+    assert flagged >= 9
+    assert debugger.score_.rows == 300 - flagged
