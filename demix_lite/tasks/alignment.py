@@ -78,6 +78,7 @@ class AlignmentTask(Task):
     label: Label = PREFERENCE
     family: str = "alignment"
     architectures: tuple[str, ...] = tuple(ARCHITECTURES)
+    slow_architectures: tuple[str, ...] = ("last",)
     minority_share: float = 0.15
     least_broken = 0.5  # a masked pair is lost: more likely broken than not, or it stays
     training = MappingProxyType({"epochs": 2, "learning_rate": 1e-3, "batch_size": 32})
