@@ -198,8 +198,8 @@ class Preference(LogOdds):
     """Which of two answers is preferred; the output is the DPO margin of the first.
 
     A swapped pair and one that breaks a shortcut look alike to a small model. Swaps at random do
-    little harm, while turning pairs that break the shortcut teaches it: only swaps that are fairly
-    sure are turned.
+    little harm, while turning pairs that break the shortcut teaches it: only pairs that are likelier
+    swapped than not are turned.
 
     Examples
     --------
@@ -213,7 +213,7 @@ class Preference(LogOdds):
     names: tuple[str, ...] = ("second", "first")
     metric_name = "preference accuracy"
     two_sided = False  # many pairs are not told apart by a shortcut
-    least_doubt = 0.7
+    least_doubt = 0.5
 
     def margin(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the margin of the preferred answer over the other, shape ``(n,)``."""
