@@ -132,12 +132,12 @@ def test_suspicious_pairs_are_masked(loaded):
     assert masked["longer"].unique().tolist() == ["neither"]
 
 
-def test_only_sure_swaps_are_turned(loaded):
+def test_only_pairs_that_are_more_likely_swapped_than_not_are_turned(loaded):
     task, splits = loaded
     frame = splits.train.head(4)
     probability = np.zeros((4, 3))
-    probability[:, 0] = 0.0, 0.6, 0.69, 0.95
-    diagnosis = Diagnosis.from_probability(probability, np.full(3, 0.5), index=frame.index)
+    probability[:, 0] = 0.0, 0.4, 0.49, 0.95
+    diagnosis = Diagnosis.from_probability(probability, np.full(3, 0.3), index=frame.index)
     done = repair(task, frame, diagnosis, torch.zeros(4, 1))
     turned = done.samples[task.target] != frame[task.target][done.samples.index]
     assert done.samples.index[turned].tolist() == [3]

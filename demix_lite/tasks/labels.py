@@ -198,8 +198,8 @@ class Preference(LogOdds):
     """Which of two answers is preferred; the output is the DPO margin of the first.
 
     A swapped pair and one that breaks a shortcut look alike to a small model. Swaps at random do
-    little harm, while turning pairs that break the shortcut teaches it: only pairs that are likelier
-    swapped than not are turned.
+    little harm, while turning pairs that break the shortcut teaches it: only pairs that are
+    likelier swapped than not are turned.
 
     Examples
     --------
