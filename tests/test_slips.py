@@ -1,6 +1,7 @@
 """Slips of the keyboard and of units: what is mended, what is left, and what a diagnosis says."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -70,6 +71,50 @@ def test_classes_that_differ_in_a_letter_stay():
     assert not slips_of(people(1000).assign(group=names))[1].any(axis=None)
 
 
+def test_a_cell_that_is_no_number_is_a_slip_unless_its_text_repeats():
+    frame = people(400)
+    income = frame["income"].astype(str).to_numpy(dtype=object)
+    income[[3, 50]], income[60:70], income[80] = ["4O.5", "12k"], "unknown", ""
+    table, slips = slips_of(frame.assign(income=income))
+    assert set(slips.index[slips.any(axis=1)]) == {3, 50}
+    assert table.frame["income"].isna().sum() == 13
+    read = pd.to_numeric(pd.Series(income), errors="coerce")
+    assert (table.mended.loc[[3, 50], "income"] == read.quantile(0.5, interpolation="lower")).all()
+    assert table.mended["income"].isna().sum() == 11
+    assert "income: 2 cells that cannot be read like the others (such as '4O.5', row 4, 51)" in (
+        "\n".join(table.checks)
+    )
+    assert "income: 10 cells with a word for what is missing (such as 'unknown', row 61" in (
+        "\n".join(table.notes)
+    )
+
+
+def test_a_repaired_file_has_a_number_where_none_could_be_read(quick):  # noqa: F811
+    frame = people(300, wrong=0)
+    age = frame["age"].round().astype(int).astype(str).to_numpy(dtype=object)
+    age[[4, 7]] = "3O", ""
+    outcome = diagnose_frame(frame.assign(age=age), "buys")
+    said = outcome.diagnosis().set_index("row")
+    assert said.loc[5, ["feature_error", "suspicious_cells"]].tolist() == [1, "age"]
+    assert outcome.repaired()["age"][4] == said.loc[5, "suggested_values"].removeprefix("age = ")
+    assert outcome.repaired()["age"][4].isdigit()
+    assert outcome.repaired()["age"][7] == ""
+
+
+def test_a_date_that_is_none_is_a_slip_and_one_without_a_time_of_day_is_not():
+    days = pd.date_range("2024-01-20", periods=400, freq="D")
+    written = days.strftime("%Y-%m-%d").to_numpy(dtype=object)
+    written[5], written[9] = "2024-13-77", "2024-01-29 10:30"
+    _, slips = slips_of(people(400).assign(day=written))
+    assert set(slips.index[slips.any(axis=1)]) == {5}
+    assert set(slips.columns[slips.any()]) == {
+        "day (days)",
+        "day (month)",
+        "day (weekday)",
+        "day (hour)",
+    }
+
+
 def test_slips_do_not_count_as_categories():
     rng = np.random.default_rng(0)
     names = np.array([f"place {'abcdefghij'[i % 10] * 4}" for i in range(2000)], dtype=object)
@@ -96,7 +141,8 @@ def test_a_slip_is_flagged_though_no_error_can_be_seen(quick, tmp_path):  # noqa
     assert "others cannot be seen" in str(outcome)
     mended = outcome.repaired()
     assert mended.loc[:1, "town"].tolist() == ["Stockholm"] * 2
-    assert mended.loc[7, "income"] == pytest.approx(frame["income"].drop(7).median())
+    typical = frame["income"].drop(7).quantile(0.5, interpolation="lower")
+    assert mended.loc[7, "income"] == pytest.approx(typical)
     assert "Written unlike its column: income" in write_page(outcome, tmp_path)
 
 

@@ -235,8 +235,8 @@ def _labelled(frame: pd.DataFrame, target: str, name: str) -> tuple[pd.DataFrame
 def _as_in_file(raw: pd.Series, read: pd.Series, new: pd.Series) -> list[Any]:
     """Write values the way the file writes that column."""
     if pd.api.types.is_numeric_dtype(read.dtype):
-        is_whole = pd.api.types.is_integer_dtype(read.dtype)
-        numbers = [int(v) if is_whole else float(f"{v:.6g}") for v in new]
+        is_whole = (read.dropna() % 1 == 0).all()
+        numbers = [round(v) if is_whole else float(f"{v:.6g}") for v in new]
         if pd.api.types.is_numeric_dtype(raw.dtype):
             return numbers
         written = "".join(raw)

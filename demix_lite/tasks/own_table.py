@@ -2,7 +2,6 @@
 
 import difflib
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
@@ -12,7 +11,7 @@ import pandas as pd
 
 from demix_lite.errors import DemixError
 from demix_lite.tasks.labels import Classes, Label, Number
-from demix_lite.tasks.slips import as_meant, mend_slips, misspelt
+from demix_lite.tasks.slips import mended_numbers, mended_words, misspelt, unreadable
 from demix_lite.tasks.tabular import TabularTask
 
 Kind = Literal["auto", "classification", "regression"]
@@ -78,8 +77,10 @@ class OwnTable:
 
     def take(self, rows: slice) -> "OwnTable":
         """Return the table with some of its rows."""
-        parts = (part.iloc[rows].reset_index(drop=True) for part in (self.frame, self.mended))
-        return replace(self, **dict(zip(("frame", "mended"), parts, strict=True)))
+        frame, mended = (
+            part.iloc[rows].reset_index(drop=True) for part in (self.frame, self.mended)
+        )
+        return replace(self, frame=frame, mended=mended)
 
 
 @dataclass
@@ -87,15 +88,15 @@ class _Columns:
     """Features found so far."""
 
     features: dict[str, pd.Series] = field(default_factory=dict)
+    mended: dict[str, pd.Series] = field(default_factory=dict)
     categorical: list[str] = field(default_factory=list)
     source: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     checks: list[str] = field(default_factory=list)
 
-    def add(self, name: str, values: pd.Series, source: str, *, category: bool = False) -> None:
-        self.features[name], self.source[name] = values, source
-        if category:
-            self.categorical.append(name)
+    def add(self, name: str, values: pd.Series, mended: pd.Series, source: str = "") -> None:
+        self.features[name], self.mended[name] = values, mended
+        self.source[name] = source or name
 
 
 def own_table(
@@ -152,16 +153,18 @@ def own_table(
         )
     numeric = tuple(c for c in found.features if c not in found.categorical)
     task = TabularTask(name, numeric, tuple(found.categorical), target, label, ())
-    ready = pd.DataFrame({**found.features, target: labels})[[*task.features, target]]
-    ready = ready.reset_index(drop=True)
-    table = OwnTable(task, ready, mend_slips(task, ready), found.source, found.notes, found.checks)
+    ready, mended = (
+        pd.DataFrame({**made, target: labels})[[*task.features, target]].reset_index(drop=True)
+        for made in (found.features, found.mended)
+    )
+    table = OwnTable(task, ready, mended, found.source, found.notes, found.checks)
     table.checks.extend([*_slips(table, frame.index), *_plain_checks(ready, task, frame.index)])
     return table
 
 
 def _slips(table: OwnTable, names: pd.Index) -> list[str]:
     """Say which columns have numbers that are not written like the others."""
-    slips = table.slips[list(table.task.numeric)]
+    slips = table.slips[list(table.task.numeric)] & table.frame[list(table.task.numeric)].notna()
     return [
         f"{column}: {_count(int(wrong.sum()), 'cell')} with more decimals than the others "
         f"({_rows(names[wrong])})."
@@ -263,46 +266,40 @@ def _read_column(found: _Columns, name: str, values: pd.Series) -> None:
     """Put one column where it belongs, or say why it is left out."""
     if isinstance(values.dtype, pd.CategoricalDtype):
         values = values.astype(object)
-    if pd.api.types.is_datetime64_any_dtype(values.dtype):
-        _add_date(found, name, values)
-        return
+    cells = _text(values)
+    is_date = pd.api.types.is_datetime64_any_dtype(values.dtype)
     is_number = pd.api.types.is_numeric_dtype(values.dtype)
-    if is_number and not pd.api.types.is_bool_dtype(values.dtype):
-        _add_number(found, name, values, _as_numbers(values))
+    if is_date:
+        _add_date(found, name, cells, values)
         return
-    text = _text(values)
-    known = text.dropna()
-    readers: tuple[tuple[Callable, Callable], ...] = (
-        (_as_numbers, _add_number),
-        (_as_dates, lambda found, name, values, dates: _add_date(found, name, dates)),
-    )
-    for read, add in readers:
-        read_values = read(text)
-        if len(known) and read_values.notna().sum() >= MOSTLY * len(known):
-            _say_unread(found, name, text, read_values)
-            add(found, name, values, read_values)
+    if is_number and not pd.api.types.is_bool_dtype(values.dtype):
+        _add_number(found, name, cells, _as_numbers(values))
+        return
+    known = cells.notna().sum()
+    for read, add in ((_as_numbers, _add_number), (_as_dates, _add_date)):
+        values = read(cells)
+        if known and values.notna().sum() >= MOSTLY * known:
+            add(found, name, cells, values)
             return
-    _add_category(found, name, text)
+    _add_category(found, name, cells)
 
 
-def _add_number(found: _Columns, name: str, given: pd.Series, numbers: pd.Series) -> None:
+def _add_number(found: _Columns, name: str, cells: pd.Series, numbers: pd.Series) -> None:
     known = numbers.dropna()
     if known.nunique() < 2:
         found.notes.append(_same_everywhere(name, len(known)))
         return
-    infinite = int(np.isinf(pd.to_numeric(given, errors="coerce").to_numpy(float)).sum())
-    if infinite:
-        found.notes.append(f"{name}: {_count(infinite, 'infinite number')} read as missing.")
     whole = bool((known % 1 == 0).all()) and float(known.abs().max()) < 2**53
     counts_up = whole and len(known) == len(numbers) and (known.diff().dropna() == 1).all()
     if counts_up or (whole and ID_NAME.search(name) and known.is_unique):
         found.notes.append(f"{name} was left out: it numbers the rows.")
         return
     filled = numbers.astype(np.int64) if whole and len(known) == len(numbers) else numbers
-    found.add(name, filled, name)
+    _say_unread(found, name, cells, numbers)
+    found.add(name, filled, mended_numbers(filled, cells))
 
 
-def _add_date(found: _Columns, name: str, dates: pd.Series) -> None:
+def _add_date(found: _Columns, name: str, cells: pd.Series, dates: pd.Series) -> None:
     dates = dates.dt.tz_localize(None) if dates.dt.tz is not None else dates
     if dates.nunique() < 2:
         found.notes.append(_same_everywhere(name, int(dates.notna().sum())))
@@ -314,14 +311,18 @@ def _add_date(found: _Columns, name: str, dates: pd.Series) -> None:
         "hour": dates.dt.hour,
     }
     made = {part: column.astype(float) for part, column in parts.items() if column.nunique() > 1}
+    slips = unreadable(dates, cells)
     for part, column in made.items():
-        found.add(f"{name} ({part})", column, name)
+        mended = column.mask(slips, column.median())
+        found.add(f"{name} ({part})", column, mended, source=name)
     words = [f"days since {dates.min():%Y-%m-%d}" if part == "days" else part for part in made]
+    _say_unread(found, name, cells, dates)
     found.notes.append(f"{name} is a date; read as {', '.join(words)} (numbers).")
 
 
 def _add_category(found: _Columns, name: str, text: pd.Series) -> None:
-    known, meant = text.dropna(), as_meant(text)
+    known, near = text.dropna(), misspelt(text)
+    meant = mended_words(text, near)
     counts = meant.value_counts()
     if len(counts) < 2:
         found.notes.append(_same_everywhere(name, len(known)))
@@ -331,21 +332,22 @@ def _add_category(found: _Columns, name: str, text: pd.Series) -> None:
         what = "free text" if words > 2 else "an identifier (nearly every cell is different)"
         found.notes.append(f"{name} was left out: it is {what}.")
         return
-    slips = misspelt(known)
-    if slips:
-        listed = ", ".join(f"{slip!r} (for {name!r}?)" for slip, name in slips[:5])
-        more = f" and {len(slips) - 5} more" if len(slips) > 5 else ""
+    if near:
+        listed = ", ".join(f"{word!r} (for {other!r}?)" for word, other in near[:5])
+        more = f" and {len(near) - 5} more" if len(near) > 5 else ""
         found.checks.append(
             f"{name}: rare spellings that look like a frequent one: {listed}{more}."
         )
     if len(counts) > MOST_CATEGORIES:
         kept = counts.index[: MOST_CATEGORIES - 1]
-        text = text.where(meant.isin(kept) | text.isna(), OTHER)
+        rest = ~meant.isin(kept) & text.notna()
+        text, meant = text.mask(rest, OTHER), meant.mask(rest, OTHER)
         found.notes.append(
             f"{name} has {len(counts)} categories; all but the {len(kept)} most frequent were read "
             f"as one, {OTHER}."
         )
-    found.add(name, text.astype(object).where(text.notna(), np.nan), name, category=True)
+    found.categorical.append(name)
+    found.add(name, *(t.astype(object).where(t.notna(), np.nan) for t in (text, meant)))
 
 
 def _text(values: pd.Series) -> pd.Series:
@@ -392,13 +394,19 @@ def _as_dates(text: pd.Series) -> pd.Series:
     return dates.dt.tz_localize(None)
 
 
-def _say_unread(found: _Columns, name: str, text: pd.Series, read: pd.Series) -> None:
-    bad = text[text.notna() & read.isna()]
-    if len(bad):
-        found.notes.append(
-            f"{name}: {_count(len(bad), 'cell')} that cannot be read like the others (such as "
-            f"{bad.iloc[0][:40]!r}, row {_row(bad.index[0])}) count as missing."
-        )
+def _say_unread(found: _Columns, name: str, cells: pd.Series, read: pd.Series) -> None:
+    unread, slips = cells.notna() & read.isna(), unreadable(read, cells)
+    said = (
+        (slips, found.checks, "that cannot be read like the others"),
+        (unread & ~slips, found.notes, "with a word for what is missing"),
+    )
+    for which, lines, what in said:
+        if which.any():
+            text = str(cells[which].iloc[0])[:40]
+            lines.append(
+                f"{name}: {_count(int(which.sum()), 'cell')} {what} (such as {text!r}, "
+                f"{_rows(cells.index[which])})."
+            )
 
 
 def _rows(names: pd.Index) -> str:

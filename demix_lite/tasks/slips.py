@@ -1,7 +1,8 @@
 """Slips of the keyboard and of units: cells that are not written like the rest of their column.
 
 A model reads numbers and categories, and not how they are written. A length of 2.54 among whole
-numbers or a *Gremany* among Germanys is seen without one, and with near certainty.
+numbers, a *Gremany* among Germanys or a *12O* among numbers is seen without one, and with near
+certainty.
 """
 
 import difflib
@@ -9,8 +10,6 @@ import re
 
 import numpy as np
 import pandas as pd
-
-from demix_lite.tasks.tabular import TabularTask
 
 USUAL = 0.9
 """A column has as many decimals as suffice for this share of its numbers."""
@@ -23,50 +22,64 @@ RARE, SHORTEST, MOST_WORDS = 0.02, 4, 200
 """How often, against a frequent word, a word may occur that is a slip of it; the fewest letters it
 has; how many rare words of a column are looked at."""
 
+ONCE_OR_TWICE = 2
+"""Text among numbers that occurs more often is a code for a missing value, and no slip."""
 
-def mend_slips(task: TabularTask, frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows with slips mended: the column's median, the word that was meant.
 
-    A slip is a number with more decimals than its column, or a rare word that a letter left out,
-    doubled or exchanged with its neighbour makes of a frequent one.
+def mended_numbers(numbers: pd.Series, cells: pd.Series) -> pd.Series:
+    """Return the numbers of a column with its (lower) median in place of each slip.
+
+    A slip is a number with more decimals than its column, or a cell that is no number, unless its
+    text repeats: that is somebody's word for a missing value.
+
+    Parameters
+    ----------
+    numbers : Series of float
+        What was read, NaN where nothing could be.
+    cells : Series of str
+        What was written, NaN where nothing was.
 
     Examples
     --------
-    >>> from demix_lite.tasks import get_task
-    >>> task = get_task("adult")
-    >>> rows = task.load("twin", rows=300).train
-    >>> mended = mend_slips(task, rows.assign(age=[2.54, *rows.age[1:]]))
-    >>> float(mended.age[0]) == float(rows.age[1:].median()), mended.sex.equals(rows.sex)
-    (True, True)
+    >>> cells = pd.Series([*"123456789", "2.54", "3O", "none", "none", "none"])
+    >>> numbers = pd.to_numeric(cells, errors="coerce")
+    >>> mended_numbers(numbers, cells).tolist()[8:]
+    [9.0, 5.0, 5.0, nan, nan, nan]
     """
-    mended = frame.copy()
-    for column in task.numeric:
-        slips = _with_more_decimals(frame[column].to_numpy(dtype=float))
-        if slips.any():
-            mended[column] = frame[column].mask(slips, frame[column][~slips].median())
-    for column in task.categorical:
-        mended[column] = as_meant(frame[column])
-    return mended
+    slips = with_more_decimals(numbers.to_numpy(dtype=float)) | unreadable(numbers, cells)
+    typical = numbers[~slips].quantile(0.5, interpolation="lower")
+    return numbers.mask(slips, typical) if slips.any() else numbers
 
 
-def as_meant(words: pd.Series) -> pd.Series:
-    """Return words with those that are a slip of a frequent one replaced by it.
+def unreadable(read: pd.Series, cells: pd.Series) -> np.ndarray:
+    """Return True for cells that could not be read, and whose text does not repeat."""
+    unread = cells.notna() & read.isna()
+    texts = cells[unread].value_counts()
+    return (unread & cells.isin(texts.index[texts <= ONCE_OR_TWICE])).to_numpy()
+
+
+def mended_words(words: pd.Series, near: list[tuple[str, str]]) -> pd.Series:
+    """Return words with those of :func:`misspelt` that are a slip replaced by what was meant.
+
+    A slip is a rare word that a letter left out, doubled or exchanged with its neighbour makes of a
+    frequent one.
 
     Examples
     --------
-    >>> as_meant(pd.Series(["Germany"] * 100 + ["Gremany", "Greece"]))[99:].tolist()
+    >>> words = pd.Series(["Germany"] * 100 + ["Gremany", "Greece"])
+    >>> mended_words(words, misspelt(words))[99:].tolist()
     ['Germany', 'Germany', 'Greece']
     """
-    meant = {slip: name for slip, name in misspelt(words) if _is_slip(slip, name)}
+    meant = {slip: name for slip, name in near if _is_slip(slip, name)}
     return words.replace(meant) if meant else words
 
 
-def _with_more_decimals(numbers: np.ndarray) -> np.ndarray:
+def with_more_decimals(numbers: np.ndarray) -> np.ndarray:
     """Return True for numbers with more decimals than their column.
 
     Examples
     --------
-    >>> _with_more_decimals(np.r_[np.arange(20), 0.5, 2.54]).nonzero()[0].tolist()
+    >>> with_more_decimals(np.r_[np.arange(20), 0.5, 2.54]).nonzero()[0].tolist()
     [21]
     """
     known = numbers[~np.isnan(numbers)]
