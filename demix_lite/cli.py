@@ -189,8 +189,9 @@ def _add_train(commands: Any) -> None:
         "train-detector",
         help="train the detectors of a family on many injections (hours)",
         description=(
-            "Train the detectors that ship with the package: the unified one and those that never "
-            "saw one of the tasks. A detector that is there is not trained again."
+            "Train the detectors that ship with the package: the unified one, the practised one "
+            "for tables of your own, and those that never saw one of the tasks. A detector that "
+            "is there is not trained again."
         ),
     )
     add = train.add_argument
@@ -331,7 +332,7 @@ def _train(options: argparse.Namespace) -> None:
     train_detectors(
         [known[name] for name in names],
         source=options.source,
-        injections=options.injections or INJECTIONS,
+        injections=INJECTIONS if options.injections is None else options.injections,
         again=options.again,
         announce=_say,
     )

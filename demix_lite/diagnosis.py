@@ -128,4 +128,4 @@ def expected_f1_threshold(probability: np.ndarray) -> float:
     ranked = np.sort(probability)[::-1]
     hits = ranked.cumsum()
     f1 = 2 * hits / (np.arange(1, len(ranked) + 1) + hits[-1])
-    return float(ranked[f1.argmax()])
+    return float(ranked[f1.argmax()]) or 1.0  # nothing is suspicious: nothing reaches it

@@ -67,8 +67,8 @@ def inject(
     splits : Splits
         Clean rows.
     clean_ratio : float
-        Share of rows with neither a label nor a feature error, in (0, 1]. Half of the rest gets a
-        label error, half a feature error. At 1 nothing at all is changed.
+        Share of rows with neither a label nor a feature error, in (0, 1] (more if they co-occur).
+        Half of the rest gets a label error, half a feature error. At 1 nothing at all is changed.
     seed : object
         Names the draw; the same name gives the same errors.
     co_occurring : bool
@@ -91,6 +91,8 @@ def inject(
     rules = task.rules_for(splits.train)
     drawn = rules[rng.integers(len(rules))]
     chosen = drawn if rule is None else task.rule(rule)
+    if lacking := sorted(chosen.condition.keys() - set(splits.train.columns)):
+        raise DemixError(f"this table lacks {', '.join(lacking)}, which {chosen.name!r} needs.")
     plan = task.plan_feature_errors(splits.train, rng)
     parts = {
         part: _corrupt(

@@ -36,8 +36,8 @@ class Repaired:
     frame : DataFrame
         The repaired table, one line a row: flagged labels are changed, broken cells imputed.
     samples : DataFrame
-        What to train on: the same rows, but one whose label is uncertain stands there twice, once
-        with each label (the index tells which row it is).
+        What to train on: the same rows, but one whose label is uncertain stands there once with
+        each label, and so for its features if they are hedged (the index tells which row it is).
     weights : Tensor
         Training weight of every sample, mean 1, shape ``(len(samples),)``.
     cells : DataFrame

@@ -95,7 +95,7 @@ def test_same_seed_same_scores_on_a_run_made_anew(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_baseline_says_where_it_comes_from(name):
-    assert BASELINES[name].source
+    assert BASELINES[name].reference
     assert BASELINES[name].name == name
     assert set(BASELINES[name].claims) <= set(ERROR_TYPES)
 

@@ -362,3 +362,24 @@ def test_the_shipped_detector_beats_chance_by_far_on_the_twin():
     share = fresh.errors.mean(0)
     for kind, chance in zip(ERROR_TYPES, share, strict=True):
         assert found[f"ap_{kind}"] > 1.5 * chance
+
+
+def test_nothing_is_flagged_where_nothing_is_suspicious():
+    assert not Diagnosis.from_probability(np.zeros((4, 3))).flag.any(axis=None)
+
+
+def test_names_with_dots_do_not_overwrite_each_other(tmp_path, detector):
+    for name in ("v1.2", "v1.3"):
+        detector.save(tmp_path / name)
+    assert len(list(tmp_path.iterdir())) == 4
+    for name in ("v1.2", "v1.3.json", "v1.3.safetensors"):
+        assert (ErrorDetector.load(tmp_path / name).calibration == detector.calibration).all()
+
+
+@pytest.mark.parametrize("suffix", [".json", ".safetensors"])
+def test_a_damaged_detector_is_told(suffix, tmp_path, detector):
+    detector.save(tmp_path / "cut")
+    file = tmp_path / f"cut{suffix}"
+    file.write_bytes(file.read_bytes()[:40])
+    with pytest.raises(DemixError, match="damaged"):
+        ErrorDetector.load(tmp_path / "cut")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from demix_lite.baselines import YARDSTICKS, SummaryGBM
 from demix_lite.benchmark import COLUMNS, append_row, judge, prepare, read_ledger, run_pipeline
 from demix_lite.benchmark.evaluate import evaluate
-from demix_lite.benchmark.ledger import STAGES, VARIANTS
+from demix_lite.benchmark.ledger import STAGES, VARIANTS, append_rows
 from demix_lite.diagnosis import ERROR_TYPES
 from demix_lite.errors import DemixError
 from demix_lite.models.training import predict
@@ -225,3 +225,10 @@ def test_the_worst_group_of_an_error_is_the_largest_error():
     np.testing.assert_allclose(list(done.groups.values()), by_hand)
     assert done.worst_group == pytest.approx(max(by_hand))
     assert min(by_hand) < done.metric < done.worst_group
+
+
+def test_a_ledger_whose_last_line_was_not_ended_goes_on_in_the_next(tmp_path):
+    path = tmp_path / "ledger.csv"
+    path.write_text("a,b\n1,2")
+    append_rows(path, [{"a": 3, "b": 4}], ("a", "b"))
+    assert path.read_text() == "a,b\n1,2\n3,4\n"

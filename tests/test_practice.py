@@ -1,17 +1,21 @@
 """Practice tasks: other questions asked of a table, with rules drawn at random."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import demix_lite.debugger.self_check as self_check_module
 from demix_lite.benchmark.protocols import curricula, environment_bank
+from demix_lite.debugger.self_check import self_check
 from demix_lite.detector.environments import injection_environments
 from demix_lite.injection import inject
 from demix_lite.tasks import get_task
 from demix_lite.tasks.labels import Classes, Number
 from demix_lite.tasks.practice import COVERAGE, LEAST_CLASS, practice_task, random_rule
 from demix_lite.tasks.tables import TABLES
+from demix_lite.tasks.tabular import TabularTask
 
 SPLITS = {task.name: task.load(rows=1500) for task in TABLES}
 tables = pytest.mark.parametrize("table", TABLES, ids=lambda task: task.name)
@@ -105,3 +109,43 @@ def test_a_family_without_other_questions_has_no_practice():
     splits = task.load(rows=3000)
     made = injection_environments(task, splits, 0, architectures=["din"], practice=True)
     assert made == []
+
+
+def test_a_rule_can_be_drawn_from_a_single_column():
+    frame = pd.DataFrame({"x": np.arange(200.0), "y": ["no", "yes"] * 100})
+    task = TabularTask("one", ("x",), (), "y", Classes(("no", "yes")), ())
+    drawn = [random_rule(task, frame, np.random.default_rng(seed)) for seed in range(20)]
+    assert {tuple(rule.condition) for rule in drawn if rule} == {("x",)}
+
+
+def test_the_self_check_keeps_the_rows_of_a_table_without_a_usable_rule(monkeypatch):
+    monkeypatch.setattr(self_check_module, "random_rule", lambda *_: None)
+    judged = []
+
+    def judge(task, frame, *_, **__):
+        judged.append(frame)
+        raise InterruptedError
+
+    monkeypatch.setattr(self_check_module, "judge_table", judge)
+    for label, values in (
+        (Classes(("no", "yes")), ["no", "yes"] * 100),
+        (Number(0, 9), range(200)),
+    ):
+        frame = pd.DataFrame({"x": np.arange(200.0), "y": values})
+        task = TabularTask("one", ("x",), (), "y", label, ())
+        with pytest.raises(InterruptedError):
+            self_check(task, frame, None, seed=0, announce=lambda _: None)
+        assert len(judged[-1]) == 200
+
+
+def test_an_empty_category_cannot_be_exchanged_and_stays_empty():
+    empty = pd.Series([np.nan] * 9, dtype=object)
+    frame = pd.DataFrame({"x": np.arange(9.0), "c": empty, "y": ["no", "yes", "no"] * 3})
+    task = TabularTask("one", ("x",), ("c",), "y", Classes(("no", "yes")), ())
+    planned = set()
+    for seed in range(9):
+        rng = np.random.default_rng(seed)
+        plan = task.plan_feature_errors(frame, rng)
+        planned |= set(plan.columns)
+        assert task.corrupt_features(frame, plan, rng)["c"].isna().all()
+    assert planned == {"x", "c"}

@@ -116,3 +116,13 @@ def test_missing_values_and_constant_columns_are_no_obstacle():
     found = candidates(columns, verdicts, categorical=kinds, classes=2)
     assert np.isfinite(found.facts).all()
     assert found.conditions.shape[1] > 0
+
+
+def test_without_a_candidate_nothing_is_said_of_shortcuts():
+    columns = np.c_[np.r_[np.zeros(299), 1.0]]
+    for values in (columns, np.full((300, 1), np.nan)):
+        table = np.c_[values, np.arange(300) % 2]
+        kinds = np.array([True, True])
+        found = candidates(table, np.zeros((300, 3)), categorical=kinds, classes=2)
+        assert len(found.facts) == 0
+        assert not ShortcutScorer().evidence(found).any()

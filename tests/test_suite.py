@@ -320,7 +320,7 @@ def test_baselines_that_are_there_are_not_tuned_again(monkeypatch, tmp_path):
 
     path = tmp_path / "tuning.csv"
     path.write_text(
-        "task,method,source,searched,found\nair,ddc,ours,{},old\nbank,random,ours,{},old\n"
+        "task,method,reference,searched,found\nair,ddc,ours,{},old\nbank,random,ours,{},old\n"
     )
     suite._record_tuning(path, "twin")
     lines = path.read_text().splitlines()

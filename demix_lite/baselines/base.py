@@ -22,6 +22,7 @@ from demix_lite.detector.runs import Run
 from demix_lite.diagnosis import ERROR_TYPES, Diagnosis, score
 from demix_lite.errors import DemixError
 from demix_lite.tasks.base import Task
+from demix_lite.whole_file import whole_file
 
 BINS = 50
 
@@ -42,14 +43,14 @@ class Baseline(ABC):
         The error types the method itself claims to find; all types are mapped all the same.
     space : dict
         Hyper-parameter to the values tried by :meth:`fit`; the first is the default.
-    source : str
+    reference : str
         The publication or the library the method comes from.
     """
 
     name: ClassVar[str]
     claims: ClassVar[tuple[str, ...]] = ERROR_TYPES
     space: ClassVar[dict[str, tuple[Any, ...]]] = {}
-    source: ClassVar[str] = ""
+    reference: ClassVar[str] = ""
 
     def __init__(self, **settings: Any):
         unknown = set(settings) - set(self.space)
@@ -103,7 +104,8 @@ class Baseline(ABC):
         """Write settings and mapping as JSON."""
         rates = None if self.rates is None else self.rates.round(6).tolist()
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"settings": self.settings, "rates": rates}) + "\n", "utf-8")
+        with whole_file(path) as part:
+            part.write_text(json.dumps({"settings": self.settings, "rates": rates}) + "\n", "utf-8")
 
     @classmethod
     def load(cls, path: Path) -> Self:

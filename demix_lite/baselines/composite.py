@@ -21,7 +21,7 @@ class Composite(Baseline):
 
     name = "composite"
     space: ClassVar = {"group": ("rare or unsure", "rare", "unsure")}
-    source = "cross-fitted gradient boosting and isolation forest (scikit-learn)"
+    reference = "cross-fitted gradient boosting and isolation forest (scikit-learn)"
 
     def scores(self, run: Run) -> np.ndarray:
         """Score every row for label, feature and spurious errors, shape ``(N, 3)``."""

@@ -27,7 +27,7 @@ class Datalab(Baseline):
     """
 
     name = "datalab"
-    source = "cleanlab, Datalab.find_issues"
+    reference = "cleanlab, Datalab.find_issues"
 
     def fit(self, environments: Sequence[Environment]) -> Self:
         """Learn nothing."""

@@ -25,7 +25,7 @@ class DDARepair(InfluenceSignal):
     name = "dda_repair"
     claims = ERROR_TYPES
     space: ClassVar = {"checkpoints": ("final", "both")}
-    source = "debugging by data attribution; influence as in Pruthi et al. (2020), arXiv:2002.08484"
+    reference = "debugging by data attribution; influence: Pruthi et al. (2020), arXiv:2002.08484"
     channels = ("influence",)
 
     def signal(self, influence: Tensor, groups: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ class DDC(Baseline):
 
     name = "ddc"
     space: ClassVar = {"group": ("disagreeing", "underperforming"), "issues_first": (True, False)}
-    source = (
+    reference = (
         "Northcutt, Jiang & Chuang (2021), Confident Learning; Kuan & Mueller (2022), Back to the "
         "Basics: Revisiting Out-of-Distribution Detection Baselines; Chung et al. (2019), Slice "
         "Finder; cleanlab"

@@ -44,7 +44,7 @@ class InfluenceSignal(Baseline):
 
     claims: ClassVar[tuple[str, ...]] = ("label",)
     space: ClassVar = {"checkpoints": ("both", "final")}
-    source = STUDY
+    reference = STUDY
     channels: ClassVar[tuple[str, ...]] = PRODUCT
     samples: ClassVar[int | None] = None
 
@@ -146,7 +146,7 @@ class ClassGradient(InfluenceSignal):
     """
 
     name = "class_gradient"
-    source = (
+    reference = (
         "GD-class of Nguyen-Duc et al. (2023), Class based Influence Functions for Error "
         "Detection, ACL, arXiv:2305.01384"
     )

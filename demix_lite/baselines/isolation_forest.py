@@ -29,7 +29,7 @@ class IsolationForest(Baseline):
     name = "isolation_forest"
     claims = ("feature",)
     space: ClassVar = {"samples": (256, 1024)}
-    source = "Liu, Ting & Zhou (2008), Isolation Forest; scikit-learn"
+    reference = "Liu, Ting & Zhou (2008), Isolation Forest; scikit-learn"
 
     def scores(self, run: Run) -> np.ndarray:
         """Score every row by how early it is isolated."""

@@ -25,7 +25,7 @@ class JustTrainTwice(Baseline):
     name = "just_train_twice"
     claims = ("spurious",)
     space: ClassVar = {"epochs": (1, 2, 4)}
-    source = "Liu et al. (2021), Just Train Twice, ICML, arXiv:2107.09044"
+    reference = "Liu et al. (2021), Just Train Twice, ICML, arXiv:2107.09044"
 
     def scores(self, run: Run) -> np.ndarray:
         """Return the loss of every row under the identification model, shape ``(N,)``."""

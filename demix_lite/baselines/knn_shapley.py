@@ -24,7 +24,7 @@ class KNNShapley(Baseline):
     name = "knn_shapley"
     claims = ("label",)
     space: ClassVar = {"k": (5, 10, 20)}
-    source = "Jia et al. (2019), Efficient Task-Specific Data Valuation for Nearest Neighbors"
+    reference = "Jia et al. (2019), Efficient Task-Specific Data Valuation for Nearest Neighbors"
 
     def scores(self, run: Run) -> np.ndarray:
         """Score every row by minus its value."""

@@ -39,7 +39,7 @@ class MapD(Baseline):
 
     name = "map_d"
     space: ClassVar = {"neighbours": (20, 10, 50)}
-    source = "Siddiqui et al. (2022), Metadata Archaeology, arXiv:2209.10015"
+    reference = "Siddiqui et al. (2022), Metadata Archaeology, arXiv:2209.10015"
 
     def scores(self, run: Run) -> np.ndarray:
         """Return the share of each kind of probe among the neighbours, shape ``(N, 3)``."""

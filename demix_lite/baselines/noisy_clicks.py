@@ -32,7 +32,7 @@ class NoisyClicks(Baseline):
     name = "noisy_clicks"
     claims = ("label",)
     space: ClassVar = {"rate": (0.25, 0.1)}
-    source = (
+    reference = (
         "Yu & Qin (2020), Sampler Design for Implicit Feedback Data by Noisy-label Robust "
         "Learning, SIGIR (NBPO), pointwise, on the task's own model"
     )

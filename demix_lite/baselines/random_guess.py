@@ -15,7 +15,7 @@ class RandomGuess(Baseline):
 
     name = "random"
     claims = ()
-    source = "chance"
+    reference = "chance"
 
     def scores(self, run: Run) -> np.ndarray:
         """Draw the scores, shape ``(N, 3)``."""

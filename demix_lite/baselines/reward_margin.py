@@ -26,7 +26,7 @@ class RewardMargin(Baseline):
     name = "reward_margin"
     claims = ("label",)
     space: ClassVar = {"model": ("final", "early")}
-    source = (
+    reference = (
         "Xu et al. (2025), RLTHF: Targeted Human Feedback for LLM Alignment, arXiv:2502.13417: "
         "its screening by the distribution of reward margins, without the human"
     )

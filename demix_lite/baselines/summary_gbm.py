@@ -45,7 +45,7 @@ class SummaryGBM:
         self.models: list[HistGradientBoostingClassifier] = []
 
     def fit(self, environments: Sequence[Environment]) -> Self:
-        """Fit on a sample of rows of every environment, ranked within their whole run."""
+        """Fit on a sample of rows of every environment, ranked within that sample."""
         inputs, truth = [], []
         for environment in environments:
             vectors, errors = environment.sample(self.rows)
@@ -54,7 +54,11 @@ class SummaryGBM:
         x, y = np.vstack(inputs), np.vstack(truth)
         self.models = [
             HistGradientBoostingClassifier(
-                max_iter=200, learning_rate=0.06, min_samples_leaf=40, l2_regularization=1.0
+                max_iter=200,
+                learning_rate=0.06,
+                min_samples_leaf=40,
+                l2_regularization=1.0,
+                random_state=0,
             ).fit(x, y[:, kind])
             for kind in range(len(ERROR_TYPES))
         ]

@@ -66,7 +66,7 @@ def append_rows(
         check_columns(path, columns)
         lines = path.read_text(encoding="utf-8") if path.exists() else header + "\n"
         with whole_file(path) as part, part.open("w", encoding="utf-8", newline="") as file:
-            file.write(lines)
+            file.write(lines if lines.endswith("\n") else lines + "\n")
             writer = csv.writer(file, lineterminator="\n")
             writer.writerows([row[column] for column in columns] for row in rows)
 
@@ -103,7 +103,7 @@ def read_ledger(path: Path) -> pd.DataFrame:
 def peak_megabytes(device: str | None) -> float:
     """Return the largest memory use so far, in MB (on CUDA: of the device)."""
     if resolve_device(device).type == "cuda":
-        return torch.cuda.max_memory_allocated() / 1e6
+        return torch.cuda.max_memory_allocated(resolve_device(device)) / 1e6
     status = Path("/proc/self/status")
     if status.exists():
         # Not getrusage: there a child process starts with the peak of its parent.

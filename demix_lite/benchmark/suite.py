@@ -11,11 +11,12 @@ from typing import Any
 
 import pandas as pd
 import torch
+from filelock import FileLock
 from joblib import Parallel, cpu_count, delayed
 from tqdm import tqdm
 
 from demix_lite.baselines import BASELINES, YARDSTICKS, SummaryGBM
-from demix_lite.benchmark.ledger import KEY, append_row, check_columns, read_ledger
+from demix_lite.benchmark.ledger import KEY, append_row, check_columns, lock_of, read_ledger
 from demix_lite.benchmark.pipeline import Prepared, judge, prepare
 from demix_lite.benchmark.protocols import (
     OTHER_FAMILY,
@@ -30,6 +31,7 @@ from demix_lite.benchmark.protocols import (
 from demix_lite.data.store import data_home
 from demix_lite.errors import DemixError
 from demix_lite.tasks import get_task
+from demix_lite.whole_file import whole_file
 
 SEEDS = range(5)
 RATIOS = (0.4, 0.6, 0.7, 0.8)
@@ -246,13 +248,15 @@ def fit_methods(
 def _record_tuning(path: Path, source: str) -> None:
     """Write what the search found; what another machine found of other baselines is kept."""
     found = tuning_table(source)
-    if path.exists():
-        known = pd.read_csv(path)
-        again = known.set_index(["task", "method"]).index.isin(
-            found.set_index(["task", "method"]).index
-        )
-        found = pd.concat([known[~again], found]).sort_values(["task", "method"])
-    found.to_csv(path, index=False, lineterminator="\n")
+    with FileLock(lock_of(path)):
+        if path.exists():
+            known = pd.read_csv(path)
+            again = known.set_index(["task", "method"]).index.isin(
+                found.set_index(["task", "method"]).index
+            )
+            found = pd.concat([known[~again], found]).sort_values(["task", "method"])
+        with whole_file(path) as part:
+            found.to_csv(part, index=False, lineterminator="\n")
 
 
 def tuning_table(source: str = "real") -> pd.DataFrame:
@@ -262,5 +266,5 @@ def tuning_table(source: str = "real") -> pd.DataFrame:
         task, name = file.stem.split(f"-{source}-")
         if name in BASELINES:
             kind = BASELINES[name]
-            rows.append((task, name, kind.source, kind.space, kind.load(file).settings))
-    return pd.DataFrame(rows, columns=["task", "method", "source", "searched", "found"])
+            rows.append((task, name, kind.reference, kind.space, kind.load(file).settings))
+    return pd.DataFrame(rows, columns=["task", "method", "reference", "searched", "found"])

@@ -16,7 +16,7 @@ from demix_lite.diagnosis import ERROR_TYPES, Diagnosis
 from demix_lite.models.training import predict, take
 from demix_lite.repair import Repaired, repair
 from demix_lite.tasks.base import check_columns
-from demix_lite.tasks.own_table import Kind, OwnTable, own_table
+from demix_lite.tasks.own_table import DataError, Kind, OwnTable, own_table, without_label
 
 EXPLAINED = 10
 """Rows of every error type whose validation samples are listed, the most suspicious first."""
@@ -138,6 +138,8 @@ class DataDebugger(BaseEstimator):
         plain = X.astype(object) if isinstance(X, pd.DataFrame) else X
         validate_data(self, plain, y, dtype=None, ensure_all_finite="allow-nan")
         frame, target = _joined(X, y)
+        if X_valid is not None and (y_valid is None or without_label(pd.Series(y_valid)).any()):
+            raise DataError("validation rows need a label each: pass y_valid, with none missing.")
         held = None if X_valid is None else _joined(X_valid, y_valid, target)[0]
         self.table_, valid = _read(frame, held, target, self.kind)
         seed = _seed(self.random_state)

@@ -11,9 +11,9 @@ something. What is said of them shows what a verdict is worth in this very table
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -23,6 +23,7 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 from demix_lite.detector import ErrorDetector, Run, open_run
+from demix_lite.detector.runs import RelativeScale
 from demix_lite.models.training import Trained, predict
 from demix_lite.seeds import derive_seed, generator
 from demix_lite.tasks.base import Encoder, Task, fit_model
@@ -62,6 +63,10 @@ class JoinedRun(Run):
         samples = parts[0].encoder.transform(rows, parts[0].task.target)
         joined = {**vars(parts[0]), "train": rows, "samples": samples}
         return cls(**joined, parts=tuple(parts))
+
+    def rescaled(self, scale: RelativeScale) -> Self:
+        """Return the runs with their values relative to something else."""
+        return replace(self, scale=scale, parts=tuple(part.rescaled(scale) for part in self.parts))
 
     def blocks(self, *, size: int = 512) -> Iterator[Tensor]:
         """Yield the relative vectors of all rows, block by block, in order."""
@@ -121,7 +126,7 @@ def judge_table(
     """
     controls = draw_controls(task, frame, seed=seed)
     encoder = task.encoder(pd.concat([frame, controls.frame], ignore_index=True))
-    repeats = repeats or usual_repeats(len(frame))
+    repeats = max(1, repeats or usual_repeats(len(frame)))
     sums = np.zeros((len(frame) + len(controls.frame), 3))
     outputs = torch.zeros(len(frame), task.label.outputs)
     first: list[tuple[np.ndarray, Run]] = []

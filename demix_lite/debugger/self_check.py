@@ -44,11 +44,11 @@ def self_check(
         chosen = np.sort(generator(*name).permutation(len(frame))[:MOST_ROWS])
         rows = frame.iloc[chosen].reset_index(drop=True)
         drawn = random_rule(task, rows, generator(*name, "rule"))
-        rule = drawn or Rule("none", {}, rows[task.target].mode()[0])  # nearly every row follows it
+        rule = drawn or Rule("none", {task.features[0]: frozenset()}, "")  # no row breaks it
         practice = replace(task, rules=(rule,))
         injected = inject(practice, Splits(rows, rows, rows, NO_CARD), CLEAN_RATIO, seed=name)
         dirty, errors = injected.train.frame, injected.train.errors
-        truth = errors.assign(spurious=errors["spurious"] & (drawn is not None)).to_numpy()
+        truth = errors.to_numpy()
         announce(f"self-check {trial + 1} of {TRIALS}")
         judged = judge_table(practice, dirty, detector, repeats=1, seed=name, announce=announce)
         flag = conclude(practice, dirty, judged)[0].flag.to_numpy()

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from scipy.special import expit
 from torch import nn
@@ -167,8 +168,6 @@ class ErrorDetector:
         tensors = {k: v.contiguous() for k, v in self.network.state_dict().items()}
         if self.pooled_scale is not None:
             tensors |= {f"scale.{k}": v for k, v in vars(self.pooled_scale).items()}
-        with whole_file(path.with_suffix(".safetensors")) as part:
-            save_file(tensors, part)
         about = {
             "format": FORMAT,
             "channels": CHANNELS,
@@ -176,8 +175,10 @@ class ErrorDetector:
             "calibration": self.calibration.tolist(),
             "facts": self.facts,
         }
-        with whole_file(path.with_suffix(".json")) as part:
-            part.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        weights, words = _files(path)
+        with whole_file(weights) as one, whole_file(words) as two:
+            save_file(tensors, one)
+            two.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | Path) -> "ErrorDetector":
@@ -186,14 +187,17 @@ class ErrorDetector:
         Raises
         ------
         DemixError
-            If a file is missing or was written by another version.
+            If a file is missing, damaged or written by another version.
         """
         path = Path(path)
         try:
-            about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-            tensors = load_file(path.with_suffix(".safetensors"))
+            weights, words = _files(path)
+            about = json.loads(words.read_text(encoding="utf-8"))
+            tensors = load_file(weights)
         except FileNotFoundError as error:
             raise DemixError(f"there is no detector at {path} (.json and .safetensors).") from error
+        except (ValueError, SafetensorError) as error:
+            raise DemixError(f"the detector at {path} is damaged: {error}.") from error
         try:
             if (about["format"], tuple(about["channels"])) != (FORMAT, CHANNELS):
                 raise ValueError("another format or other channels")
@@ -201,15 +205,15 @@ class ErrorDetector:
             training = TrainingSettings(**settings.pop("training"))
             channels = tuple(settings.pop("channels"))
             detector = cls(DetectorSettings(channels=channels, **settings, training=training))
-        except (KeyError, TypeError, ValueError) as error:
+            if "scale.grid" in tensors:
+                scale = tensors.pop("scale.grid"), tensors.pop("scale.scores")
+                detector.pooled_scale = RelativeScale.of(*scale)
+            detector.network.load_state_dict(tensors)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise DemixError(
                 f"the detector at {path} is of another version of demix_lite, with other channels "
                 "or settings; train it again with: demix-lite train-detector."
             ) from error
-        if "scale.grid" in tensors:
-            scale = tensors.pop("scale.grid"), tensors.pop("scale.scores")
-            detector.pooled_scale = RelativeScale.of(*scale)
-        detector.network.load_state_dict(tensors)
         detector.network.eval()
         detector.calibration = np.array(about["calibration"])
         detector.facts = about["facts"]
@@ -236,7 +240,7 @@ class ErrorDetector:
 
     def _seen(self, run: Run) -> Run:
         """Return the run with its values relative to what this detector compares with."""
-        return run if self.pooled_scale is None else replace(run, scale=self.pooled_scale)
+        return run if self.pooled_scale is None else run.rescaled(self.pooled_scale)
 
     def _logits(self, run: Run) -> np.ndarray:
         judged = self._first_pass(run)
@@ -253,6 +257,12 @@ class ErrorDetector:
         for number, second in enumerate(self.rounds):
             logits = second.fit(judged, truths, seed=self.settings.training.seed + number)
             judged = [replace(run, logits=own) for run, own in zip(judged, logits, strict=True)]
+
+
+def _files(path: Path) -> tuple[Path, Path]:
+    """Return where the weights and the words of a detector are."""
+    bare = path.with_suffix("") if path.suffix in (".json", ".safetensors") else path
+    return bare.with_name(f"{bare.name}.safetensors"), bare.with_name(f"{bare.name}.json")
 
 
 def _split(

@@ -6,8 +6,8 @@ from one run, architecture or data set to another.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,7 @@ import torch
 from scipy.special import ndtri
 from torch import Tensor
 
+from demix_lite.errors import DemixError
 from demix_lite.influence import InfluenceSource
 from demix_lite.influence.vectors import Samples, flat_inputs
 from demix_lite.models.training import Trained, count, take
@@ -154,6 +155,10 @@ class Run:
         """Return the vectors of the first rows as they are, not relative to anything."""
         return _raw_vectors(self.sources, take(self.samples, torch.arange(min(rows, len(self)))))
 
+    def rescaled(self, scale: RelativeScale) -> Self:
+        """Return the run with its values relative to something else."""
+        return replace(self, scale=scale)
+
     def blocks(self, *, size: int = 512) -> Iterator[Tensor]:
         """Yield the relative vectors of all rows, block by block, in order."""
         return map(self.vectors, torch.arange(len(self)).split(size))
@@ -189,7 +194,11 @@ def open_run(
         Number M of validation samples, drawn at random; all of them if there are fewer.
     seed : object
         Names the draw.
+    device : optional
+        Where influence is computed; where the model is by default.
     """
+    if validation < 1:
+        raise DemixError(f"validation must be at least 1 sample, not {validation}.")
     draw = torch.Generator().manual_seed(derive_seed(task.name, "run", seed))
     samples = encoder.transform(train, task.target)
     valid_samples = encoder.transform(valid, task.target)

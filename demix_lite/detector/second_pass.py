@@ -116,7 +116,8 @@ def label_support(rows: Rows, trust: np.ndarray, *, seed: int = 0) -> np.ndarray
     """
     weights = np.clip(trust, LEAST_TRUST, 1.0)
     kind = HistGradientBoostingClassifier if rows.classes else HistGradientBoostingRegressor
-    model = kind(**TREES, **SUPPORT_TREES, categorical_features=rows.categorical[:-1])
+    categorical = rows.categorical[:-1]
+    model = kind(**TREES, **SUPPORT_TREES, categorical_features=categorical, random_state=0)
     x, y = rows.columns[:, :-1], rows.columns[:, -1]
     said = held_out(model, x, y, classes=rows.classes, weights=weights, folds=FOLDS, seed=seed)
     describe = _class_support if rows.classes else _number_support

@@ -72,6 +72,8 @@ def candidates(
     """
     conditions = _conditions(columns[:, :-1], categorical[:-1], verdicts[:, 2])
     targets = _targets(columns[:, -1], verdicts[:, 0], classes)
+    if not conditions.size or not targets.size:
+        return Candidates(conditions, targets, np.empty((0, FACTS), np.float32))
     scores = normal_ranks(verdicts).astype(np.float32)
     return Candidates(conditions, targets, _facts(conditions, targets, scores))
 
@@ -93,7 +95,7 @@ def _conditions(columns: np.ndarray, categorical: np.ndarray, suspicion: np.ndar
             np.isin(x, most_suspicious[:count])
             for count in range(2, min(MOST_MERGED + 1, len(codes) - 1))
         )
-    holds = np.array(found).T
+    holds = np.array(found, dtype=bool).reshape(-1, len(columns)).T
     share = holds.mean(0)
     return holds[:, (share > LEAST_SHARE) & (share < 1 - LEAST_SHARE)].astype(np.float32)
 
@@ -185,6 +187,8 @@ class ShortcutScorer(nn.Module):
 
         The first column weighs all leading rules by their score, the second is the best rule.
         """
+        if not len(found.facts):
+            return np.zeros((len(found.conditions), 2))
         scores = self(torch.from_numpy(found.facts)).numpy()
         leading = np.argsort(-scores)[:CANDIDATES]
         weights = np.exp((scores[leading] - scores[leading[0]]) / SOFTNESS)

@@ -172,7 +172,7 @@ class FactorCapture:
     Linear, embedding and layer-norm modules have rules of their own; a module that is linear in its
     input and has a method ``sample_gradients(inputs, output_gradients)`` is asked; any other module
     with parameters is differentiated alone, sample by sample, from its recorded input and output
-    gradient. The first samples are checked against their full gradients: a parameter that the rules
+    gradient. Some samples are checked against their full gradients: a parameter that the rules
     do not explain (a tied weight, a parameter used outside its module, a module that is not called
     with one row per sample) is differentiated through the whole model with ``vmap(grad)``.
 
@@ -338,7 +338,7 @@ class FactorCapture:
             )
             for loss in losses
         ]
-        columns = map(torch.stack, zip(*rows, strict=True))
+        columns = (torch.stack([g.to_dense() for g in one]) for one in zip(*rows, strict=True))
         return dict(zip(chosen, columns, strict=True))
 
     def _unexplained(self, inputs: Any, targets: Tensor) -> set[str]:

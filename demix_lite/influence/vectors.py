@@ -265,7 +265,8 @@ class InfluenceSource:
         self._valid_samples = valid
         self._partners = partners or self.valid_count
         self._layers: dict[str, str] = {}
-        few = self._side(take(valid, slice(max(CHECKED_SAMPLES))), self._cheaper)
+        spread = torch.linspace(0, self.valid_count - 1, max(CHECKED_SAMPLES)).long()
+        few = self._side(take(valid, spread), self._cheaper)
         self._captured_bytes = 3 * few.entries * self.dtype.itemsize
         at_once = self.valid_count if self._lengths is None else self._part_size()
         self._check_free(at_once * self._captured_bytes, self._free())

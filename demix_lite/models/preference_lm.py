@@ -169,8 +169,10 @@ class Reference:
         states: list[Tensor] = []
         head = self.model.get_output_embeddings()
         handle = head.register_forward_pre_hook(lambda _, given: states.append(given[0]))
-        logits = self.model(input_ids=ids, use_cache=False).logits
-        handle.remove()
+        try:
+            logits = self.model(input_ids=ids, use_cache=False).logits
+        finally:
+            handle.remove()
         summed = answer_log_probability(logits, ids, span).cpu()
         inside = within(span, ids.shape[1]).to(logits.dtype)
         hidden = (inside[:, None] @ states[0])[:, 0] / inside.sum(1, keepdim=True)

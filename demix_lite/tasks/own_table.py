@@ -21,7 +21,7 @@ MISSING_WORDS = frozenset(["", "na", "n/a", "nan", "null", "none", "?", "-", "ni
 MOSTLY = 0.95
 """Share of the cells that must read as numbers or dates for the column to be one."""
 
-MOST_CATEGORIES = 60
+KEPT_CATEGORIES = 60
 MOST_CLASSES = 50
 FEW_NUMBERS = 12
 """A label with at most so many different whole numbers is a class."""
@@ -253,10 +253,11 @@ def _label(labels: pd.Series, kind: Kind) -> tuple[Label, pd.Series]:
     names = tuple(sorted(text.unique()))
     if len(names) < 2:
         raise DataError(f"the label {labels.name!r} has 1 class only ({names[0]}); two are needed.")
-    if len(names) > min(MOST_CLASSES, len(text) // 2):
+    most = min(MOST_CLASSES, len(text) // 2)
+    if len(names) > most:
         raise DataError(
             f"the label {labels.name!r} has {len(names)} different values in {len(text)} rows, too "
-            f"many for classes (at most {MOST_CLASSES}) and no numbers."
+            f"many for classes (at most {most}) and no numbers."
             + (" Numbers: choose regression." if is_number else "")
         )
     return Classes(names), text
@@ -338,8 +339,8 @@ def _add_category(found: _Columns, name: str, text: pd.Series) -> None:
         found.checks.append(
             f"{name}: rare spellings that look like a frequent one: {listed}{more}."
         )
-    if len(counts) > MOST_CATEGORIES:
-        kept = counts.index[: MOST_CATEGORIES - 1]
+    if len(counts) > KEPT_CATEGORIES:
+        kept = counts.index[: KEPT_CATEGORIES - 1]
         rest = ~meant.isin(kept) & text.notna()
         text, meant = text.mask(rest, OTHER), meant.mask(rest, OTHER)
         found.notes.append(

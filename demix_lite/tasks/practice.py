@@ -45,7 +45,8 @@ def practice_task(
     """Draw another label and a rule for a table.
 
     Drawn are the label column, what kind of label it becomes, and the rule. Returns the task, with
-    one rule, and the rows that have one of its labels.
+    one rule, and the rows that have one of its labels; both as they were if nothing suitable is
+    found.
 
     Examples
     --------
@@ -145,7 +146,8 @@ def random_rule(task: TabularTask, frame: pd.DataFrame, rng: np.random.Generator
     True
     """
     for _ in range(ATTEMPTS):
-        columns = rng.choice(task.features, size=1 + (rng.random() < NARROWED), replace=False)
+        count = min(1 + (rng.random() < NARROWED), len(task.features))
+        columns = rng.choice(task.features, size=count, replace=False)
         condition = {str(c): _some_of(frame[c], c in task.numeric, rng) for c in columns}
         rule = Rule("drawn", condition, _target(task.label, frame[task.target], rng))
         shares = rule.holds(frame).mean(), rule.matches_target(frame[task.target]).mean()

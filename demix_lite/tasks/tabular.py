@@ -203,6 +203,8 @@ def _other_category(
     """Draw a category other than the present one; a missing value gets any."""
     code = pd.Index(categories, dtype=object).get_indexer(values.astype(object))
     present = code >= 0
+    if not len(categories):
+        return values
     draw = rng.integers(0, len(categories), size=len(values))
     shift = rng.integers(1, max(len(categories), 2), size=len(values))
     wrong = np.where(present, (code + shift) % len(categories), draw)
@@ -264,7 +266,7 @@ class TabularEncoder(Encoder):
         return torch.from_numpy(np.hstack(parts).astype(np.float32))
 
     def columns(self, frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-        """Return numbers as they are and categories as codes, rare ones (beyond 250) as missing."""
+        """Return numbers as they are and categories as codes by name; missing after 250."""
         values = [self._numbers(frame)]
         if self.task.categorical:
             rows = self._categories(frame)
