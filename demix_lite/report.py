@@ -26,7 +26,7 @@ ERROR_NAMES = {
 }
 """The error types, as a user reads them."""
 
-MANY = 0.25
+MANY = 0.1
 """Flagged share of a table from which it is said that many flags may be mistaken."""
 
 MARK = "background: #fff3b0; color: #000"
