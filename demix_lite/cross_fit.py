@@ -29,12 +29,20 @@ def held_out(
 
     Parameters
     ----------
+    model : estimator
+        Anything of scikit-learn that fits and predicts; stays unfitted.
+    x, y : array
+        Features, shape ``(n, d)``, and target, shape ``(n,)``.
     classes : int
         Number of classes, which ``y`` numbers from 0; 0 if the target is a number.
     weights : array, optional
         Weights of the rows.
+    folds : int
+        Number of parts that the rows are cut into.
     most : int, optional
         Fit on at most so many rows, drawn at random.
+    seed : int
+        Fixes the cuts and the draws.
 
     Returns
     -------

@@ -47,6 +47,8 @@ class Diagnosis:
             One per error type; those of the largest expected F1 by default.
         margin : float
             Half-width of the band around the threshold in which nothing is said.
+        index : Index, optional
+            Names of the rows; numbers from 0 by default.
 
         Examples
         --------

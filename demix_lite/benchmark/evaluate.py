@@ -36,7 +36,23 @@ class Evaluation:
 def evaluate(
     task: Task, model: nn.Module, encoder: Encoder, test: pd.DataFrame, rule: Rule
 ) -> Evaluation:
-    """Evaluate ``model`` on the clean, untouched test rows."""
+    """Evaluate a model on the clean, untouched test rows.
+
+    Parameters
+    ----------
+    task, model, encoder
+        The task, and what was fitted on its training rows.
+    test : DataFrame
+        Clean rows, features and label.
+    rule : Rule
+        The shortcut that cuts them into four groups; of groups with fewer than
+        ``SMALLEST_GROUP`` rows nothing is said.
+
+    Returns
+    -------
+    Evaluation
+        The metric over all rows, in the worst group and in each group.
+    """
     inputs, targets = encoder.transform(test, task.target)
     outputs = predict(model, inputs)
     number = task.groups(test, rule)

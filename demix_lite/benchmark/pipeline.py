@@ -49,6 +49,8 @@ class Prepared:
         What the ledger says of the run, whatever the method.
     seconds : dict
         Seconds per stage so far.
+    device : str or None
+        Where models are trained and influence is computed, as it was asked for.
     """
 
     task: Task

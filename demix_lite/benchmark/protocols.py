@@ -254,6 +254,10 @@ def environment_bank(
 
     Parameters
     ----------
+    tasks : sequence of str
+        Names of tasks.
+    source : {"real", "twin"}
+        Where their rows come from.
     injections : int
         Injections a task.
     rows : int, optional
@@ -264,6 +268,13 @@ def environment_bank(
         Rows whose vectors are taken at once, side by side; None takes none.
     practice : bool
         Also ask other questions of the tables, as many again, where a family can.
+    jobs : int, optional
+        Processes side by side, one thread each; as many as cores by default.
+
+    Returns
+    -------
+    dict
+        Name of a task to its environments, injection by injection.
     """
     work = [(name, number) for number in range(injections) for name in tasks]
     made = Parallel(n_jobs=jobs or cpu_count(), return_as="generator")(

@@ -68,6 +68,21 @@ def make_environment(
 ) -> Environment:
     """Inject errors, train a model on the dirty rows and open the run.
 
+    Parameters
+    ----------
+    task, splits
+        The task and its clean rows.
+    architecture : str
+        Name of the task model.
+    clean_ratio : float
+        Share of rows with neither a label nor a feature error, in (0, 1].
+    seed : object
+        Names the run: rule, errors, weights, validation samples.
+    co_occurring : bool
+        Whether a row may have a label and a feature error at once.
+    validation : int
+        Number M of validation samples.
+
     Examples
     --------
     >>> from demix_lite.tasks import get_task

@@ -195,7 +195,7 @@ def open_run(
     seed : object
         Names the draw.
     device : optional
-        Where influence is computed; where the model is by default.
+        Where influence is computed; the CPU by default.
     """
     if validation < 1:
         raise DemixError(f"validation must be at least 1 sample, not {validation}.")

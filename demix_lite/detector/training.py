@@ -130,6 +130,8 @@ class TrainingSettings:
         Validation samples that attention looks at in a step.
     steps : int
         Optimiser steps.
+    learning_rate, weight_decay : float
+        Of AdamW.
     loss : {"focal", "asymmetric"}
         Classification loss.
     validation_intervention, model_intervention : bool
@@ -137,6 +139,8 @@ class TrainingSettings:
         architectures are shown and their centroids aligned.
     contrastive, alignment : float
         Weights of the two intervention losses.
+    seed : int
+        Fixes weights, draws and views.
     """
 
     rows: int = 768

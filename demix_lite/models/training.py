@@ -102,10 +102,14 @@ def fit(
         How many rows the samples stand for, where a repair left copies or dropped some: batches
         grow or shrink so that the number of steps is that of ``rows``. As many as samples by
         default.
-    batch_size : int
-        Rows a step.
+    epochs, batch_size : int
+        Passes through the samples, and rows a step.
+    learning_rate, weight_decay : float
+        Of AdamW; the rate falls to zero along a cosine.
     seed : int
         Fixes the order of the batches.
+    device : optional
+        Where to train; see :func:`resolve_device`.
     after_epoch : callable, optional
         Called with the model, in evaluation mode, after every epoch.
 

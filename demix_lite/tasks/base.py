@@ -318,10 +318,36 @@ def fit_model(
     device: str | None = None,
     **settings: Any,
 ) -> tuple[Trained, Encoder]:
-    """Train a task model on rows as they are, by the task's settings before those given here.
+    """Train a task model on rows as they are.
 
-    ``seed`` fixes the weights and the order of the batches; the encoder is fitted on the same rows
-    unless there is one.
+    Parameters
+    ----------
+    task, architecture
+        The task and the name of its model's architecture.
+    frame : DataFrame
+        Training rows, features and label.
+    seed : int
+        Fixes the weights and the order of the batches.
+    encoder : Encoder, optional
+        Fitted on ``frame`` by default.
+    weights : Tensor, optional
+        Non-negative weight of every row, shape ``(n,)``.
+    device : str, optional
+        Where to train.
+    **settings
+        Those of :func:`demix_lite.models.training.fit`; the task's own come before them.
+
+    Returns
+    -------
+    (Trained, Encoder)
+
+    Examples
+    --------
+    >>> from demix_lite.tasks import get_task
+    >>> task = get_task("bike")
+    >>> trained, encoder = fit_model(task, "mlp2", task.load(rows=300).train, seed=0)
+    >>> len(trained.losses) == task.training.get("epochs", 8)
+    True
     """
     encoder = encoder or task.encoder(frame)
     model = seeded_model(task, architecture, encoder, seed)
