@@ -343,6 +343,45 @@ def test_columns_are_read_for_what_they_are():
     )
 
 
+@pytest.mark.parametrize(
+    ("write", "read", "note"),
+    [
+        (lambda x: f"${x:,.2f}", lambda x: round(x, 2), "'$'"),
+        (lambda x: f"{x:.1f} kg", lambda x: round(x, 1), "'kg'"),
+        (lambda x: f"{x:.0f}%", round, "'%'"),
+        (lambda x: f"{x:_.2f} €".replace(".", ",").replace("_", "."), lambda x: round(x, 2), "'€'"),
+    ],
+    ids=["dollars", "kilograms", "per cent", "German euros"],
+)
+def test_numbers_with_a_unit_are_numbers_and_are_mended_with_it(write, read, note, quick):
+    frame = people(300, wrong=0)
+    paid = 1000 + 40 * frame["income"]
+    cells = paid.map(write).to_numpy(dtype=object)
+    cells[5] = "twelve"
+    frame["income"] = cells
+    outcome = diagnose_frame(frame, "buys")
+    table = outcome.debugger.table_
+    assert "income" in table.task.numeric
+    assert np.allclose(table.frame["income"].drop(5), paid.map(read).drop(5))
+    assert f"income was read without its unit, {note}." in table.notes
+    mended = outcome.repaired()["income"]
+    kept = ~outcome.diagnosis()["suspicious_cells"].str.contains("income")
+    assert mended[kept].equals(frame["income"][kept])
+    usual = own_table(frame.assign(income=mended), "buys").frame["income"]
+    assert usual.notna().all()
+    assert usual[5] == pytest.approx(table.mended["income"][5], rel=1e-4)
+
+
+@pytest.mark.parametrize("cell", ["Q{}", "room {}", "{}st A", "{}-{}", "{}:30"])
+def test_names_with_a_digit_are_no_numbers_with_a_unit(cell):
+    names = [
+        cell.format(i % 4, i % 4) if cell != "{}st A" else f"{i % 4}{'snrt'[i % 4]}"
+        for i in range(60)
+    ]
+    frame = people(60).assign(name=names)
+    assert "name" in own_table(frame, "buys").task.categorical
+
+
 CELLS = st.one_of(
     st.sampled_from(["", "NA", "inf", "1", "2.5", "-3", "yes", "no", "2020-01-02", "<b>", "=1"]),
     st.text(max_size=6),

@@ -20,7 +20,15 @@ from demix_lite.diagnose.page import report_page
 from demix_lite.diagnosis import ERROR_TYPES
 from demix_lite.report import diagnosis_summary, rule_in_words
 from demix_lite.tasks.labels import Number
-from demix_lite.tasks.own_table import DataError, Kind, check_target, without_label
+from demix_lite.tasks.own_table import (
+    DataError,
+    Kind,
+    check_target,
+    has_decimal_comma,
+    unit_of,
+    without_label,
+    without_unit,
+)
 
 AS_READ = ("sep", "encoding")
 """What is remembered of a text file, so that a repaired one is written alike."""
@@ -239,9 +247,9 @@ def _as_in_file(raw: pd.Series, read: pd.Series, new: pd.Series) -> list[Any]:
         numbers = [round(v) if is_whole else float(f"{v:.6g}") for v in new]
         if pd.api.types.is_numeric_dtype(raw.dtype):
             return numbers
-        written = "".join(raw)
-        point = "," if "," in written and "." not in written else "."
-        return [str(v).replace(".", point) for v in numbers]
+        before, after = unit_of(raw)
+        point = "," if has_decimal_comma(without_unit(raw)) else "."
+        return [f"{before}{v}{after}".replace(".", point) for v in numbers]
     spelled = dict(zip(read[::-1], raw[::-1], strict=True))
     return [spelled.get(value, value) for value in new]
 

@@ -31,6 +31,12 @@ FAR_OUTSIDE = 8.0
 
 OTHER = "(other)"
 THOUSANDS = r"-?[1-9]\d{0,2}(,\d{3})+(\.\d+)?"
+POINT_THOUSANDS = r"-?[1-9]\d{0,2}(\.\d{3})+(,\d+)?"
+NUMBER_WITH_UNIT = (
+    r"^((?:[$€£¥]|USD|EUR|GBP|CHF)\s*)?([-+]?\d[\d.,]*)(\s*[^\d\s.,+-][^\d.,+-]{0,7})?$"
+)
+"""A sign of money or none, a number, and a unit of at most eight letters or none."""
+
 LONG_DATE = re.compile(r"\d{4}-\d{1,2}-\d{1,2}")
 SHORT_DATE = re.compile(
     r"^(?P<a>\d{1,2})(?P<sep>[-/.])(?P<b>\d{1,2})[-/.](?P<year>\d{4})(?P<rest>(?:[ T].*)?)$"
@@ -295,6 +301,8 @@ def _add_number(found: _Columns, name: str, cells: pd.Series, numbers: pd.Series
     if counts_up or (whole and ID_NAME.search(name) and known.is_unique):
         found.notes.append(f"{name} was left out: it numbers the rows.")
         return
+    if any(unit := unit_of(cells)):
+        found.notes.append(f"{name} was read without its unit, {''.join(unit).strip()!r}.")
     filled = numbers.astype(np.int64) if whole and len(known) == len(numbers) else numbers
     _say_unread(found, name, cells, numbers)
     found.add(name, filled, mended_numbers(filled, cells))
@@ -357,23 +365,75 @@ def _text(values: pd.Series) -> pd.Series:
     return text.mask(text.str.lower().isin(MISSING_WORDS))
 
 
+def unit_of(text: pd.Series) -> tuple[str, str]:
+    """Return what stands before and after nearly every number of a column, mostly nothing.
+
+    Examples
+    --------
+    >>> unit_of(pd.Series(["$5", "$1,200.50"])), unit_of(pd.Series(["12 kg", "7 kg"]))
+    (('$', ''), ('', ' kg'))
+    >>> unit_of(pd.Series(["1st", "2nd"])), unit_of(pd.Series(["room 1", "room 2"]))
+    (('', ''), ('', ''))
+    """
+    known = text.dropna()
+    if not known.str.contains(r"[^\d.,+-]", regex=True).any():
+        return "", ""
+    parts = known.str.extract(NUMBER_WITH_UNIT).fillna("")
+    units = parts.loc[parts[1] != "", [0, 2]]
+    signs = units.apply(lambda part: part.str.strip()).value_counts()
+    if not len(signs) or signs.iloc[0] < MOSTLY * len(known):
+        return "", ""
+    same = units.apply(lambda part: part.str.strip()).eq(list(signs.index[0])).all(axis=1)
+    before, after = units[same].value_counts().index[0]
+    return before, after
+
+
+def without_unit(text: pd.Series) -> pd.Series:
+    """Return the numbers of a column without the unit that nearly all of them have."""
+    unit = [part.strip() for part in unit_of(text)]
+    if not any(unit):
+        return text
+    parts = text.str.extract(NUMBER_WITH_UNIT)
+    here = parts[[0, 2]].fillna("").apply(lambda part: part.str.strip())
+    bare = (here == unit).all(axis=1) | (here == "").all(axis=1)
+    return parts[1].where(bare & parts[1].notna(), text)
+
+
 def _with_points(text: pd.Series) -> pd.Series:
-    """Return 1,5 as 1.5, and 1,234,567.8 without its commas.
+    """Return 1,5 and 1.234,5 as 1.5 and 1234.5, and 1,234,567.8 without its commas.
 
     Examples
     --------
     >>> _with_points(pd.Series(["0,5", "-2"])).tolist(), _with_points(pd.Series(["1,250"])).tolist()
     (['0.5', '-2'], ['1250'])
     """
+    if has_decimal_comma(text):
+        return text.str.replace(".", "", regex=False).str.replace(",", ".", regex=False)
+    thousands = text.str.fullmatch(THOUSANDS, na=False)
+    return text.str.replace(",", ".", regex=False).mask(
+        thousands, text.str.replace(",", "", regex=False)
+    )
+
+
+def has_decimal_comma(text: pd.Series) -> bool:
+    """Say whether a comma stands before the decimals, and not between the thousands.
+
+    Examples
+    --------
+    >>> [has_decimal_comma(pd.Series([cell])) for cell in ("1,5", "1.234,50", "1,250", "1,250.5")]
+    [True, True, False, False]
+    """
     commas = text[text.str.contains(",", regex=False, na=False)]
-    thousands = len(commas) and commas.str.fullmatch(THOUSANDS).all()
-    return text.str.replace(",", "" if thousands else ".", regex=False)
+    dots = text[text.str.contains(".", regex=False, na=False)]
+    if commas.str.fullmatch(THOUSANDS).all():
+        return False
+    return bool(dots.str.fullmatch(POINT_THOUSANDS).all())
 
 
 def _as_numbers(values: pd.Series) -> pd.Series:
     """Return finite numbers, NaN where a cell is none."""
     if not pd.api.types.is_numeric_dtype(values.dtype):
-        values = _with_points(_text(values))
+        values = _with_points(without_unit(_text(values)))
     numbers = pd.to_numeric(values, errors="coerce").astype(float)
     return numbers.replace([np.inf, -np.inf], np.nan)
 
