@@ -37,6 +37,9 @@ NUMBER_WITH_UNIT = (
 )
 """A sign of money or none, a number, and a unit of at most eight letters or none."""
 
+LOOK_AT = 500
+"""So many cells tell whether it is worth while to look for a unit in all of them."""
+
 LONG_DATE = re.compile(r"\d{4}-\d{1,2}-\d{1,2}")
 SHORT_DATE = re.compile(
     r"^(?P<a>\d{1,2})(?P<sep>[-/.])(?P<b>\d{1,2})[-/.](?P<year>\d{4})(?P<rest>(?:[ T].*)?)$"
@@ -273,14 +276,14 @@ def _read_column(found: _Columns, name: str, values: pd.Series) -> None:
     """Put one column where it belongs, or say why it is left out."""
     if isinstance(values.dtype, pd.CategoricalDtype):
         values = values.astype(object)
-    cells = _text(values)
-    is_date = pd.api.types.is_datetime64_any_dtype(values.dtype)
     is_number = pd.api.types.is_numeric_dtype(values.dtype)
-    if is_date:
-        _add_date(found, name, cells, values)
-        return
     if is_number and not pd.api.types.is_bool_dtype(values.dtype):
-        _add_number(found, name, cells, _as_numbers(values))
+        numbers = _as_numbers(values)
+        _add_number(found, name, _text(values.where(numbers.isna())), numbers)
+        return
+    cells = _text(values)
+    if pd.api.types.is_datetime64_any_dtype(values.dtype):
+        _add_date(found, name, cells, values)
         return
     known = cells.notna().sum()
     for read, add in ((_as_numbers, _add_number), (_as_dates, _add_date)):
@@ -376,16 +379,15 @@ def unit_of(text: pd.Series) -> tuple[str, str]:
     (('', ''), ('', ''))
     """
     known = text.dropna()
-    if not known.str.contains(r"[^\d.,+-]", regex=True).any():
+    few = known[:: 1 + len(known) // LOOK_AT].str.fullmatch(NUMBER_WITH_UNIT)
+    if not few.mean() > 0.5 or pd.to_numeric(known, errors="coerce").notna().mean() > 0.5:
         return "", ""
-    parts = known.str.extract(NUMBER_WITH_UNIT).fillna("")
-    units = parts.loc[parts[1] != "", [0, 2]]
-    signs = units.apply(lambda part: part.str.strip()).value_counts()
-    if not len(signs) or signs.iloc[0] < MOSTLY * len(known):
+    units = known.str.extract(NUMBER_WITH_UNIT)[[0, 2]].dropna(how="all").fillna("")
+    if len(units) < MOSTLY * len(known):
         return "", ""
-    same = units.apply(lambda part: part.str.strip()).eq(list(signs.index[0])).all(axis=1)
-    before, after = units[same].value_counts().index[0]
-    return before, after
+    signs = units.apply(lambda part: part.str.strip())
+    same = signs.eq(list(signs.value_counts().index[0])).all(axis=1)
+    return units[same].value_counts().index[0] if same.sum() >= MOSTLY * len(known) else ("", "")
 
 
 def without_unit(text: pd.Series) -> pd.Series:
@@ -407,6 +409,8 @@ def _with_points(text: pd.Series) -> pd.Series:
     >>> _with_points(pd.Series(["0,5", "-2"])).tolist(), _with_points(pd.Series(["1,250"])).tolist()
     (['0.5', '-2'], ['1250'])
     """
+    if not text.str.contains(",", regex=False, na=False).any():
+        return text
     if has_decimal_comma(text):
         return text.str.replace(".", "", regex=False).str.replace(",", ".", regex=False)
     thousands = text.str.fullmatch(THOUSANDS, na=False)
