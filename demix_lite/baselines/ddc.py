@@ -144,5 +144,6 @@ def groups(run: Run) -> Iterator[np.ndarray]:
     values, categorical = run.columns()
     for column, is_category in zip(values.T[:-1], categorical[:-1], strict=True):
         if not is_category:
-            column = np.searchsorted(np.nanquantile(column, FIFTHS), column)
+            fifth = np.searchsorted(np.nanquantile(column, FIFTHS), column)
+            column = np.where(np.isnan(column), -1, fifth)  # what is missing is a group of its own
         yield np.unique(column, return_inverse=True)[1]
