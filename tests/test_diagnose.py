@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import warnings
+from decimal import Decimal
 from html.parser import HTMLParser
 
 import numpy as np
@@ -23,9 +24,10 @@ from demix_lite.data.user_file import read_user_file
 from demix_lite.debugger import judging
 from demix_lite.detector import ErrorDetector
 from demix_lite.diagnose import diagnose_file, diagnose_frame, files, write_outcome
+from demix_lite.diagnose.known import check_known
 from demix_lite.errors import DemixError
 from demix_lite.models.training import predict
-from demix_lite.tasks.own_table import own_table
+from demix_lite.tasks.own_table import OTHER, DataError, own_table, without_label
 
 
 class LossDetector:
@@ -380,6 +382,77 @@ def test_names_with_a_digit_are_no_numbers_with_a_unit(cell):
     ]
     frame = people(60).assign(name=names)
     assert "name" in own_table(frame, "buys").task.categorical
+
+
+@pytest.mark.parametrize("words", [("none", "mild"), ("+", "-")])
+def test_a_class_may_be_called_none_or_minus(words):
+    frame = people(60).assign(buys=lambda f: f["buys"].map({"no": words[0], "yes": words[1]}))
+    assert not without_label(frame["buys"]).any()
+    assert own_table(frame, "buys").task.label.names == tuple(sorted(words))
+
+
+def test_a_few_odd_cells_do_not_turn_thousands_into_decimals():
+    sizes = ["1,030", "678", "651", "1,415"] * 50
+    sizes[4:12:2] = "1,25O", "unknown, ask Bob", "12,50", "1,250 USD"
+    read = own_table(people(200).assign(size=sizes), "buys").frame["size"]
+    assert read.drop([4, 6, 8, 10]).between(651, 1415).all()
+    german = ["1.065,4", "80,0", "k.A.", "7,5"] * 3 + ["1.065,4", "80,0", "7,5"] * 96
+    read = own_table(people(300).assign(size=german), "buys").frame["size"]
+    assert set(read.dropna()) == {1065.4, 80.0, 7.5}
+
+
+def test_codes_paid_amounts_and_names_of_parts_are_read_for_what_they_are():
+    rng = np.random.default_rng(0)
+    n = 400
+    frame = people(n).assign(
+        zip=[f"{z:05d}" for z in rng.choice([1234, 2345, 98765], n)],
+        amount_paid=rng.permutation(n) + 1000,
+        userId=rng.permutation(n) + 1000,
+    )
+    day = pd.date_range("2024-01-20", periods=n)
+    written = day.strftime("%m/%d/%Y").to_numpy(dtype=object)
+    written[3] = "13/01/2023"
+    frame["sent"], frame["sent (days)"] = written, rng.integers(0, 9, n)
+    read = own_table(frame, "buys")
+    assert "zip" in read.task.categorical
+    assert {"amount_paid", "sent (days)", "sent (days)_"} <= set(read.task.numeric)
+    assert "userId was left out" in "\n".join(read.notes)
+    assert read.frame["sent (days)"].equals(frame["sent (days)"])
+    assert read.frame["sent (days)_"].isna().sum() == 1
+
+
+def test_nobody_is_told_to_write_other_or_missing(quick):
+    rng = np.random.default_rng(0)
+    frame = people(1500).assign(
+        town=[f"Town {chr(65 + i % 26)}{chr(97 + i // 26)}" for i in rng.integers(0, 400, 1500)]
+    )
+    outcome = diagnose_frame(frame, "buys")
+    assert OTHER in set(outcome.debugger.table_.frame["town"])
+    said = outcome.diagnosis()["suggested_values"]
+    assert not said.str.contains(OTHER, regex=False).any()
+    assert not said.str.contains("missing", regex=False).any()
+    assert set(outcome.repaired()["town"]) <= set(frame["town"])
+
+
+def test_known_errors_may_be_some_rows_in_any_order():
+    known = pd.DataFrame({"row": ["3", "1"], "label": ["1", "0"]})
+    assert np.array_equal(
+        check_known(known, 4, "k")["label"], [0, np.nan, 1, np.nan], equal_nan=True
+    )
+    for rows in (["3", "3"], ["0", "1"], ["5", "1"], ["x", "1"]):
+        with pytest.raises(DataError, match="row"):
+            check_known(known.assign(row=rows), 4, "k")
+
+
+def test_decimals_categories_and_lists_of_a_parquet_file_end_in_files(quick, tmp_path):
+    frame = people(300, wrong=0)
+    frame["income"] = [Decimal(f"{x:.2f}") for x in frame["income"]]
+    frame.loc[7, "income"] = Decimal("0.03962")
+    frame["age"] = frame["age"].round().astype(int).astype("category")
+    frame["tags"] = [["a", "b"], ["c"]] * 150
+    outcome = diagnose_frame(frame, "buys")
+    written = write_outcome(outcome, tmp_path, repaired=".parquet")
+    assert len(written) == 3
 
 
 CELLS = st.one_of(

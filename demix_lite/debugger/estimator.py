@@ -1,6 +1,6 @@
 """``DataDebugger().fit(X, y)``: which rows of a table are wrong, and what is wrong with each."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,8 @@ from demix_lite.diagnosis import ERROR_TYPES, Diagnosis
 from demix_lite.models.training import predict, take
 from demix_lite.repair import Repaired, repair
 from demix_lite.tasks.base import check_columns
-from demix_lite.tasks.own_table import DataError, Kind, OwnTable, own_table, without_label
+from demix_lite.tasks.own_table import OTHER, DataError, Kind, OwnTable, own_table, without_label
+from demix_lite.tasks.tabular import TabularTask
 
 EXPLAINED = 10
 """Rows of every error type whose validation samples are listed, the most suspicious first."""
@@ -182,7 +183,7 @@ class DataDebugger(BaseEstimator):
         diagnosis, evidence, named = conclude(task, frame, judgement)
         broken = diagnosis.flag["spurious"].any()
         self.shortcuts_ = [shortcut for shortcut in named if broken and shortcut.suspected]
-        repaired = repair(task, frame, diagnosis, judgement.outputs)
+        repaired = _only_known(repair(task, frame, diagnosis, judgement.outputs), task, frame)
         slips = self.table_.slips.any(axis=1).to_numpy()
         said, self.evidence_ = with_slips(diagnosis, evidence, slips)
         self.diagnosis_ = _lines(self.table_, said, repaired).set_axis(index)
@@ -217,6 +218,16 @@ def _read(
     table = own_table(pd.concat([frame, named]), target, kind=kind)
     valid = table.take(slice(len(frame), None)).frame
     return table.take(slice(len(frame))), valid
+
+
+def _only_known(repaired: Repaired, task: TabularTask, frame: pd.DataFrame) -> Repaired:
+    """Leave cells as they are for which only "missing" or "another one" would be typical."""
+    after, cells = repaired.frame.copy(), repaired.cells.copy()
+    for column in task.categorical:
+        vague = cells[column] & (after[column].isna() | after[column].eq(OTHER))
+        after[column] = after[column].mask(vague, frame[column])
+        cells[column] &= ~vague
+    return replace(repaired, frame=after, cells=cells)
 
 
 def _seed(random_state: Any) -> int:

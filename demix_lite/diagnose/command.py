@@ -89,7 +89,9 @@ class Outcome:
                 values = _as_in_file(self.raw.loc[after.index, column], old, new[changed])
                 mended[column] = mended[column].astype(object)
                 mended.loc[changed, column] = values
-                mended[column] = mended[column].astype(self.raw[column].dtype)
+                kind = self.raw[column].dtype
+                is_category = isinstance(kind, pd.CategoricalDtype)
+                mended[column] = mended[column].astype("category" if is_category else kind)
         return mended
 
 
@@ -247,10 +249,15 @@ def _as_in_file(raw: pd.Series, read: pd.Series, new: pd.Series) -> list[Any]:
         numbers = [round(v) if is_whole else float(f"{v:.6g}") for v in new]
         if pd.api.types.is_numeric_dtype(raw.dtype):
             return numbers
-        before, after = unit_of(raw)
-        point = "," if has_decimal_comma(without_unit(raw)) else "."
+        written = raw.astype(str)
+        before, after = unit_of(written)
+        point = "," if has_decimal_comma(without_unit(written)) else "."
+        kind = type(raw.dropna().iloc[0])
+        if not issubclass(kind, str):  # such as Decimal
+            return [kind(str(v)) for v in numbers]
         return [f"{before}{v}{after}".replace(".", point) for v in numbers]
-    spelled = dict(zip(read[::-1], raw[::-1], strict=True))
+    often = pd.DataFrame({"read": read, "raw": raw.astype(object)}).value_counts()[::-1]
+    spelled = dict(often.index)
     return [spelled.get(value, value) for value in new]
 
 

@@ -14,7 +14,7 @@ def check_known(known: pd.DataFrame, rows: int, name: str) -> pd.DataFrame:
     ----------
     known : DataFrame
         Columns among ``label``, ``feature`` and ``spurious``, a line a row of the diagnosed table;
-        others are ignored.
+        or some of the rows, in any order, with their numbers (from 1) in a column ``row``.
     rows : int
         Rows of the diagnosed table.
     name : str
@@ -23,13 +23,15 @@ def check_known(known: pd.DataFrame, rows: int, name: str) -> pd.DataFrame:
     Raises
     ------
     DataError
-        If there is no such column, another number of lines, or another value.
+        If there is no such column, another number of lines, or another value or row.
 
     Examples
     --------
     >>> check_known(pd.DataFrame({"label": ["1", "0", ""]}), 3, "known.csv")["label"].tolist()
     [1.0, 0.0, nan]
     """
+    if "row" in known:
+        known = _in_order(known, rows, name)
     kinds = [kind for kind in ERROR_TYPES if kind in known]
     if not kinds:
         raise DataError(f"{name} has none of the columns {', '.join(ERROR_TYPES)}.")
@@ -42,6 +44,7 @@ def check_known(known: pd.DataFrame, rows: int, name: str) -> pd.DataFrame:
         .reset_index(drop=True)
         .astype(str)
         .apply(lambda column: column.str.strip().str.lower())
+        .fillna("")
     )
     meaning = {"1": 1.0, "true": 1.0, "1.0": 1.0, "0": 0.0, "false": 0.0, "0.0": 0.0}
     unknown = words.isin(["", "nan", "none", "<na>"])
@@ -50,6 +53,18 @@ def check_known(known: pd.DataFrame, rows: int, name: str) -> pd.DataFrame:
         value = words.to_numpy()[wrong.to_numpy()][0]
         raise DataError(f"{name} says {value!r}; only 0, 1 and, for what nobody knows, nothing.")
     return words.mask(unknown).apply(lambda column: column.map(meaning))
+
+
+def _in_order(known: pd.DataFrame, rows: int, name: str) -> pd.DataFrame:
+    """Return a line for every row, by the numbers that the lines have."""
+    numbers = pd.to_numeric(known["row"], errors="coerce")
+    wrong = ~numbers.isin(range(1, rows + 1)) | numbers.duplicated(keep=False)
+    if wrong.any():
+        raise DataError(
+            f"{name}: row {known['row'][wrong].iloc[0]!r} stands there twice or is no row of the "
+            f"table, which has {rows:,}."
+        )
+    return known.set_axis(numbers.astype(int) - 1).reindex(range(rows))
 
 
 def compare(known: pd.DataFrame, flags: pd.DataFrame) -> pd.DataFrame:

@@ -170,6 +170,7 @@ def _card(outcome: "Outcome", row: Any) -> dict[str, Any]:
 
 
 def _cell(value: Any) -> str:
+    value = value if pd.api.types.is_scalar(value) else str(value)
     text = short(value) if value != "" else "(empty)"
     return text if len(text) <= LONGEST_CELL else text[: LONGEST_CELL - 1] + "…"
 

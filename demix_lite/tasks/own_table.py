@@ -18,6 +18,9 @@ Kind = Literal["auto", "classification", "regression"]
 
 LEAST_ROWS = 10
 MISSING_WORDS = frozenset(["", "na", "n/a", "nan", "null", "none", "?", "-", "nil", "<na>", "nat"])
+NO_LABEL = MISSING_WORDS - {"none", "nil", "-"}
+"""In a label, *none* is a class like *mild* and *severe*, and - stands beside +."""
+
 MOSTLY = 0.95
 """Share of the cells that must read as numbers or dates for the column to be one."""
 
@@ -26,8 +29,9 @@ MOST_CLASSES = 50
 FEW_NUMBERS = 12
 """A label with at most so many different whole numbers is a class."""
 
-FAR_OUTSIDE = 8.0
-"""So many interquartile ranges from the median, a number is worth a look in any case."""
+FAR_OUTSIDE, MOST_FAR = 8.0, 0.2
+"""So many interquartile ranges from the median, a number is worth a look in any case; if more than
+this share of a column lies there, its tail is long."""
 
 OTHER = "(other)"
 THOUSANDS = r"-?[1-9]\d{0,2}(,\d{3})+(\.\d+)?"
@@ -37,6 +41,9 @@ NUMBER_WITH_UNIT = (
 )
 """A sign of money or none, a number, and a unit of at most eight letters or none."""
 
+MANY_OF_THEM = 0.8
+"""Share of the numbers that have to be written in a way for the column to be written so."""
+
 LOOK_AT = 500
 """So many cells tell whether it is worth while to look for a unit in all of them."""
 
@@ -44,7 +51,7 @@ LONG_DATE = re.compile(r"\d{4}-\d{1,2}-\d{1,2}")
 SHORT_DATE = re.compile(
     r"^(?P<a>\d{1,2})(?P<sep>[-/.])(?P<b>\d{1,2})[-/.](?P<year>\d{4})(?P<rest>(?:[ T].*)?)$"
 )
-ID_NAME = re.compile(r"(^|[_\s.-])(id|uuid|guid|key|index|row)([_\s.-]|$)|[a-z]Id$", re.IGNORECASE)
+ID_NAME = re.compile(r"(?i:(^|[_\s.-])(id|uuid|guid|key|index|row)([_\s.-]|$))|[a-z]I[dD]$")
 
 
 class DataError(DemixError, ValueError):
@@ -96,12 +103,19 @@ class OwnTable:
 class _Columns:
     """Features found so far."""
 
+    names: frozenset[str] = frozenset()
     features: dict[str, pd.Series] = field(default_factory=dict)
     mended: dict[str, pd.Series] = field(default_factory=dict)
     categorical: list[str] = field(default_factory=list)
     source: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     checks: list[str] = field(default_factory=list)
+
+    def free(self, name: str) -> str:
+        """Return a name that no column has."""
+        while name in self.names:
+            name += "_"
+        return name
 
     def add(self, name: str, values: pd.Series, mended: pd.Series, source: str = "") -> None:
         self.features[name], self.mended[name] = values, mended
@@ -152,7 +166,7 @@ def own_table(
             "at the very least, and says little below 200."
         )
     label, labels = _label(frame[target], kind)
-    found = _Columns()
+    found = _Columns(frozenset(map(str, frame.columns)))
     for column in frame.columns.drop(target):
         _read_column(found, str(column), frame[column])
     if not found.features:
@@ -193,7 +207,7 @@ def _plain_checks(frame: pd.DataFrame, task: TabularTask, names: pd.Index) -> li
     for column in task.numeric:
         low, middle, high = frame[column].quantile([0.25, 0.5, 0.75])
         far = (frame[column] - middle).abs() > FAR_OUTSIDE * (high - low)
-        if high > low and 0 < far.mean() <= 1 - MOSTLY:
+        if high > low and 0 < far.mean() <= MOST_FAR:
             notes.append(
                 f"{column}: {_count(int(far.sum()), 'cell')} very far from the others "
                 f"({_rows(names[far])})."
@@ -239,7 +253,7 @@ def without_label(labels: pd.Series) -> np.ndarray:
     """
     if pd.api.types.is_numeric_dtype(labels.dtype):
         return ~np.isfinite(labels.to_numpy(dtype=float, na_value=np.nan))
-    return _text(labels).isna().to_numpy()
+    return _text(labels, NO_LABEL).isna().to_numpy()
 
 
 def _label(labels: pd.Series, kind: Kind) -> tuple[Label, pd.Series]:
@@ -258,7 +272,7 @@ def _label(labels: pd.Series, kind: Kind) -> tuple[Label, pd.Series]:
         if whole and float(values.abs().max()) < 2**53:
             values = values.astype(np.int64)
         return Number(float(values.min()), float(values.max())), values
-    text = _text(labels).astype(object)
+    text = _text(labels, NO_LABEL).astype(object)
     names = tuple(sorted(text.unique()))
     if len(names) < 2:
         raise DataError(f"the label {labels.name!r} has 1 class only ({names[0]}); two are needed.")
@@ -286,12 +300,30 @@ def _read_column(found: _Columns, name: str, values: pd.Series) -> None:
         _add_date(found, name, cells, values)
         return
     known = cells.notna().sum()
+    if _are_codes(cells.dropna()):
+        found.notes.append(f"{name} was read as a code, for numbers in it begin with 0.")
+        _add_category(found, name, cells)
+        return
     for read, add in ((_as_numbers, _add_number), (_as_dates, _add_date)):
         values = read(cells)
         if known and values.notna().sum() >= MOSTLY * known:
             add(found, name, cells, values)
             return
     _add_category(found, name, cells)
+
+
+def _are_codes(known: pd.Series) -> bool:
+    """Say whether these are codes, such as zip codes: digits of one width, some with 0 in front.
+
+    Examples
+    --------
+    >>> _are_codes(pd.Series(["01234", "98765"])), _are_codes(pd.Series(["0", "1"]))
+    (True, False)
+    """
+    digits = known[known.str.fullmatch(r"\d{3,}")]
+    if not len(digits) or len(digits) < MOSTLY * len(known):
+        return False
+    return bool(digits.str.startswith("0").any() and digits.str.len().nunique() == 1)
 
 
 def _add_number(found: _Columns, name: str, cells: pd.Series, numbers: pd.Series) -> None:
@@ -326,7 +358,7 @@ def _add_date(found: _Columns, name: str, cells: pd.Series, dates: pd.Series) ->
     slips = unreadable(dates, cells)
     for part, column in made.items():
         mended = column.mask(slips, column.median())
-        found.add(f"{name} ({part})", column, mended, source=name)
+        found.add(found.free(f"{name} ({part})"), column, mended, source=name)
     words = [f"days since {dates.min():%Y-%m-%d}" if part == "days" else part for part in made]
     _say_unread(found, name, cells, dates)
     found.notes.append(f"{name} is a date; read as {', '.join(words)} (numbers).")
@@ -336,7 +368,7 @@ def _add_category(found: _Columns, name: str, text: pd.Series) -> None:
     known, near = text.dropna(), misspelt(text)
     meant = mended_words(text, near)
     counts = meant.value_counts()
-    if len(counts) < 2:
+    if known.nunique() < 2:
         found.notes.append(_same_everywhere(name, len(known)))
         return
     if len(counts) > max(FEW_NUMBERS, len(known) / 2):
@@ -362,10 +394,10 @@ def _add_category(found: _Columns, name: str, text: pd.Series) -> None:
     found.add(name, *(t.astype(object).where(t.notna(), np.nan) for t in (text, meant)))
 
 
-def _text(values: pd.Series) -> pd.Series:
+def _text(values: pd.Series, missing: frozenset[str] = MISSING_WORDS) -> pd.Series:
     """Return cells as text without blanks at the ends; what means "missing" is missing."""
     text = values.astype(object).where(values.notna(), "").astype(str).str.strip()
-    return text.mask(text.str.lower().isin(MISSING_WORDS))
+    return text.mask(text.str.lower().isin(missing))
 
 
 def unit_of(text: pd.Series) -> tuple[str, str]:
@@ -427,11 +459,12 @@ def has_decimal_comma(text: pd.Series) -> bool:
     >>> [has_decimal_comma(pd.Series([cell])) for cell in ("1,5", "1.234,50", "1,250", "1,250.5")]
     [True, True, False, False]
     """
-    commas = text[text.str.contains(",", regex=False, na=False)]
-    dots = text[text.str.contains(".", regex=False, na=False)]
-    if commas.str.fullmatch(THOUSANDS).all():
+    numbers = text[text.str.fullmatch(r"[-+]?[\d.,]+", na=False)]
+    commas = numbers[numbers.str.contains(",", regex=False)]
+    dots = numbers[numbers.str.contains(".", regex=False)]
+    if not len(commas) or commas.str.fullmatch(THOUSANDS).mean() > MANY_OF_THEM:
         return False
-    return bool(dots.str.fullmatch(POINT_THOUSANDS).all())
+    return not len(dots) or bool(dots.str.fullmatch(POINT_THOUSANDS).mean() > MANY_OF_THEM)
 
 
 def _as_numbers(values: pd.Series) -> pd.Series:
@@ -446,7 +479,8 @@ def _as_dates(text: pd.Series) -> pd.Series:
     """Return dates, NaT where a cell is none; 31.1.2024 and 1/31/2024 are told apart by column."""
     cells = [str(cell) for cell in text.dropna().unique()]
     short = {cell: match for cell in cells if (match := SHORT_DATE.match(cell))}
-    day_first = any(m["sep"] == "." or int(m["a"]) > 12 for m in short.values())
+    first, second = (sum(int(m[part]) > 12 for m in short.values()) for part in "ab")
+    day_first = first > second or any(m["sep"] == "." for m in short.values())
 
     def rewritten(match: re.Match[str]) -> str:
         day, month = (match["a"], match["b"]) if day_first else (match["b"], match["a"])

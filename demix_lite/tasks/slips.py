@@ -18,9 +18,15 @@ MORE, MOST = 2, 6
 """A number with at least so many decimals more is a slip (prices and halves among whole numbers are
 none); a column that needs more than so many was computed, and nobody typed it."""
 
+FEW_FRACTIONS = 3
+"""Many numbers that share so few fractions are written so, such as quarters of an hour."""
+
 RARE, SHORTEST, MOST_WORDS = 0.02, 4, 200
 """How often, against a frequent word, a word may occur that is a slip of it; the fewest letters it
 has; how many rare words of a column are looked at."""
+
+CODE = 4
+"""Capitals of at most so many letters are codes, in which every letter counts."""
 
 ONCE_OR_TWICE = 2
 """Text among numbers that occurs more often is a code for a missing value, and no slip."""
@@ -85,8 +91,21 @@ def with_more_decimals(numbers: np.ndarray) -> np.ndarray:
     known = numbers[~np.isnan(numbers)]
     for decimals in range(MOST + 1):
         if len(known) and _fits(known, decimals).mean() >= USUAL:
-            return ~np.isnan(numbers) & ~_fits(numbers, decimals + MORE - 1)
+            slips = ~np.isnan(numbers) & ~_fits(numbers, decimals + MORE - 1)
+            return slips & (not _repeat(numbers[slips]))
     return np.zeros(len(numbers), dtype=bool)
+
+
+def _repeat(numbers: np.ndarray) -> bool:
+    """Say whether many numbers share a few fractions, such as .75 and .99: people write so.
+
+    Examples
+    --------
+    >>> _repeat(np.array([7.75, 3.25] * 9)), _repeat(np.arange(18) * 2.54)
+    (True, False)
+    """
+    fractions = len(np.unique(np.round(numbers % 1, MOST)))
+    return len(numbers) > 3 * FEW_FRACTIONS and fractions <= FEW_FRACTIONS
 
 
 def _fits(numbers: np.ndarray, decimals: int) -> np.ndarray:
@@ -117,13 +136,22 @@ def misspelt(values: pd.Series) -> list[tuple[str, str]]:
 def _is_slip(word: str, name: str) -> bool:
     """Say whether one letter left out, put in or exchanged with the next makes ``word``.
 
-    Another letter in place of one is no slip: Class A and Class B are two classes.
+    Another letter in place of one is no slip: Class A and Class B are two classes. Nor is a letter
+    at the beginning, as in *atypical*, or in short capitals, as in XL and XXL.
 
     Examples
     --------
     >>> [_is_slip(word, "Germany") for word in ("Gemany", "Germmany", "Gremany", "Germaxy")]
     [True, True, True, False]
+    >>> _is_slip("asymptomatic", "symptomatic"), _is_slip("Stage III", "Stage II")
+    (False, False)
     """
+    pairs = enumerate(zip(word, name, strict=False))
+    at = next((i for i, (a, b) in pairs if a != b), min(len(word), len(name)))
+    begins = len(word) != len(name) and (at == 0 or word[at - 1] == " ")
+    tokens = [text[text.rfind(" ", 0, at) + 1 :].split(" ")[0] for text in (word, name)]
+    if begins or all(token.isupper() and len(token) <= CODE for token in tokens):
+        return False
     short, long = sorted((word, name), key=len)
     without_one = (long[:i] + long[i + 1 :] for i in range(len(long)))
     exchanged = (name[:i] + name[i + 1] + name[i] + name[i + 2 :] for i in range(len(name) - 1))
