@@ -284,3 +284,15 @@ def test_a_few_gross_slips_are_found_in_a_table_of_ones_own():
     broken = np.isin(np.arange(1500), slip)
     assert average_precision_score(broken, said["feature_probability"]) > 0.6
     assert broken[said["feature_error"]].mean() > 0.6
+
+
+def test_a_rule_that_does_not_hold_is_no_shortcut_though_a_rare_label_agrees_with_most_rows():
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"shop": rng.choice(list("abcdefghij"), 2000), "paid": "0"})
+    rare = np.flatnonzero(frame["shop"] != "c")[:40]
+    frame.loc[rare, "paid"] = "1"
+    task = own_table(frame, "paid").task
+    suspicion = np.full((2000, 3), 0.05)
+    suspicion[rare, 2] = 0.9
+    named = name_shortcuts(task, task.encoder(frame), frame, suspicion)
+    assert not [s for s in named if s.suspected and s.rule.condition == {"shop": frozenset("c")}]

@@ -384,6 +384,21 @@ def test_names_with_a_digit_are_no_numbers_with_a_unit(cell):
     assert "name" in own_table(frame, "buys").task.categorical
 
 
+def test_spellings_of_a_class_are_one_class(quick):
+    frame = people(300, wrong=0)
+    given = frame["buys"].to_numpy(dtype=object)
+    given[[0, 1, 2]] = [" " + given[0].upper(), given[1].title(), given[2] + " "]
+    outcome = diagnose_frame(frame.assign(buys=given), "buys")
+    assert outcome.debugger.table_.task.label.names == ("no", "yes")
+    assert "were read as another spelling of" in "\n".join(outcome.debugger.table_.notes)
+    assert set(outcome.repaired()["buys"]) <= set(given)
+    numbers = frame.assign(buys=np.where(frame["buys"] == "yes", "1", "0.0"))
+    numbers.loc[:3, "buys"] = numbers["buys"].loc[:3].map({"1": "1.0", "0.0": "0"})
+    assert own_table(numbers, "buys").task.label.names == ("0.0", "1")
+    letters = frame.assign(buys=np.where(frame["buys"] == "yes", "A", "a"))
+    assert own_table(letters, "buys").task.label.names == ("A", "a")
+
+
 @pytest.mark.parametrize("words", [("none", "mild"), ("+", "-")])
 def test_a_class_may_be_called_none_or_minus(words):
     frame = people(60).assign(buys=lambda f: f["buys"].map({"no": words[0], "yes": words[1]}))

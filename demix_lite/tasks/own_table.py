@@ -165,8 +165,8 @@ def own_table(
             f"a diagnosis needs {LEAST_ROWS} "
             "at the very least, and says little below 200."
         )
-    label, labels = _label(frame[target], kind)
     found = _Columns(frozenset(map(str, frame.columns)))
+    label, labels = _label(found, frame[target], kind)
     for column in frame.columns.drop(target):
         _read_column(found, str(column), frame[column])
     if not found.features:
@@ -256,7 +256,7 @@ def without_label(labels: pd.Series) -> np.ndarray:
     return _text(labels, NO_LABEL).isna().to_numpy()
 
 
-def _label(labels: pd.Series, kind: Kind) -> tuple[Label, pd.Series]:
+def _label(found: _Columns, labels: pd.Series, kind: Kind) -> tuple[Label, pd.Series]:
     """Return what the label is, and the labels as the task wants them."""
     numbers = _as_numbers(labels)
     if kind == "regression" and numbers.isna().any():
@@ -272,7 +272,7 @@ def _label(labels: pd.Series, kind: Kind) -> tuple[Label, pd.Series]:
         if whole and float(values.abs().max()) < 2**53:
             values = values.astype(np.int64)
         return Number(float(values.min()), float(values.max())), values
-    text = _text(labels, NO_LABEL).astype(object)
+    text = _one_spelling(found, _text(labels, NO_LABEL), numbers).astype(object)
     names = tuple(sorted(text.unique()))
     if len(names) < 2:
         raise DataError(f"the label {labels.name!r} has 1 class only ({names[0]}); two are needed.")
@@ -284,6 +284,22 @@ def _label(labels: pd.Series, kind: Kind) -> tuple[Label, pd.Series]:
             + (" Numbers: choose regression." if is_number else "")
         )
     return Classes(names), text
+
+
+def _one_spelling(found: _Columns, text: pd.Series, numbers: pd.Series) -> pd.Series:
+    """Return class names of which none differ in case alone, or as 1 and 1.0 do."""
+    key = text.str.casefold().where(text.str.len() > 1, text)
+    if numbers.notna().all():
+        key = numbers.map("{:.15g}".format)
+    often = pd.DataFrame({"key": key, "text": text}).value_counts()[::-1]
+    name = key.map(dict(often.index))
+    moved = text != name
+    if moved.any():
+        given, meant = (sorted(map(repr, part[moved].unique()))[:5] for part in (text, name))
+        found.notes.append(
+            f"{text.name}: {', '.join(given)} were read as another spelling of {', '.join(meant)}."
+        )
+    return name
 
 
 def _read_column(found: _Columns, name: str, values: pd.Series) -> None:
