@@ -288,7 +288,8 @@ def test_a_few_gross_slips_are_found_in_a_table_of_ones_own():
 
 def test_a_rule_that_does_not_hold_is_no_shortcut_though_a_rare_label_agrees_with_most_rows():
     rng = np.random.default_rng(0)
-    frame = pd.DataFrame({"shop": rng.choice(list("abcdefghij"), 2000), "paid": "0"})
+    shops = rng.choice(list("abc"), 2000, p=[0.5, 0.49, 0.01])
+    frame = pd.DataFrame({"shop": shops, "paid": "0"})
     rare = np.flatnonzero(frame["shop"] != "c")[:40]
     frame.loc[rare, "paid"] = "1"
     task = own_table(frame, "paid").task

@@ -308,6 +308,9 @@ def test_slips_and_far_cells_are_seen_without_a_model():
     assert "'Stokcholm' (for 'Stockholm'?)" in checks
     assert "Brussels" not in checks
     assert "income: 1 cell very far from the others (row 4" in checks
+    paid = frame["age"].where(frame.index != 5, 4000.0)
+    checks = own_table(frame.assign(buys=paid), "buys").checks
+    assert any(line.startswith("buys: 1 cell very far from the others (row 6") for line in checks)
 
 
 def test_columns_are_read_for_what_they_are():

@@ -204,7 +204,7 @@ def _plain_checks(frame: pd.DataFrame, task: TabularTask, names: pd.Index) -> li
     if task.label.classes and len(rare):
         listed = ", ".join(f"{name!r} ({_count(count, 'row')})" for name, count in rare.items())
         notes.append(f"{task.target}: too few rows to learn the class {listed}.")
-    for column in task.numeric:
+    for column in task.numeric if task.label.classes else (*task.numeric, task.target):
         low, middle, high = frame[column].quantile([0.25, 0.5, 0.75])
         far = (frame[column] - middle).abs() > FAR_OUTSIDE * (high - low)
         if high > low and 0 < far.mean() <= MOST_FAR:
