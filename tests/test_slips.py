@@ -179,9 +179,9 @@ def test_a_rare_name_that_means_something_else_stays(rare, frequent):
 
 
 def test_two_names_one_of_them_rare_are_not_the_same_everywhere():
-    table, _ = slips_of(people(600).assign(name=["symtomatic"] * 8 + ["symptomatic"] * 592))
+    table, _ = slips_of(people(600).assign(name=["Stokholm"] * 8 + ["Stockholm"] * 592))
     assert "name" in table.task.categorical
-    assert "'symtomatic' (for 'symptomatic'?)" in "\n".join(table.checks)
+    assert "'Stokholm' (for 'Stockholm'?)" in "\n".join(table.checks)
 
 
 def test_quarters_of_an_hour_are_no_slips():
