@@ -21,7 +21,7 @@ examples:
   demix-lite run adult --clean-ratio 0.8 --seed 3   fewer errors, another draw
   demix-lite run adult --source real --json a.json  after: python -m data_scripts adult
   demix-lite bench --suite tabular --quick          a small slice of the benchmark
-  demix-lite train-detector tabular                 the shipped weights, trained again
+  demix-lite train-detector tabular --again         the shipped weights, trained again
 """
 
 SETTINGS = (

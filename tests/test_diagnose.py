@@ -462,6 +462,15 @@ def test_known_errors_may_be_some_rows_in_any_order():
             check_known(known.assign(row=rows), 4, "k")
 
 
+def test_a_column_of_python_numbers_is_mended_with_numbers(quick):
+    frame = people(300, wrong=0)
+    income = [*map(int, frame["income"][:150]), *frame["income"][150:]]
+    frame["income"] = pd.Series(income, dtype=object)
+    frame.loc[7, "income"] = 0.000039623
+    mended = diagnose_frame(frame, "buys").repaired()["income"]
+    assert all(isinstance(cell, int | float) for cell in mended)
+
+
 def test_decimals_categories_and_lists_of_a_parquet_file_end_in_files(quick, tmp_path):
     frame = people(300, wrong=0)
     frame["income"] = [Decimal(f"{x:.2f}") for x in frame["income"]]

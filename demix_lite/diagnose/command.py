@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -253,8 +254,8 @@ def _as_in_file(raw: pd.Series, read: pd.Series, new: pd.Series) -> list[Any]:
         before, after = unit_of(written)
         point = "," if has_decimal_comma(without_unit(written)) else "."
         kind = type(raw.dropna().iloc[0])
-        if not issubclass(kind, str):  # such as Decimal
-            return [kind(str(v)) for v in numbers]
+        if not issubclass(kind, str):
+            return [Decimal(str(v)) for v in numbers] if kind is Decimal else numbers
         return [f"{before}{v}{after}".replace(".", point) for v in numbers]
     often = pd.DataFrame({"read": read, "raw": raw.astype(object)}).value_counts()[::-1]
     spelled = dict(often.index)
