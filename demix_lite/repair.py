@@ -1,4 +1,4 @@
-"""Repair each error in its own way: relabel, impute or drop, up-weight."""
+"""Repair each error in its own way: relabel or doubt, impute or drop, up-weight."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -36,8 +36,9 @@ class Repaired:
     frame : DataFrame
         The repaired table, one line a row: flagged labels are changed, broken cells imputed.
     samples : DataFrame
-        What to train on: the same rows, but one whose label is uncertain stands there once with
-        each label, and so for its features if they are hedged (the index tells which row it is).
+        What to train on: the same rows, but one of whose two labels neither is certain stands
+        there once with each, and so for its features if they are hedged (the index tells which row
+        it is). A row of whose label nothing can be believed is left out.
     weights : Tensor
         Training weight of every sample, mean 1, shape ``(len(samples),)``.
     cells : DataFrame
@@ -70,6 +71,9 @@ def repair(
     rows are dropped; rows that break the shortcut are weighted up. A task may ask for more than a
     flag before a label (``label.least_doubt``) or features (``least_broken``) are changed.
 
+    Of more than two classes, and of numbers, the other label is what the dirty model believes.
+    ``frame`` shows it as a suggestion; trained on, it would only teach the errors again.
+
     Parameters
     ----------
     task : Task
@@ -81,8 +85,10 @@ def repair(
     outputs : Tensor
         Outputs of the dirty model for all rows, in the order of ``frame``.
     labels : {"hedge", "flip"}
-        ``"hedge"`` trains on both labels, each weighted by its probability: a row that the model
-        finds hard is not turned into what the model believes. ``"flip"`` believes the flags.
+        ``"hedge"`` trains on both of two labels, each weighted by its probability: a row that the
+        model finds hard is not turned into what the model believes. Where more labels are possible
+        it trains on the recorded one, weighted by the probability that it is right. ``"flip"``
+        believes the flags.
     features : {"impute", "hedge", "drop"}
         What happens to rows with feature errors. ``"hedge"`` trains on every row as it is and as it
         would be imputed, each weighted by its probability, whether it is flagged or not.
@@ -138,23 +144,22 @@ def _impute(
 def _hedged_labels(
     task: Task, frame: pd.DataFrame, other: pd.Series, diagnosis: Diagnosis, spurious_weight: float
 ) -> list[tuple[pd.Series, np.ndarray]]:
-    """Return both labels of every row, each with the weight it has in expectation.
+    """Return the labels that every row may have, each with the weight it has in expectation.
 
     Whether a row breaks the shortcut depends on its true label. With two classes the two labels of
     a row belong to opposite sides of the shortcut; otherwise nothing is known of the other side.
     """
     wrong = diagnosis.probability["label"].to_numpy()
     wrong = np.where(wrong < task.label.least_doubt, 0.0, wrong)
-    breaks = diagnosis.probability["spurious"].to_numpy()
-    breaks_relabelled = breaks
+    breaks = breaks_relabelled = diagnosis.probability["spurious"].to_numpy()
     if task.label.two_sided:
         breaks = _breaks_as_recorded(task, frame, diagnosis)
         breaks_relabelled = 1 - breaks
     extra = spurious_weight - 1
-    return [
-        (frame[task.target], (1 - wrong) * (1 + extra * breaks)),
-        (other, wrong * (1 + extra * breaks_relabelled)),
-    ]
+    said = [(frame[task.target], (1 - wrong) * (1 + extra * breaks))]
+    if task.label.other_known:
+        said.append((other, wrong * (1 + extra * breaks_relabelled)))
+    return said
 
 
 def _breaks_as_recorded(task: Task, frame: pd.DataFrame, diagnosis: Diagnosis) -> np.ndarray:

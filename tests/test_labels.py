@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from demix_lite.tasks.labels import SMALLEST_SHIFT, Classes, Number
+from demix_lite.tasks.labels import SMALLEST_SHIFT, Classes, Number, Preference
 from tests.toy import toy_number_task, toy_task
 
 SEVEN = Classes(tuple("abcdefg"))
@@ -48,6 +48,13 @@ def test_only_two_classes_lie_on_two_sides():
     assert Classes(("no", "yes")).two_sided
     assert not SEVEN.two_sided
     assert not Number(0, 1).two_sided
+
+
+def test_only_two_classes_say_what_is_right_where_one_is_wrong():
+    assert Classes(("no", "yes")).other_known
+    assert Preference().other_known
+    assert not SEVEN.other_known
+    assert not Number(0, 1).other_known
 
 
 def test_a_better_class_is_the_most_probable_other_one():

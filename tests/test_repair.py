@@ -159,32 +159,17 @@ def weights_of(done, row):
     return done.weights[torch.from_numpy(done.samples.index == row)]
 
 
-def test_a_doubtful_number_is_trained_as_recorded_and_as_predicted():
-    task, frame = toy_number_task(), toy_number_splits().train
-    outputs = torch.full((len(frame), 1), 0.42)
-    done = repair(task, frame, doubtful(frame), outputs)
-    pd.testing.assert_frame_equal(done.frame, frame)
-    assert len(done.samples) == len(frame) + 1
-    recorded, predicted = done.samples.loc[4, "label"]
-    assert recorded == frame.loc[4, "label"]
-    assert predicted == pytest.approx(42)
-    kept, changed = weights_of(done, 4)
-    usual = float(weights_of(done, 5)[0])
-    assert float(kept) / usual == pytest.approx(0.7, rel=1e-5)
-    assert float(changed) / usual == pytest.approx(0.3, rel=1e-5)
-
-
 @pytest.mark.parametrize("kind", ["number", "three classes"])
-def test_a_row_that_may_break_the_shortcut_does_so_with_either_label(kind):
-    """Only with two classes does another label lie on the other side of the shortcut."""
+def test_a_label_with_many_others_is_trained_as_recorded_with_less_weight(kind):
+    """The other label would be the dirty model's own belief, and only two classes have one."""
     number = kind == "number"
     task = toy_number_task() if number else toy_task(3)
     frame = (toy_number_splits() if number else toy_splits(classes=3)).train
     outputs = torch.rand(len(frame), task.label.outputs)
     done = repair(task, frame, doubtful(frame, 0.3, 0.5), outputs, spurious_weight=3.0)
-    kept, changed = weights_of(done, 4) / weights_of(done, 5)[0]
+    pd.testing.assert_frame_equal(done.samples, frame)
+    kept = weights_of(done, 4) / weights_of(done, 5)[0]
     assert float(kept) == pytest.approx(0.7 * 2, rel=1e-5)
-    assert float(changed) == pytest.approx(0.3 * 2, rel=1e-5)
 
 
 def test_with_two_classes_the_other_label_is_on_the_other_side():
@@ -196,10 +181,10 @@ def test_with_two_classes_the_other_label_is_on_the_other_side():
     assert float(changed) == pytest.approx(0.2 * SPURIOUS_WEIGHT, abs=0.05)
 
 
-def test_a_flagged_number_becomes_the_prediction():
+def test_a_flagged_number_becomes_the_prediction_that_nothing_is_trained_on():
     task, frame = toy_number_task(), toy_number_splits().train
     flag = flags(frame, label=[0, 5])
     done = repair(task, frame, certain(flag), torch.full((len(frame), 1), 2.0))
     assert done.frame.loc[[0, 5], "label"].tolist() == [100, 100]
     pd.testing.assert_frame_equal(done.frame.drop([0, 5]), frame.drop([0, 5]))
-    assert len(done.samples) == len(frame)
+    pd.testing.assert_frame_equal(done.samples, frame.drop([0, 5]))
