@@ -12,7 +12,7 @@ import shtab
 
 from demix_lite import __version__
 from demix_lite.errors import DemixError, unknown_name
-from demix_lite.whole_file import whole_file
+from demix_lite.whole_file import check_writable, whole_file
 
 EXAMPLES = """
 examples:
@@ -41,6 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except BrokenPipeError:  # whoever read the output, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:  # a full disk, a folder that may not be written to
+        print(f"demix-lite: {error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("demix-lite: stopped; nothing half-written was left behind.", file=sys.stderr)
         return 130
@@ -279,7 +282,8 @@ def _run(options: argparse.Namespace) -> None:
         outcome = run_pipeline(options.task, detector=detector, announce=announce, **settings)
     print(run_report(outcome.row))
     if options.json:
-        write_json(options.json, outcome.row)
+        asked = ("co_occurring", "rows", "detector")
+        write_json(options.json, outcome.row | {name: getattr(options, name) for name in asked})
         print(f"written: {options.json}")
 
 
@@ -288,10 +292,13 @@ def _bench(options: argparse.Namespace) -> None:
     from demix_lite.benchmark.suite import run_suite, some, suite
     from demix_lite.tasks import get_task
 
+    if options.quick and (options.studies or options.ablation):
+        raise DemixError("--quick is a slice of the grid: leave it out, or --studies, --ablation.")
     source = options.source or ("twin" if options.quick else "real")
     ledger = options.ledger or _default_ledger(source, quick=options.quick)
     check_writable(ledger)
     wanted = [get_task(name).name for name in options.tasks or ()]
+    cells = suite(options.suite, quick=options.quick, tasks=wanted)
     names, folder = wanted or family_tasks(options.suite), ledger.parent
     how: dict[str, Any] = {"source": source}
     if options.studies:
@@ -306,8 +313,7 @@ def _bench(options: argparse.Namespace) -> None:
         run_ablation(names, file, names=options.methods, announce=_say, **how)
         _say(f"written: {file}")
     else:
-        kept = {"tasks": wanted, "methods": options.methods, "protocols": options.protocols}
-        cells = some(suite(options.suite, quick=options.quick), **kept)
+        cells = some(cells, methods=options.methods, protocols=options.protocols)
         run_suite(cells, ledger, jobs=options.jobs, announce=_say, **how)
         _say(f"written: {ledger}")
 
@@ -345,20 +351,12 @@ def _say(line: str) -> None:
     tqdm.write(line)
 
 
-def check_writable(path: Path | None) -> None:
-    """Refuse an output file that could not be written, before the work begins."""
-    if path is None:
-        return
-    folder = path.resolve().parent
-    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise DemixError(f"cannot write {path}: choose a file in a folder that exists.")
-
-
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write one JSON object, whole or not at all; what is not a number becomes null."""
     known = {key: None if value != value else value for key, value in content.items()}
+    written = json.dumps(known, indent=2, allow_nan=False, default=str)
     with whole_file(path) as part:
-        part.write_text(json.dumps(known, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        part.write_text(f"{written}\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -53,11 +53,17 @@ def detection_table(row: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def performance_table(row: Mapping[str, Any]) -> pd.DataFrame:
-    """Return the task metric of the four models, on average and in the worst group."""
+    """Return the task metric of the four models, on average and in the worst group.
+
+    In a group all clicks may be alike, so that it has an accuracy instead of an AUC.
+    """
+    whole = row["metric_name"]
     return pd.DataFrame(
         {
-            row["metric_name"]: [row[f"metric_{name}"] for name in VARIANTS],
-            "worst group": [row[f"worst_group_{name}"] for name in VARIANTS],
+            whole: [row[f"metric_{name}"] for name in VARIANTS],
+            f"worst {'accuracy' if whole == 'AUC' else whole} of a group": [
+                row[f"worst_group_{name}"] for name in VARIANTS
+            ],
         },
         index=list(VARIANTS.values()),
     )
@@ -87,12 +93,18 @@ def run_report(row: Mapping[str, Any]) -> str:
     share = recovered(row)
     worth = f"the repair won {share:.0%} of what knowing the true errors wins"
     if share != share:
-        worth = "there was nothing to win: knowing the true errors does not help here"
+        change = row["metric_repaired"] - row["metric_dirty"]
+        worth = (
+            "there was nothing to win, for knowing the true errors does not help here; the repair "
+            f"changed {row['metric_name']} by {change:+.4f}"
+        )
     elif share < 0:
         worth = "the repair did harm here"
     elif share > 1:
         worth = "the repair won more than knowing the true errors does"
-    detected = detection_table(row).map("{:.3f}".format)
+    detected = detection_table(row).map("{:.3f}".format).replace("nan", "-").to_string()
+    if row["clean_ratio"] == 1:
+        detected = "No errors were put in: every flag is a mistake, and so is every repair."
     performed = performance_table(row).map("{:.4f}".format)
     return "\n".join(
         [
@@ -102,9 +114,10 @@ def run_report(row: Mapping[str, Any]) -> str:
             f"spurious rule: {row['rule']} (the task's shortcut in this run)",
             "",
             "Errors found and named in the training rows (1 is best)",
-            detected.to_string(),
+            detected,
             "",
-            "The task model on clean test rows (worst group: by label and side of the rule)",
+            "The task model on clean test rows (groups: by label and side of the rule, those of at "
+            "least 10 rows)",
             performed.to_string(),
             worth,
             "",

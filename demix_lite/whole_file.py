@@ -5,6 +5,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from demix_lite.errors import DemixError
+
+
+def check_writable(path: Path | None) -> None:
+    """Refuse an output file that could not be written, before the work begins."""
+    if path is None:
+        return
+    folder = path.resolve().parent
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise DemixError(f"cannot write {path}: choose a file in a folder that exists.")
+
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:

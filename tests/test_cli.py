@@ -128,6 +128,11 @@ def no_work(monkeypatch):
         (["bench", "--suite", "tabula"], "unknown family 'tabula'; did you mean 'tabular'"),
         (["bench", "--tasks", "adult", "bnak"], "unknown task 'bnak'; did you mean 'bank'"),
         (["bench", "--ledger", "absent/ledger.csv"], "cannot write absent/ledger.csv"),
+        (["bench", "--tasks", "yelp"], "unknown task of the suite tabular 'yelp'"),
+        (["bench", "--methods", "dcd"], "unknown method 'dcd'; did you mean 'ddc'"),
+        (["bench", "--protocols", "in-tusk"], "unknown protocol 'in-tusk'"),
+        (["bench", "--quick", "--studies"], "--quick is a slice of the grid"),
+        (["bench", "--ablation", "--methods", "deep set"], "unknown variant 'deep set'"),
         (["train-detector", "tabula"], "unknown family 'tabula'; did you mean 'tabular'"),
         (["train-detector", "tabular", "--only", "tabular-only-bnak"], "unknown detector"),
     ],
@@ -159,6 +164,11 @@ def test_the_benchmark_asks_for_what_was_named(no_work, tmp_path, capsys):
     assert cli.main(["bench", "--quick", "--ledger", str(ledger)]) == 0
     (cells, _), options = no_work[1]
     assert (len(cells), options["source"]) == (1, "twin")
+    some = ["--quick", "--tasks", "air", "bank", "--methods", "random"]
+    assert cli.main(["bench", *some, "--ledger", str(ledger)]) == 0
+    assert [(c.task, c.entries) for c in no_work[2][0][0]] == [
+        (task, (("random", "in-task"),)) for task in ("bank", "air")
+    ]
     assert str(ledger) in capsys.readouterr().out
 
 
@@ -170,6 +180,20 @@ def test_training_asks_for_the_shipped_detectors_unless_told(no_work):
     assert shipped == ["tabular", "tabular-practised", *without]
     assert only == ["tabular-only-bank"]
     assert everything == list(protocols.curricula("tabular"))
+
+
+def test_too_few_injections_are_refused_before_the_work(capsys):
+    few = ["train-detector", "tabular", "--injections", "-1"]
+    assert "at least 8 injections a task, not -1" in refusal(few, capsys)
+
+
+def test_a_folder_that_cannot_be_written_to_is_one_sentence(capsys, monkeypatch, tmp_path):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device", str(tmp_path / "ledger.csv"))
+
+    monkeypatch.setattr(suite, "run_suite", full)
+    said = refusal(["bench", "--quick", "--ledger", str(tmp_path / "ledger.csv")], capsys)
+    assert "No space left on device" in said
 
 
 # ------------------------------------------------------------------ help
@@ -235,7 +259,7 @@ def run(tmp_path_factory):
 
 def test_json_holds_every_column_of_the_ledger(run):
     row = json.loads(run[1].read_text())
-    assert set(row) == set(COLUMNS)
+    assert set(row) == {*COLUMNS, "co_occurring", "rows", "detector"}
     assert row["task"] == "adult"
     assert row["source"] == "twin"
     assert row["validation"] == 32

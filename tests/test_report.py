@@ -45,7 +45,9 @@ def test_the_mean_is_that_of_the_three_types():
 def test_performance_has_a_line_per_model():
     table = report.performance_table(ROW)
     assert tuple(report.VARIANTS) == LEDGER_VARIANTS
-    assert table.columns.tolist() == ["accuracy", "worst group"]
+    assert table.columns.tolist() == ["accuracy", "worst accuracy of a group"]
+    clicks = report.performance_table(ROW | {"metric_name": "AUC"})
+    assert clicks.columns.tolist() == ["AUC", "worst accuracy of a group"]
     assert table["accuracy"].tolist() == [0.80, 0.84, 0.85, 0.25]
 
 
@@ -86,6 +88,14 @@ def test_the_report_survives_what_does_not_exist():
     said = report.run_report(ROW | nothing)
     assert "nan%" not in said
     assert "nothing to win" in said
+    assert "changed accuracy by +0.0400" in said
+    assert " nan" not in said
+
+
+def test_the_report_of_a_clean_run_has_no_table_of_errors():
+    said = report.run_report(ROW | {"clean_ratio": 1.0})
+    assert "No errors were put in" in said
+    assert "average precision" not in said
 
 
 @pytest.mark.parametrize(("repaired", "said"), [(0.78, "did harm"), (0.86, "more than knowing")])

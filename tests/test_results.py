@@ -7,6 +7,7 @@ import pytest
 from demix_lite import plots
 from demix_lite.benchmark import results
 from demix_lite.benchmark.ledger import COLUMNS, KEY
+from demix_lite.errors import DemixError
 from demix_lite.tasks import TASKS
 
 ROWS = pd.DataFrame(
@@ -31,6 +32,9 @@ def test_the_interval_is_that_of_a_t_test():
 
 def test_one_value_and_no_value_have_no_interval():
     assert np.isnan(results.interval([1.0])["half"])
+    for level in (0, 1, 95, -0.5):
+        with pytest.raises(DemixError, match="confidence level"):
+            results.interval([1.0, 2.0], level)
     assert np.isnan(results.interval([])["mean"])
     assert results.plus_minus(results.interval([1.0])) == "1.000 (n = 1)"
 

@@ -181,6 +181,32 @@ def test_a_finished_row_is_not_run_again(fake_runs, tmp_path):
     assert Counter(keys(cells, "twin")) == Counter(rows_of(ledger))
 
 
+def test_two_that_run_side_by_side_write_no_row_twice(fake_runs, tmp_path):
+    ledger = tmp_path / "ledger.csv"
+    other = suite.judge
+
+    def meanwhile(*arguments, **options):
+        append_row(ledger, row("oracle"))  # another process is quicker
+        append_row(ledger, row("random"))
+        return other(*arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(suite, "judge", meanwhile)
+        suite.run_suite([cell("random", "oracle")], ledger, source="twin", jobs=1)
+    assert fake_runs == [(0, "random")]
+    assert sorted(key[1] for key in rows_of(ledger)) == ["oracle", "random"]
+
+
+@pytest.mark.parametrize("broken", ["adult,random", "a" + "," * 50])
+def test_a_line_that_is_broken_is_named(tmp_path, broken):
+    ledger = tmp_path / "ledger.csv"
+    append_row(ledger, row())
+    ledger.write_text(ledger.read_text() + broken + "\n")
+    for use in (read_ledger, lambda path: append_row(path, row(seed=1))):
+        with pytest.raises(DemixError, match="line 3 of .* values instead of"):
+            use(ledger)
+
+
 def rows_of(ledger: Path) -> list[tuple]:
     return list(read_ledger(ledger)[list(KEY)].itertuples(index=False, name=None))
 

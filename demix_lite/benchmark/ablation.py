@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 from tqdm import tqdm
 
-from demix_lite.benchmark.ledger import append_rows, provenance
+from demix_lite.benchmark.ledger import append_rows, check_columns, keys_of, provenance
 from demix_lite.benchmark.protocols import environment_bank
 from demix_lite.benchmark.suite import SEEDS
 from demix_lite.detector import (
@@ -20,11 +20,11 @@ from demix_lite.detector import (
     make_environment,
 )
 from demix_lite.diagnosis import ERROR_TYPES, score
+from demix_lite.errors import unknown_name
 from demix_lite.tasks import get_task
 
 STEPS = 600
 JUDGED_ROWS = 2500
-NEW_ARCHITECTURE = "ft_transformer"
 AUXILIARY = (
     "input_similarity",
     "label_agreement",
@@ -35,8 +35,9 @@ AUXILIARY = (
     "early valid_loss",
 )
 LAYERS = tuple(name for name in CHANNELS if "[" in name)
+KEY = ("variant", "task", "architecture", "seed", "source")
 COLUMNS = (
-    "variant", "task", "architecture", "seed", "source", "validation",
+    *KEY, "validation",
     *(f"f1_{kind}" for kind in (*ERROR_TYPES, "macro", "any")),
     "device", "cores", "versions", "commit",
 )  # fmt: skip
@@ -77,6 +78,17 @@ def variants() -> dict[str, DetectorSettings]:
     }
 
 
+def new_architecture(task: str) -> str:
+    """Return the architecture that no variant learns from: the last one of the task's family.
+
+    Examples
+    --------
+    >>> new_architecture("adult"), new_architecture("yelp")
+    ('ft_transformer', 'dien')
+    """
+    return get_task(task).architectures[-1]
+
+
 def run_ablation(
     tasks: Sequence[str],
     path: Path,
@@ -88,14 +100,29 @@ def run_ablation(
     """Train every variant on the unified environments, without one architecture, and judge it.
 
     Each variant judges runs of an architecture it knows and of one it does not know; their
-    validation sets are always new. A variant that is in the file is not run again.
+    validation sets are always new. A variant is not run again if all tasks are in the file.
+
+    Raises
+    ------
+    DemixError
+        If a variant is unknown.
     """
-    done = set(pd.read_csv(path)["variant"]) if path.exists() else set()
-    todo = {n: s for n, s in variants().items() if n in (names or variants()) and n not in done}
+    every = variants()
+    for name in names or ():
+        if name not in every:
+            raise unknown_name("variant", name, every)
+    check_columns(path, COLUMNS)
+    done = keys_of(path, ("variant", "task", "source"))
+    todo = {
+        name: every[name]
+        for name in names or every
+        if any((name, task, source) not in done for task in tasks)
+    }
     if not todo:
         return
     bank = environment_bank(tasks, source=source)
-    known = [e for name in tasks for e in bank[name] if e.architecture != NEW_ARCHITECTURE]
+    new = new_architecture(tasks[0])
+    known = [e for name in tasks for e in bank[name] if e.architecture != new]
     judged = _judged(tasks, source)
     for name, settings in todo.items():
         detector = ErrorDetector(settings).fit(known)
@@ -105,8 +132,8 @@ def run_ablation(
 
 def _judged(tasks: Sequence[str], source: str) -> list[tuple[int, Environment]]:
     """Return the runs that all variants judge, with their seeds; no training ever sees them."""
-    seen = get_task(tasks[0]).architectures[0]
-    work = [(n, s, a) for n in tasks for s in SEEDS for a in (seen, NEW_ARCHITECTURE)]
+    both = get_task(tasks[0]).architectures[0], new_architecture(tasks[0])
+    work = [(n, s, a) for n in tasks for s in SEEDS for a in both]
     judged = []
     for name, seed, architecture in tqdm(work, desc="judged runs", disable=None):
         task = get_task(name)

@@ -41,16 +41,21 @@ COLUMNS = (
 
 
 def append_row(path: Path, row: dict[str, Any]) -> None:
-    """Append one finished run to a ledger."""
-    append_rows(path, [row])
+    """Append one finished run to a ledger, unless another process has finished the same run."""
+    append_rows(path, [row], key=KEY)
 
 
 def append_rows(
-    path: Path, rows: Sequence[dict[str, Any]], columns: Sequence[str] = COLUMNS
+    path: Path,
+    rows: Sequence[dict[str, Any]],
+    columns: Sequence[str] = COLUMNS,
+    *,
+    key: Sequence[str] = (),
 ) -> None:
     """Append finished rows, all of them or none; several processes may append to the same file.
 
-    Rows hold the value of every column; further keys are left out.
+    Rows hold the value of every column; further keys are left out. With ``key``, the columns that
+    identify a row, those that are in the file are not written again.
 
     Raises
     ------
@@ -64,11 +69,40 @@ def append_rows(
     header = ",".join(columns)
     with FileLock(lock_of(path)):
         check_columns(path, columns)
+        there = keys_of(path, key) if key else set()
+        new = [row for row in rows if tuple(str(row[column]) for column in key) not in there]
         lines = path.read_text(encoding="utf-8") if path.exists() else header + "\n"
         with whole_file(path) as part, part.open("w", encoding="utf-8", newline="") as file:
             file.write(lines if lines.endswith("\n") else lines + "\n")
             writer = csv.writer(file, lineterminator="\n")
-            writer.writerows([row[column] for column in columns] for row in rows)
+            writer.writerows([row[column] for column in columns] for row in new)
+
+
+def keys_of(path: Path, key: Sequence[str]) -> set[tuple[str, ...]]:
+    """Return the values, as text, that identify the rows of a file; a missing one has none.
+
+    Raises
+    ------
+    DemixError
+        If a line of the file has too few or too many values.
+
+    Examples
+    --------
+    >>> keys_of(Path("no-such-ledger.csv"), KEY)
+    set()
+    """
+    if not path.exists():
+        return set()
+    with path.open(encoding="utf-8", newline="") as file:
+        header, *lines = csv.reader(file)
+    for number, line in enumerate(lines, start=2):
+        if len(line) != len(header):
+            raise DemixError(
+                f"line {number} of {path} has {len(line)} values instead of {len(header)}; "
+                "take it out, and the same command runs it again."
+            )
+    places = [header.index(column) for column in key]
+    return {tuple(line[place] for place in places) for line in lines}
 
 
 def check_columns(path: Path, columns: Sequence[str] = COLUMNS) -> None:
@@ -92,11 +126,17 @@ def lock_of(path: Path) -> str:
 def read_ledger(path: Path) -> pd.DataFrame:
     """Read a ledger; a missing file is an empty ledger.
 
+    Raises
+    ------
+    DemixError
+        If a line has too few or too many values.
+
     Examples
     --------
     >>> read_ledger(Path("no-such-ledger.csv")).empty
     True
     """
+    keys_of(path, ())
     return pd.read_csv(path) if path.exists() else pd.DataFrame(columns=list(COLUMNS))
 
 

@@ -26,11 +26,12 @@ from tqdm import tqdm
 from demix_lite.benchmark.ledger import provenance
 from demix_lite.data.store import data_home
 from demix_lite.detector import DetectorSettings, Environment, ErrorDetector, TrainingSettings
-from demix_lite.detector.classifier import SHIPPED
+from demix_lite.detector.classifier import SHIPPED, check_injections
 from demix_lite.detector.environments import injection_environments
 from demix_lite.errors import DemixError, unknown_name
 from demix_lite.tasks import TASKS, get_task
 from demix_lite.tasks.base import Splits
+from demix_lite.whole_file import check_writable
 
 INJECTIONS = 48
 STEPS = {
@@ -328,13 +329,22 @@ def train_detectors(
     """Train detectors one after the other; one that is there stays unless ``again``.
 
     ``announce`` is called with a line a detector.
+
+    Raises
+    ------
+    DemixError
+        If there are too few injections, or a detector could not be written.
     """
+    check_injections(injections)
     missing = [plan for plan in plans if again or not _is_there(plan.path)]
     for plan in plans:
         if plan not in missing:
             announce(f"{plan.name}: is there, {plan.path}")
     if not missing:
         return
+    for plan in missing:
+        plan.path.parent.mkdir(parents=True, exist_ok=True)
+        check_writable(plan.path)
     bank = environment_bank(
         [name for name in TASKS if any(name in plan.tasks for plan in missing)],
         source=source,

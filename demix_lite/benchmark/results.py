@@ -13,6 +13,7 @@ from scipy.stats import t as student
 
 from demix_lite.benchmark.ledger import KEY
 from demix_lite.benchmark.suite import suite
+from demix_lite.errors import DemixError
 from demix_lite.tasks import TASKS, get_task
 
 LEVEL = 0.95
@@ -167,11 +168,18 @@ def settings_of(tasks: Iterable[str]) -> str:
 def interval(values: Iterable[float], level: float = LEVEL) -> pd.Series:
     """Return the mean, the half-width of its t-interval and the number of values.
 
+    Raises
+    ------
+    DemixError
+        If ``level`` is not between 0 and 1.
+
     Examples
     --------
     >>> interval([1.0, 2.0, 3.0]).round(2).tolist()
     [2.0, 2.48, 3.0]
     """
+    if not 0 < level < 1:
+        raise DemixError(f"a confidence level lies between 0 and 1, such as 0.95, not at {level}.")
     known = pd.Series(list(values), dtype=float).dropna()
     n, half = len(known), np.nan
     if n > 1:

@@ -16,7 +16,7 @@ from joblib import Parallel, cpu_count, delayed
 from tqdm import tqdm
 
 from demix_lite.baselines import BASELINES, YARDSTICKS, SummaryGBM
-from demix_lite.benchmark.ledger import KEY, append_row, check_columns, lock_of, read_ledger
+from demix_lite.benchmark.ledger import KEY, append_row, check_columns, keys_of, lock_of
 from demix_lite.benchmark.pipeline import Prepared, judge, prepare
 from demix_lite.benchmark.protocols import (
     OTHER_FAMILY,
@@ -29,7 +29,7 @@ from demix_lite.benchmark.protocols import (
     train_detectors,
 )
 from demix_lite.data.store import data_home
-from demix_lite.errors import DemixError
+from demix_lite.errors import DemixError, unknown_name
 from demix_lite.tasks import get_task
 from demix_lite.whole_file import whole_file
 
@@ -63,11 +63,16 @@ class Cell:
         return (self.task, method, *run, protocol, source)
 
 
-def suite(family: str, *, quick: bool = False) -> list[Cell]:
-    """Return the grid of a family; ``quick`` is a small slice of it.
+def suite(family: str, *, quick: bool = False, tasks: Collection[str] = ()) -> list[Cell]:
+    """Return the grid of a family, or of some of its tasks; ``quick`` is a small slice of it.
 
     At a clean ratio of 0.5 with the first architecture every method judges every run, under every
     protocol it has; at the other ratios and with the other architectures the main methods do.
+
+    Raises
+    ------
+    DemixError
+        If the family is unknown or has no such task.
 
     Examples
     --------
@@ -75,7 +80,11 @@ def suite(family: str, *, quick: bool = False) -> list[Cell]:
     >>> len(cells), len(suite("tabular", quick=True))
     (210, 1)
     """
-    tasks = family_tasks(family)
+    known = family_tasks(family)
+    for task in tasks:
+        if task not in known:
+            raise unknown_name(f"task of the suite {family}", task, known)
+    tasks = tuple(task for task in known if task in tasks or not tasks)
     standard, *others = get_task(tasks[0]).architectures
     fitting = (name for name, kind in BASELINES.items() if kind.applies_to(get_task(tasks[0])))
     more = {"practised": family in PRACTISING, "other-family": family in OTHER_FAMILY}
@@ -86,7 +95,8 @@ def suite(family: str, *, quick: bool = False) -> list[Cell]:
     )
     if quick:
         few = (("demix_lite", "unified"), ("composite", "in-task"), ("random", "in-task"))
-        return [Cell(tasks[0], standard, 0.5, 0, (*few, ("oracle", "in-task")))]
+        chosen = tasks if len(tasks) < len(known) else tasks[:1]
+        return [Cell(task, standard, 0.5, 0, (*few, ("oracle", "in-task"))) for task in chosen]
     main = tuple(
         entry for entry in everyone if entry[0] in MAIN and entry[1] in ("in-task", "unified")
     )
@@ -107,17 +117,21 @@ def suite(family: str, *, quick: bool = False) -> list[Cell]:
 def some(
     cells: Sequence[Cell],
     *,
-    tasks: Collection[str] | None = None,
     methods: Collection[str] | None = None,
     protocols: Collection[str] | None = None,
 ) -> list[Cell]:
-    """Keep the part of a grid with some tasks, methods and protocols; none given means all.
+    """Keep the part of a grid with some methods and protocols; none given means all.
 
     Raises
     ------
     DemixError
-        If nothing is left.
+        If the grid has no such method or protocol, or nothing is left.
     """
+    for kind, asked, place in (("method", methods, 0), ("protocol", protocols, 1)):
+        known = sorted({entry[place] for cell in cells for entry in cell.entries})
+        for name in asked or ():
+            if name not in known:
+                raise unknown_name(kind, name, known)
     kept = []
     for cell in cells:
         entries = tuple(
@@ -125,10 +139,10 @@ def some(
             for method, protocol in cell.entries
             if (not methods or method in methods) and (not protocols or protocol in protocols)
         )
-        if entries and (not tasks or cell.task in tasks):
+        if entries:
             kept.append(replace(cell, entries=entries))
     if not kept:
-        raise DemixError("no row of the grid has these tasks, methods and protocols.")
+        raise DemixError("no row of the grid has these methods under these protocols.")
     return kept
 
 
@@ -165,15 +179,22 @@ def run_suite(
 
 
 def _missing(cells: Sequence[Cell], ledger: Path, source: str) -> Iterator[Cell]:
-    done = set(read_ledger(ledger)[list(KEY)].itertuples(index=False, name=None))
+    done = keys_of(ledger, KEY)
     for cell in cells:
-        entries = tuple(e for e in cell.entries if cell.key(e, source) not in done)
+        entries = tuple(e for e in cell.entries if not _is_done(cell, e, source, done))
         if entries:
             yield replace(cell, entries=entries)
 
 
+def _is_done(cell: Cell, entry: Entry, source: str, done: Collection[tuple[str, ...]]) -> bool:
+    return tuple(str(value) for value in cell.key(entry, source)) in done
+
+
 def _run_cell(cell: Cell, ledger: Path, source: str, train_rows: int | None) -> None:
+    """Judge one run; rows that another process has finished meanwhile are left to it."""
     torch.set_num_threads(1)
+    if not any(_missing([cell], ledger, source)):
+        return
     prepared = prepare(
         cell.task,
         source=source,
@@ -183,6 +204,8 @@ def _run_cell(cell: Cell, ledger: Path, source: str, train_rows: int | None) -> 
         train_rows=train_rows or get_task(cell.task).judged_rows,
     )
     for name, protocol in cell.entries:
+        if _is_done(cell, (name, protocol), source, keys_of(ledger, KEY)):
+            continue
         method = _method(name, protocol, prepared, source)
         append_row(ledger, judge(prepared, method, protocol=protocol).row)
 

@@ -26,6 +26,7 @@ from demix_lite.whole_file import whole_file
 FORMAT = 2
 """Number of the layout of saved weights."""
 
+LEAST_INJECTIONS = 8
 SHIPPED = Path(__file__).parent / "weights"
 BLOCK = 128
 POOLED_RUNS, POOLED_ROWS = 32, 32
@@ -259,6 +260,20 @@ class ErrorDetector:
             judged = [replace(run, logits=own) for run, own in zip(judged, logits, strict=True)]
 
 
+def check_injections(number: int) -> None:
+    """Refuse to train a detector on fewer than eight injections a task.
+
+    Examples
+    --------
+    >>> check_injections(8)
+    """
+    if number < LEAST_INJECTIONS:
+        raise DemixError(
+            f"training a detector needs at least {LEAST_INJECTIONS} injections a task, "
+            f"not {number}."
+        )
+
+
 def _files(path: Path) -> tuple[Path, Path]:
     """Return where the weights and the words of a detector are."""
     bare = path.with_suffix("") if path.suffix in (".json", ".safetensors") else path
@@ -274,9 +289,7 @@ def _split(
         known = names.setdefault(e.run.task.name, [])
         if e.injection not in known:
             known.append(e.injection)
-    few = min(map(len, names.values()), default=0)
-    if few < 8:
-        raise DemixError(f"training a detector needs at least 8 injections a task, not {few}.")
+    check_injections(min(map(len, names.values()), default=0))
     parts: tuple[list[Environment], ...] = ([], [], [])
     for task_names in names.values():
         one, two = round(0.6 * len(task_names)), round(0.88 * len(task_names))
