@@ -282,8 +282,9 @@ def _run(options: argparse.Namespace) -> None:
         outcome = run_pipeline(options.task, detector=detector, announce=announce, **settings)
     print(run_report(outcome.row))
     if options.json:
-        asked = ("co_occurring", "rows", "detector")
-        write_json(options.json, outcome.row | {name: getattr(options, name) for name in asked})
+        named = str(options.detector) if options.detector else None
+        asked = {"co_occurring": options.co_occurring, "rows": options.rows, "detector": named}
+        write_json(options.json, outcome.row | asked)
         print(f"written: {options.json}")
 
 
@@ -354,7 +355,7 @@ def _say(line: str) -> None:
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write one JSON object, whole or not at all; what is not a number becomes null."""
     known = {key: None if value != value else value for key, value in content.items()}
-    written = json.dumps(known, indent=2, allow_nan=False, default=str)
+    written = json.dumps(known, indent=2, allow_nan=False)
     with whole_file(path) as part:
         part.write_text(f"{written}\n", encoding="utf-8")
 

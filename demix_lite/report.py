@@ -57,13 +57,11 @@ def performance_table(row: Mapping[str, Any]) -> pd.DataFrame:
 
     In a group all clicks may be alike, so that it has an accuracy instead of an AUC.
     """
-    whole = row["metric_name"]
+    worst = "worst group (accuracy)" if row["metric_name"] == "AUC" else "worst group"
     return pd.DataFrame(
         {
-            whole: [row[f"metric_{name}"] for name in VARIANTS],
-            f"worst {'accuracy' if whole == 'AUC' else whole} of a group": [
-                row[f"worst_group_{name}"] for name in VARIANTS
-            ],
+            row["metric_name"]: [row[f"metric_{name}"] for name in VARIANTS],
+            worst: [row[f"worst_group_{name}"] for name in VARIANTS],
         },
         index=list(VARIANTS.values()),
     )

@@ -45,9 +45,9 @@ def test_the_mean_is_that_of_the_three_types():
 def test_performance_has_a_line_per_model():
     table = report.performance_table(ROW)
     assert tuple(report.VARIANTS) == LEDGER_VARIANTS
-    assert table.columns.tolist() == ["accuracy", "worst accuracy of a group"]
+    assert table.columns.tolist() == ["accuracy", "worst group"]
     clicks = report.performance_table(ROW | {"metric_name": "AUC"})
-    assert clicks.columns.tolist() == ["AUC", "worst accuracy of a group"]
+    assert clicks.columns.tolist() == ["AUC", "worst group (accuracy)"]
     assert table["accuracy"].tolist() == [0.80, 0.84, 0.85, 0.25]
 
 
