@@ -1,6 +1,7 @@
 """``python -m data_scripts adult``: fetch a source and write its prepared table."""
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,7 +11,7 @@ import pandas as pd
 
 from data_scripts.download import choose_edition, edition_notes, fetch_raw, read_raw
 from data_scripts.source import Source, all_sources
-from demix_lite.data.store import Card, data_home, make_card, save_table, save_tables
+from demix_lite.data.store import CARD, Card, data_home, make_card, save_table, save_tables
 from demix_lite.errors import DemixError
 
 
@@ -73,7 +74,10 @@ def main(arguments: list[str] | None = None) -> int:
     except (DemixError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"wrote {folder}")
+    card = make_card(json.loads((folder / CARD).read_text("utf-8")))
+    print(f"wrote {folder}: {card.title}, {card.rows:,} rows")
+    if card.notes:
+        print(card.notes)
     return 0
 
 

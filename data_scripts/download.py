@@ -36,6 +36,8 @@ def choose_edition(source: Source, folder: Path) -> Source:
 
     Where it holds no edition whole, the error names what each of them lacks.
     """
+    if not folder.is_dir():
+        raise DemixError(f"there is no folder {folder}.")
     if not source.editions:
         return source
     lacking = {}

@@ -124,6 +124,8 @@ def rows_of_hub(hub: str, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def rows_of_folder(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the rows of all files of a folder, and where each of them stands."""
+    if not folder.is_dir():
+        raise DemixError(f"there is no folder {folder}.")
     files = sorted(p for p in folder.glob("*") if p.name.endswith(ENDINGS) and p.is_file())
     if not files:
         raise DemixError(f"{folder} has no file of pairs (*{', *'.join(ENDINGS)}).")
@@ -141,15 +143,19 @@ def _rows_of_file(path: Path) -> Iterator[Any]:
         return
     opened = gzip.open if path.suffix == ".gz" else open
     try:
-        with opened(path, "rt", encoding="utf-8") as file:
+        with opened(path, "rt", encoding="utf-8-sig") as file:
             if ".jsonl" not in path.name:
                 with reading(path.name, "JSON"):
                     yield from json.load(file)
                 return
             for number, line in enumerate(file, 1):
+                if not line.strip():
+                    continue
                 with reading(f"line {number} of {path.name}", "JSON"):
                     row = json.loads(line)
                 yield row
+    except UnicodeDecodeError as error:
+        raise DemixError(f"{path} is not UTF-8 ({error}); save it as UTF-8.") from error
     except UNPACK_ERRORS as error:
         raise DemixError(f"{path} is damaged ({error}); get it again.") from error
 

@@ -280,7 +280,8 @@ def _run(options: argparse.Namespace) -> None:
         detector = ErrorDetector.load(options.detector) if options.detector else None
         settings = {name: getattr(options, name) for name in SETTINGS}
         outcome = run_pipeline(options.task, detector=detector, announce=announce, **settings)
-    print(run_report(outcome.row))
+    card = outcome.splits.card
+    print(run_report(outcome.row, data=f"{card.title}, {card.rows:,} rows"))
     if options.json:
         named = str(options.detector) if options.detector else None
         asked = {"co_occurring": options.co_occurring, "rows": options.rows, "detector": named}

@@ -84,8 +84,8 @@ def recovered(row: Mapping[str, Any]) -> float:
     return round(gain / distance, 4) if distance > 0 else float("nan")
 
 
-def run_report(row: Mapping[str, Any]) -> str:
-    """Return the printed report of one run."""
+def run_report(row: Mapping[str, Any], *, data: str = "") -> str:
+    """Return the printed report of one run; ``data`` says which data set, and which edition."""
     seconds = {k.removeprefix("seconds_"): v for k, v in row.items() if k.startswith("seconds_")}
     spent = ", ".join(f"{stage} {value:.1f}" for stage, value in seconds.items())
     share = recovered(row)
@@ -109,6 +109,7 @@ def run_report(row: Mapping[str, Any]) -> str:
             f"{row['task']} ({row['source']}), clean ratio {row['clean_ratio']:g}, "
             f"{row['architecture']}, seed {row['seed']}: {row['train_rows']:,} training rows, "
             f"M = {row['validation']}",
+            *([f"data: {data}"] if data else []),
             f"spurious rule: {row['rule']} (the task's shortcut in this run)",
             "",
             "Errors found and named in the training rows (1 is best)",

@@ -165,6 +165,19 @@ def test_broken_files_are_named(tmp_path, content, says):
     assert not (tmp_path / "home" / "tables").exists()
 
 
+def test_a_mark_of_the_byte_order_and_blank_lines_are_skipped_and_other_encodings_named(tmp_path):
+    pair = '{"prompt": "p", "chosen": "\u00fcber", "rejected": "b"}'
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(f"{pair}\n\n  \n{pair.replace('b', 'c')}\n\n", encoding="utf-8-sig")
+    prepare(all_sources()["ultrafeedback"], tmp_path, tmp_path / "home")
+    assert load_table("ultrafeedback", "real", home=tmp_path / "home")[1].rows == 2
+    path.write_text(pair, encoding="latin-1")
+    with pytest.raises(DemixError, match=r"pairs.jsonl is not UTF-8"):
+        prepare(all_sources()["ultrafeedback"], tmp_path, tmp_path / "home")
+    with pytest.raises(DemixError, match="there is no folder"):
+        prepare(all_sources()["ultrafeedback"], tmp_path / "absent", tmp_path / "home")
+
+
 def test_an_empty_folder_and_an_absent_hub_are_told_in_one_sentence(tmp_path, capsys, monkeypatch):
     assert main(["ultrafeedback", "--raw", str(tmp_path), "--home", str(tmp_path)]) == 2
     assert "has no file of pairs" in capsys.readouterr().err

@@ -22,6 +22,7 @@ from demix_lite.errors import DemixError, unknown_name
 from demix_lite.seeds import generator
 
 SOURCES = ("twin", "real")
+MOST_TWIN_ROWS = 1_000_000
 CARD = "card.json"
 TABLE = "table"
 WORLD = ("interactions", "users", "items")
@@ -246,6 +247,8 @@ def load_tables(
         raise unknown_name("table", name, known)
     if rows is not None and (isinstance(rows, bool) or not isinstance(rows, int) or rows < 1):
         raise DemixError(f"rows must be a whole number of at least 1, not {rows!r}.")
+    if source == "twin" and rows is not None and rows > MOST_TWIN_ROWS:
+        raise DemixError(f"a twin gives at most {MOST_TWIN_ROWS:,} rows, not {rows:,}.")
     if source == "real":
         return _load_real(name, rows, seed, _tables(home) / name)
     twin = load_twin(name)
