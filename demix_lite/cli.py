@@ -237,6 +237,8 @@ def _diagnose(options: argparse.Namespace) -> None:
     print(outcome)
     for path in written:
         print(f"written: {path}")
+    for path in sorted(set(folder.glob("repaired.*")) - set(written)):
+        print(f"note: {path} is left from an earlier run.")
 
 
 def _completion(options: argparse.Namespace) -> None:

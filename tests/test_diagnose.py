@@ -339,7 +339,7 @@ def test_columns_are_read_for_what_they_are():
     assert read.frame["day (days)"].tolist() == read.frame["american (days)"].tolist()
     assert read.frame["number"].isna().sum() == 3
     notes = "\n".join(read.notes)
-    since = "day is a date; read as days since 2024-01-20"
+    since = "day is a date, the day before the month; read as days since 2024-01-20"
     left = ("id was left out", "text was left out: it is free text", "same")
     for word in (since, *left):
         assert word in notes
@@ -480,6 +480,108 @@ def test_decimals_categories_and_lists_of_a_parquet_file_end_in_files(quick, tmp
     outcome = diagnose_frame(frame, "buys")
     written = write_outcome(outcome, tmp_path, repaired=".parquet")
     assert len(written) == 3
+
+
+# ------------------------------------------------------------------ how people write
+
+
+def with_prices(n=400):
+    rng = np.random.default_rng(0)
+    size, age = rng.normal(100, 20, n).round(1), rng.integers(20, 70, n)
+    price = (3 * size + 2 * age + rng.normal(0, 15, n)).round(1)
+    return pd.DataFrame({"size": size, "age": age, "price": price})
+
+
+def test_another_unit_in_a_tenth_of_the_rows_is_found_and_taken_back(quick):
+    frame = with_prices()
+    given = frame.assign(size=frame["size"].where(frame.index >= 40, frame["size"] * 1000))
+    outcome = diagnose_frame(given, "price")
+    said = outcome.diagnosis()
+    assert said["feature_error"].tolist() == [1] * 40 + [0] * 360
+    assert (said["suspicious_cells"][:40] == "size").all()
+    np.testing.assert_allclose(outcome.repaired()["size"], frame["size"], rtol=1e-5)
+    assert any("apart from all others" in check for check in outcome.summary["checks"])
+
+
+def test_a_group_of_numbers_that_another_column_explains_is_no_mistake():
+    frame = with_prices()
+    far = frame["size"].where(frame.index >= 40, frame["size"] * 1000)
+    explained = frame.assign(size=far, unit=np.where(frame.index < 40, "mm", "m"))
+    assert not own_table(explained, "price").slips.any(axis=None)
+    assert own_table(explained.drop(columns="unit"), "price").slips["size"].sum() == 40
+
+
+def test_a_few_far_targets_do_not_set_the_scale(quick):
+    frame = with_prices()
+    given = frame.assign(price=frame["price"].where(frame.index >= 6, frame["price"] * 100))
+    outcome = diagnose_frame(given, "price")
+    label = outcome.debugger.table_.task.label
+    assert label.high == frame["price"][6:].max()
+    assert label.encode(given["price"]).max() == 1
+    doubted(outcome, 6)
+    repaired = outcome.repaired()["price"]
+    assert repaired[:6].isna().all(), "nobody knows the right one"
+    assert repaired[6:].eq(given["price"][6:]).all()
+
+
+def doubted(outcome, rows):
+    lines = outcome.debugger.diagnosis_
+    outcome.debugger.diagnosis_ = lines.assign(label_error=lines.index < rows)
+
+
+def test_a_doubtful_one_of_many_whole_labels_is_emptied_in_a_parquet_file(quick, tmp_path):
+    frame = with_prices().assign(price=lambda f: f["price"].round().astype(int))
+    outcome = diagnose_frame(frame, "price")
+    doubted(outcome, 5)
+    write_outcome(outcome, tmp_path, repaired=".parquet")
+    again = pd.read_parquet(tmp_path / "repaired.parquet")["price"]
+    assert again[:5].isna().all()
+    assert again[5:].tolist() == frame["price"][5:].tolist()
+
+
+@pytest.mark.parametrize("unit", ["", "$"])
+def test_a_word_for_what_is_missing_keeps_a_column_one_of_numbers(unit):
+    frame = people(200)
+    income = [f"{unit}{i}" for i in range(1000, 1200)]
+    income[:16] = ["prefer not to say"] * 16
+    table = own_table(frame.assign(income=income), "buys")
+    assert "income" in table.task.numeric
+    assert table.frame["income"].isna().sum() == 16
+    assert any("word for what is missing" in note for note in table.notes)
+    few = [f"{unit}{i % 5}" if i % 4 else "none of these" for i in range(200)]
+    assert "income" in own_table(frame.assign(income=few), "buys").task.categorical
+
+
+@pytest.mark.parametrize(
+    ("written", "note"),
+    [("2024/{m}/{d}", ""), ("{d}-{name}-2024", ""), ("{name} {d}, 2024", ""),
+     ("{m}/{d}/2024 3:05 PM", ", the month before the day"),
+     ("{d}.{m}.2024", ", the day before the month")],
+)  # fmt: skip
+def test_dates_in_many_ways_of_writing(written, note):
+    days = pd.date_range("2024-01-01", periods=200)
+    cells = [written.format(d=day.day, m=day.month, name=f"{day:%b}") for day in days]
+    table = own_table(people(200).assign(seen=cells), "buys")
+    assert table.frame["seen (days)"].tolist() == list(range(200))
+    assert any(said.startswith(f"seen is a date{note};") for said in table.notes)
+
+
+def test_a_label_that_is_no_number_everywhere_is_named_with_its_row(capsys, tmp_path):
+    frame = people(100).astype(str)
+    frame.loc[4, "income"] = "12O"
+    path = tmp_path / "t.csv"
+    frame.to_csv(path, index=False)
+    said = refused(capsys, path, "--target", "income", "--kind", "regression")
+    assert "1 row, such as '12O' in row 5" in said
+    assert "All but 1 row, such as '12O' in row 5 are numbers" in refused(
+        capsys, path, "--target", "income"
+    )
+
+
+def test_the_line_that_names_the_separator_is_no_header(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("sep=;\r\nname, given;age\r\nA;1\r\n", newline="")
+    assert read_user_file(path).to_dict("list") == {"name, given": ["A"], "age": ["1"]}
 
 
 CELLS = st.one_of(

@@ -8,7 +8,9 @@ import codecs
 import csv
 import io
 import os
+import re
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -26,6 +28,9 @@ LIMITS = (
     f"and {MOST_BYTES >> 20} MB"
 )
 DELIMITERS = (",", ";", "\t", "|")
+SEPARATOR_LINE = re.compile(r"sep=(.)\r?\n", re.IGNORECASE)
+"""A first line that spreadsheets write to say what separates the cells."""
+
 NOT_TEXT = {
     b"PK\x03\x04": "an Excel or zip file: save the sheet as CSV, or unpack it",
     b"\xd0\xcf\x11\xe0": "an Excel file: save the sheet as CSV",
@@ -124,7 +129,9 @@ def _read_text(path: Path, encoding: str | None) -> pd.DataFrame:
     text = _decoded(raw, path, encoding)
     if "\0" in text:
         raise DemixError(f"{path} is not text (it holds zero bytes): give a CSV or Parquet file.")
-    names, delimiter = _header(text, path)
+    told = SEPARATOR_LINE.match(text)
+    text = text[told.end() :] if told else text
+    names, delimiter = _header(text, path, (told[1],) if told else DELIMITERS)
     # A rough count, high if cells hold line ends: it keeps a huge table from being parsed at all.
     check_shape(min(text.count("\n"), MOST_ROWS), names, path)
     try:
@@ -162,12 +169,12 @@ def _decoded(raw: bytes, path: Path, encoding: str) -> str:
         ) from error
 
 
-def _header(text: str, path: Path) -> tuple[list[str], str]:
+def _header(text: str, path: Path, delimiters: Sequence[str]) -> tuple[list[str], str]:
     """Return the column names and the separator: the one that divides the first line most."""
     first = text[: 2**20].lstrip("\r\n")
     best: list[str] = []
-    delimiter = DELIMITERS[0]
-    for candidate in DELIMITERS:
+    delimiter = delimiters[0]
+    for candidate in delimiters:
         try:
             names = next(csv.reader(io.StringIO(first, newline=""), delimiter=candidate), [])
         except csv.Error:  # no such separator in a very long line

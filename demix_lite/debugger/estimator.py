@@ -264,12 +264,14 @@ def short(value: Any) -> str:
 
     Examples
     --------
-    >>> short(2 / 3), short("x"), short(float("nan"))
-    ('0.6667', 'x', 'missing')
+    >>> short(2 / 3), short(12345.6), short("x"), short(float("nan"))
+    ('0.6667', '12346', 'x', 'missing')
     """
     if pd.isna(value):
         return "missing"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.0f}" if 1e4 <= abs(value) < 1e15 else f"{value:.4g}"
 
 
 def leading_rows(diagnosis: pd.DataFrame, count: int = EXPLAINED) -> dict[str, pd.Index]:

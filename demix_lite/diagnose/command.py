@@ -21,15 +21,8 @@ from demix_lite.diagnose.page import report_page
 from demix_lite.diagnosis import ERROR_TYPES
 from demix_lite.report import diagnosis_summary, rule_in_words
 from demix_lite.tasks.labels import Number
-from demix_lite.tasks.own_table import (
-    DataError,
-    Kind,
-    check_target,
-    has_decimal_comma,
-    unit_of,
-    without_label,
-    without_unit,
-)
+from demix_lite.tasks.own_table import DataError, Kind, check_target, without_label
+from demix_lite.tasks.reading import has_decimal_comma, unit_of, without_unit
 
 AS_READ = ("sep", "encoding")
 """What is remembered of a text file, so that a repaired one is written alike."""
@@ -79,7 +72,12 @@ class Outcome:
         return lines.assign(note=np.where(judged, "", "not judged: it has no label"))
 
     def repaired(self) -> pd.DataFrame:
-        """Return the file with suggested labels and values in the cells that are suspicious."""
+        """Return the file with suggested values in the cells that are suspicious.
+
+        Of two classes a flagged label becomes the other one. Where more labels are possible it is
+        emptied: a model learns more without the row than from a guess, and the score after the
+        repair is that of such a model.
+        """
         table, after = self.debugger.table_, self.debugger.repaired_
         before = table.frame.set_axis(after.index)
         mended = self.raw.copy()
@@ -93,6 +91,11 @@ class Outcome:
                 kind = self.raw[column].dtype
                 is_category = isinstance(kind, pd.CategoricalDtype)
                 mended[column] = mended[column].astype("category" if is_category else kind)
+        if not table.task.label.other_known:
+            lines = self.debugger.diagnosis_
+            labels = _with_room_for_gaps(self.raw[self.target])
+            doubted = self.raw.index.isin(lines.index[lines["label_error"]])
+            mended[self.target] = labels.mask(doubted)
         return mended
 
 
@@ -241,6 +244,13 @@ def _labelled(frame: pd.DataFrame, target: str, name: str) -> tuple[pd.DataFrame
     if len(frame.columns) == 1:
         raise DataError(f"{name} has no column beside {target!r} to learn it from.")
     return rows.drop(columns=target), rows[target]
+
+
+def _with_room_for_gaps(values: pd.Series) -> pd.Series:
+    """Return whole numbers and booleans as a type that knows missing ones."""
+    kind = values.dtype
+    whole = pd.api.types.is_integer_dtype(kind) or pd.api.types.is_bool_dtype(kind)
+    return values.convert_dtypes() if whole else values
 
 
 def _as_in_file(raw: pd.Series, read: pd.Series, new: pd.Series) -> list[Any]:

@@ -44,8 +44,9 @@ SMALL = "Small table: below 200 rows verdicts say little."
 NEXT_STEPS = (
     "Read the rows above and correct what you know to be wrong, at its source if you can.",
     "Run the diagnosis again on the corrected file.",
-    "Use --repaired to get a copy of your file with the suggestions in it, and compare models "
-    "trained on both on test rows that nobody touched.",
+    "Use --repaired to get a copy of your file with the suggestions in it (of more than two labels "
+    "a doubtful one is emptied: a guess would teach less than nothing), and compare models trained "
+    "on both on test rows that nobody touched.",
 )
 TRY_SELF_CHECK = "Use --self-check to see how far these verdicts can be trusted in your table."
 OWN_ROWS = (

@@ -235,7 +235,8 @@ class Number(Label):
     Parameters
     ----------
     low, high : float
-        Range of the label in the data set; it becomes [0, 1] for the model.
+        Range of the label in the data set; it becomes [0, 1] for the model. What lies outside
+        counts as its end.
 
     Examples
     --------
@@ -257,7 +258,7 @@ class Number(Label):
     def encode(self, labels: pd.Series) -> Tensor:
         """Return the labels with the range scaled to [0, 1], float32, shape ``(n,)``."""
         scaled = (labels.to_numpy(dtype=float) - self.low) / (self.high - self.low)
-        return torch.from_numpy(scaled.astype(np.float32))
+        return torch.from_numpy(scaled.clip(0, 1).astype(np.float32))
 
     def wrong(self, labels: pd.Series, rng: np.random.Generator) -> pd.Series:
         """Draw a number of the range, uniform over what is at least a quarter of it away."""

@@ -2,6 +2,7 @@
 
 import difflib
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
@@ -11,46 +12,40 @@ import pandas as pd
 
 from demix_lite.errors import DemixError
 from demix_lite.tasks.labels import Classes, Label, Number
-from demix_lite.tasks.slips import mended_numbers, mended_words, misspelt, unreadable
+from demix_lite.tasks.reading import (
+    MOSTLY,
+    NO_LABEL,
+    are_codes,
+    as_dates,
+    as_numbers,
+    as_text,
+    date_order,
+    stands_for_missing,
+    unit_of,
+)
+from demix_lite.tasks.slips import (
+    in_usual_unit,
+    is_far,
+    mended_numbers,
+    mended_words,
+    misspelt,
+    stray_numbers,
+    unreadable,
+)
 from demix_lite.tasks.tabular import TabularTask
 
 Kind = Literal["auto", "classification", "regression"]
 
 LEAST_ROWS = 10
-MISSING_WORDS = frozenset(["", "na", "n/a", "nan", "null", "none", "?", "-", "nil", "<na>", "nat"])
-NO_LABEL = MISSING_WORDS - {"none", "nil", "-"}
-"""In a label, *none* is a class like *mild* and *severe*, and - stands beside +."""
-
-MOSTLY = 0.95
-"""Share of the cells that must read as numbers or dates for the column to be one."""
-
 KEPT_CATEGORIES = 60
 MOST_CLASSES = 50
+FEW_FAR = 0.05
+"""At most this share of a label may lie far outside for the scale to be that of the others."""
+
 FEW_NUMBERS = 12
 """A label with at most so many different whole numbers is a class."""
 
-FAR_OUTSIDE, MOST_FAR = 8.0, 0.2
-"""So many interquartile ranges from the median, a number is worth a look in any case; if more than
-this share of a column lies there, its tail is long."""
-
 OTHER = "(other)"
-THOUSANDS = r"-?[1-9]\d{0,2}(,\d{3})+(\.\d+)?"
-POINT_THOUSANDS = r"-?[1-9]\d{0,2}(\.\d{3})+(,\d+)?"
-NUMBER_WITH_UNIT = (
-    r"^((?:[$€£¥]|USD|EUR|GBP|CHF)\s*)?([-+]?\d[\d.,]*)(\s*[^\d\s.,+-][^\d.,+-]{0,7})?$"
-)
-"""A sign of money or none, a number, and a unit of at most eight letters or none."""
-
-MANY_OF_THEM = 0.8
-"""Share of the numbers that have to be written in a way for the column to be written so."""
-
-LOOK_AT = 500
-"""So many cells tell whether it is worth while to look for a unit in all of them."""
-
-LONG_DATE = re.compile(r"\d{4}-\d{1,2}-\d{1,2}")
-SHORT_DATE = re.compile(
-    r"^(?P<a>\d{1,2})(?P<sep>[-/.])(?P<b>\d{1,2})[-/.](?P<year>\d{4})(?P<rest>(?:[ T].*)?)$"
-)
 ID_NAME = re.compile(r"(?i:(^|[_\s.-])(id|uuid|guid|key|index|row)([_\s.-]|$))|[a-z]I[dD]$")
 
 
@@ -181,8 +176,17 @@ def own_table(
         for made in (found.features, found.mended)
     )
     table = OwnTable(task, ready, mended, found.source, found.notes, found.checks)
-    table.checks.extend([*_slips(table, frame.index), *_plain_checks(ready, task, frame.index)])
-    return table
+    table.checks.extend(_slips(table, frame.index))
+    strays = stray_numbers(mended, numeric)
+    table.checks.extend(
+        f"{column}: {_count(int(rows.sum()), 'cell')} apart from all others, which nothing else in "
+        f"these rows explains: another unit, or a code for a missing value? "
+        f"({_rows(frame.index[rows])})."
+        for column, rows in strays.items()
+    )
+    table.checks.extend(_plain_checks(ready, task, frame.index, known=strays))
+    brought_back = {c: in_usual_unit(mended[c], rows) for c, rows in strays.items()}
+    return replace(table, mended=mended.assign(**brought_back))
 
 
 def _slips(table: OwnTable, names: pd.Index) -> list[str]:
@@ -196,7 +200,9 @@ def _slips(table: OwnTable, names: pd.Index) -> list[str]:
     ]
 
 
-def _plain_checks(frame: pd.DataFrame, task: TabularTask, names: pd.Index) -> list[str]:
+def _plain_checks(
+    frame: pd.DataFrame, task: TabularTask, names: pd.Index, known: Collection[str] = ()
+) -> list[str]:
     """Say what takes no model to see: cells far outside, rows twice, rows that contradict."""
     notes = []
     counts = frame[task.target].value_counts()
@@ -205,9 +211,8 @@ def _plain_checks(frame: pd.DataFrame, task: TabularTask, names: pd.Index) -> li
         listed = ", ".join(f"{name!r} ({_count(count, 'row')})" for name, count in rare.items())
         notes.append(f"{task.target}: too few rows to learn the class {listed}.")
     for column in task.numeric if task.label.classes else (*task.numeric, task.target):
-        low, middle, high = frame[column].quantile([0.25, 0.5, 0.75])
-        far = (frame[column] - middle).abs() > FAR_OUTSIDE * (high - low)
-        if high > low and 0 < far.mean() <= MOST_FAR:
+        far = is_far(frame[column])
+        if far.any() and column not in known:
             notes.append(
                 f"{column}: {_count(int(far.sum()), 'cell')} very far from the others "
                 f"({_rows(names[far])})."
@@ -253,15 +258,24 @@ def without_label(labels: pd.Series) -> np.ndarray:
     """
     if pd.api.types.is_numeric_dtype(labels.dtype):
         return ~np.isfinite(labels.to_numpy(dtype=float, na_value=np.nan))
-    return _text(labels, NO_LABEL).isna().to_numpy()
+    return as_text(labels, NO_LABEL).isna().to_numpy()
 
 
 def _label(found: _Columns, labels: pd.Series, kind: Kind) -> tuple[Label, pd.Series]:
     """Return what the label is, and the labels as the task wants them."""
-    numbers = _as_numbers(labels)
-    if kind == "regression" and numbers.isna().any():
-        bad = labels[numbers.isna()].iloc[0]
-        raise DataError(f"the label {labels.name!r} is no number everywhere (found {bad!r}).")
+    numbers = as_numbers(labels)
+    odd = labels[numbers.isna()]
+    found_odd = (
+        ""
+        if odd.empty
+        else f"{_count(len(odd), 'row')}, such as {odd.iloc[0]!r} in "
+        + (f"row {_row(odd.index[0])}")
+    )
+    if kind == "regression" and len(odd):
+        raise DataError(
+            f"the label {labels.name!r} is no number everywhere ({found_odd}): mend these cells, "
+            "or empty them to leave their rows out."
+        )
     whole = bool((numbers.dropna() % 1 == 0).all())
     many = numbers.nunique() > (FEW_NUMBERS if whole else 2)
     is_number = numbers.notna().all() and not pd.api.types.is_bool_dtype(labels.dtype)
@@ -271,8 +285,10 @@ def _label(found: _Columns, labels: pd.Series, kind: Kind) -> tuple[Label, pd.Se
         values = numbers.astype(float)
         if whole and float(values.abs().max()) < 2**53:
             values = values.astype(np.int64)
-        return Number(float(values.min()), float(values.max())), values
-    text = _one_spelling(found, _text(labels, NO_LABEL), numbers).astype(object)
+        far = is_far(values)  # a few of these should not set the scale
+        near = values[~far] if far.mean() <= FEW_FAR else values
+        return Number(float(near.min()), float(near.max())), values
+    text = _one_spelling(found, as_text(labels, NO_LABEL), numbers).astype(object)
     names = tuple(sorted(text.unique()))
     if len(names) < 2:
         raise DataError(f"the label {labels.name!r} has 1 class only ({names[0]}); two are needed.")
@@ -282,6 +298,7 @@ def _label(found: _Columns, labels: pd.Series, kind: Kind) -> tuple[Label, pd.Se
             f"the label {labels.name!r} has {len(names)} different values in {len(text)} rows, too "
             f"many for classes (at most {most}) and no numbers."
             + (" Numbers: choose regression." if is_number else "")
+            + (f" All but {found_odd} are numbers." if 0 < len(odd) < len(text) / 2 else "")
         )
     return Classes(names), text
 
@@ -308,38 +325,26 @@ def _read_column(found: _Columns, name: str, values: pd.Series) -> None:
         values = values.astype(object)
     is_number = pd.api.types.is_numeric_dtype(values.dtype)
     if is_number and not pd.api.types.is_bool_dtype(values.dtype):
-        numbers = _as_numbers(values)
-        _add_number(found, name, _text(values.where(numbers.isna())), numbers)
+        numbers = as_numbers(values)
+        _add_number(found, name, as_text(values.where(numbers.isna())), numbers)
         return
-    cells = _text(values)
+    cells = as_text(values)
     if pd.api.types.is_datetime64_any_dtype(values.dtype):
         _add_date(found, name, cells, values)
         return
-    known = cells.notna().sum()
-    if _are_codes(cells.dropna()):
+    if are_codes(cells.dropna()):
         found.notes.append(f"{name} was read as a code, for numbers in it begin with 0.")
         _add_category(found, name, cells)
         return
-    for read, add in ((_as_numbers, _add_number), (_as_dates, _add_date)):
+    for read, add in ((as_numbers, _add_number), (as_dates, _add_date)):
         values = read(cells)
-        if known and values.notna().sum() >= MOSTLY * known:
+        said = cells.notna()
+        if values.nunique() > FEW_NUMBERS:
+            said &= ~stands_for_missing(cells, values)
+        if said.any() and values.notna().sum() >= MOSTLY * said.sum():
             add(found, name, cells, values)
             return
     _add_category(found, name, cells)
-
-
-def _are_codes(known: pd.Series) -> bool:
-    """Say whether these are codes, such as zip codes: digits of one width, some with 0 in front.
-
-    Examples
-    --------
-    >>> _are_codes(pd.Series(["01234", "98765"])), _are_codes(pd.Series(["0", "1"]))
-    (True, False)
-    """
-    digits = known[known.str.fullmatch(r"\d{3,}")]
-    if not len(digits) or len(digits) < MOSTLY * len(known):
-        return False
-    return bool(digits.str.startswith("0").any() and digits.str.len().nunique() == 1)
 
 
 def _add_number(found: _Columns, name: str, cells: pd.Series, numbers: pd.Series) -> None:
@@ -377,7 +382,8 @@ def _add_date(found: _Columns, name: str, cells: pd.Series, dates: pd.Series) ->
         found.add(found.free(f"{name} ({part})"), column, mended, source=name)
     words = [f"days since {dates.min():%Y-%m-%d}" if part == "days" else part for part in made]
     _say_unread(found, name, cells, dates)
-    found.notes.append(f"{name} is a date; read as {', '.join(words)} (numbers).")
+    order = f", {order}" if (order := date_order(cells)) else ""
+    found.notes.append(f"{name} is a date{order}; read as {', '.join(words)} (numbers).")
 
 
 def _add_category(found: _Columns, name: str, text: pd.Series) -> None:
@@ -408,105 +414,6 @@ def _add_category(found: _Columns, name: str, text: pd.Series) -> None:
         )
     found.categorical.append(name)
     found.add(name, *(t.astype(object).where(t.notna(), np.nan) for t in (text, meant)))
-
-
-def _text(values: pd.Series, missing: frozenset[str] = MISSING_WORDS) -> pd.Series:
-    """Return cells as text without blanks at the ends; what means "missing" is missing."""
-    text = values.astype(object).where(values.notna(), "").astype(str).str.strip()
-    return text.mask(text.str.lower().isin(missing))
-
-
-def unit_of(text: pd.Series) -> tuple[str, str]:
-    """Return what stands before and after nearly every number of a column, mostly nothing.
-
-    Examples
-    --------
-    >>> unit_of(pd.Series(["$5", "$1,200.50"])), unit_of(pd.Series(["12 kg", "7 kg"]))
-    (('$', ''), ('', ' kg'))
-    >>> unit_of(pd.Series(["1st", "2nd"])), unit_of(pd.Series(["room 1", "room 2"]))
-    (('', ''), ('', ''))
-    """
-    known = text.dropna()
-    few = known[:: 1 + len(known) // LOOK_AT].str.fullmatch(NUMBER_WITH_UNIT)
-    if not few.mean() > 0.5 or pd.to_numeric(known, errors="coerce").notna().mean() > 0.5:
-        return "", ""
-    units = known.str.extract(NUMBER_WITH_UNIT)[[0, 2]].dropna(how="all").fillna("")
-    if len(units) < MOSTLY * len(known):
-        return "", ""
-    signs = units.apply(lambda part: part.str.strip())
-    same = signs.eq(list(signs.value_counts().index[0])).all(axis=1)
-    return units[same].value_counts().index[0] if same.sum() >= MOSTLY * len(known) else ("", "")
-
-
-def without_unit(text: pd.Series) -> pd.Series:
-    """Return the numbers of a column without the unit that nearly all of them have."""
-    unit = [part.strip() for part in unit_of(text)]
-    if not any(unit):
-        return text
-    parts = text.str.extract(NUMBER_WITH_UNIT)
-    here = parts[[0, 2]].fillna("").apply(lambda part: part.str.strip())
-    bare = (here == unit).all(axis=1) | (here == "").all(axis=1)
-    return parts[1].where(bare & parts[1].notna(), text)
-
-
-def _with_points(text: pd.Series) -> pd.Series:
-    """Return 1,5 and 1.234,5 as 1.5 and 1234.5, and 1,234,567.8 without its commas.
-
-    Examples
-    --------
-    >>> _with_points(pd.Series(["0,5", "-2"])).tolist(), _with_points(pd.Series(["1,250"])).tolist()
-    (['0.5', '-2'], ['1250'])
-    """
-    if not text.str.contains(",", regex=False, na=False).any():
-        return text
-    if has_decimal_comma(text):
-        return text.str.replace(".", "", regex=False).str.replace(",", ".", regex=False)
-    thousands = text.str.fullmatch(THOUSANDS, na=False)
-    return text.str.replace(",", ".", regex=False).mask(
-        thousands, text.str.replace(",", "", regex=False)
-    )
-
-
-def has_decimal_comma(text: pd.Series) -> bool:
-    """Say whether a comma stands before the decimals, and not between the thousands.
-
-    Examples
-    --------
-    >>> [has_decimal_comma(pd.Series([cell])) for cell in ("1,5", "1.234,50", "1,250", "1,250.5")]
-    [True, True, False, False]
-    """
-    numbers = text[text.str.fullmatch(r"[-+]?[\d.,]+", na=False)]
-    commas = numbers[numbers.str.contains(",", regex=False)]
-    dots = numbers[numbers.str.contains(".", regex=False)]
-    if not len(commas) or commas.str.fullmatch(THOUSANDS).mean() > MANY_OF_THEM:
-        return False
-    return not len(dots) or bool(dots.str.fullmatch(POINT_THOUSANDS).mean() > MANY_OF_THEM)
-
-
-def _as_numbers(values: pd.Series) -> pd.Series:
-    """Return finite numbers, NaN where a cell is none."""
-    if not pd.api.types.is_numeric_dtype(values.dtype):
-        values = _with_points(without_unit(_text(values)))
-    numbers = pd.to_numeric(values, errors="coerce").astype(float)
-    return numbers.replace([np.inf, -np.inf], np.nan)
-
-
-def _as_dates(text: pd.Series) -> pd.Series:
-    """Return dates, NaT where a cell is none; 31.1.2024 and 1/31/2024 are told apart by column."""
-    cells = [str(cell) for cell in text.dropna().unique()]
-    short = {cell: match for cell in cells if (match := SHORT_DATE.match(cell))}
-    first, second = (sum(int(m[part]) > 12 for m in short.values()) for part in "ab")
-    day_first = first > second or any(m["sep"] == "." for m in short.values())
-
-    def rewritten(match: re.Match[str]) -> str:
-        day, month = (match["a"], match["b"]) if day_first else (match["b"], match["a"])
-        return f"{match['year']}-{month:0>2}-{day:0>2}{match['rest']}"
-
-    iso = {cell: cell for cell in cells if LONG_DATE.match(cell)}
-    iso |= {cell: rewritten(match) for cell, match in short.items()}
-    written = pd.Series([iso.get(cell) for cell in text.astype(object)], text.index, dtype=object)
-    dates = pd.to_datetime(written, errors="coerce", format="ISO8601", utc=True)
-    return dates.dt.tz_localize(None)
 
 
 def _say_unread(found: _Columns, name: str, cells: pd.Series, read: pd.Series) -> None:

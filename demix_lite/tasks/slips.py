@@ -7,9 +7,15 @@ certainty.
 
 import difflib
 import re
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import cross_val_predict
+
+from demix_lite.tasks.reading import ONCE_OR_TWICE
 
 USUAL = 0.9
 """A column has as many decimals as suffice for this share of its numbers."""
@@ -28,8 +34,17 @@ has; how many rare words of a column are looked at."""
 CODE = 4
 """Capitals of at most so many letters are codes, in which every letter counts."""
 
-ONCE_OR_TWICE = 2
-"""Text among numbers that occurs more often is a code for a missing value, and no slip."""
+FAR_OUTSIDE, MOST_FAR = 8.0, 0.2
+"""So many interquartile ranges from the median a number lies far outside; if more than this share
+of a column does, its tail is long."""
+
+LEAST_APART, GAP = 0.02, 3.0
+"""Numbers far outside are a group of their own if they are at least this share of the column, and
+the nearest of them lies so many times further from the median than any other number."""
+
+EXPLAINED, ROWS_TO_EXPLAIN, FOLDS = 0.75, 4000, 3
+"""A group that the other columns tell from the rest with this area under the ROC curve is no
+mistake; so many rows are looked at, in so many parts."""
 
 
 def mended_numbers(numbers: pd.Series, cells: pd.Series) -> pd.Series:
@@ -55,6 +70,92 @@ def mended_numbers(numbers: pd.Series, cells: pd.Series) -> pd.Series:
     slips = with_more_decimals(numbers.to_numpy(dtype=float)) | unreadable(numbers, cells)
     typical = numbers[~slips].quantile(0.5, interpolation="lower")
     return numbers.mask(slips, typical) if slips.any() else numbers
+
+
+def is_far(numbers: pd.Series) -> pd.Series:
+    """Return True for numbers far outside, unless the tail of their column is long.
+
+    Examples
+    --------
+    >>> is_far(pd.Series([1, 2, 3, 4, 5, 6, 7, 8, 9, 900])).tolist().index(True)
+    9
+    """
+    low, middle, high = numbers.quantile([0.25, 0.5, 0.75])
+    far = (numbers - middle).abs() > FAR_OUTSIDE * (high - low)
+    return far & bool(high > low and far.mean() <= MOST_FAR)
+
+
+def stray_numbers(frame: pd.DataFrame, numeric: Sequence[str]) -> dict[str, pd.Series]:
+    """Return the columns with a group of numbers far from all others, and True for its rows.
+
+    Another unit, or 9999 for a missing value, makes such a group. So does another kind of row, but
+    the other columns know of that one.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Features and label.
+    numeric : sequence of str
+        The columns to look at.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> frame = pd.DataFrame({"height": rng.normal(170, 10, 300), "age": rng.integers(18, 80, 300)})
+    >>> frame.loc[:29, "height"] *= 100
+    >>> {column: int(rows.sum()) for column, rows in stray_numbers(frame, ["height"]).items()}
+    {'height': 30}
+    """
+    groups = {column: is_far(frame[column]) for column in numeric}
+    return {
+        column: far
+        for column, far in groups.items()
+        if far.mean() >= LEAST_APART
+        and _is_apart(frame[column], far)
+        and not _is_explained(frame.drop(columns=column), far)
+    }
+
+
+def in_usual_unit(numbers: pd.Series, far: pd.Series) -> pd.Series:
+    """Return a column with a group of numbers moved among the others by a power of ten.
+
+    Where none does that, the group becomes the (lower) median of the others.
+
+    Examples
+    --------
+    >>> heights = pd.Series([1.7, 1.8, 1.9, 175.0, 182.0])
+    >>> in_usual_unit(heights, heights > 100).tolist()
+    [1.7, 1.8, 1.9, 1.75, 1.82]
+    >>> in_usual_unit(heights.where(heights < 100, -99.0), heights > 100).tolist()
+    [1.7, 1.8, 1.9, 1.8, 1.8]
+    """
+    others = numbers[~far]
+    typical = others.quantile(0.5, interpolation="lower")
+    ratio = numbers[far].median() / typical if typical else 0.0
+    tens = round(np.log10(ratio)) if ratio > 0 else 0
+    moved = (numbers / 10.0**tens).map("{:.12g}".format).astype(float)
+    if pd.api.types.is_integer_dtype(numbers.dtype):
+        moved = moved.round().astype(numbers.dtype)
+    fits = moved.between(others.min(), others.max())
+    is_unit = numbers[far].nunique() > 1 and fits[far].mean() >= USUAL
+    return numbers.mask(far, moved.where(fits, typical) if is_unit else typical)
+
+
+def _is_apart(numbers: pd.Series, far: pd.Series) -> bool:
+    distance = (numbers - numbers.median()).abs()
+    return bool(distance[far].min() > GAP * distance[~far].max())
+
+
+def _is_explained(others: pd.DataFrame, far: pd.Series) -> bool:
+    """Say whether the other columns tell which rows belong to a group."""
+    if others.empty or far.sum() < 2 * FOLDS:
+        return False
+    rows = others.assign(far=far).sample(frac=1, random_state=0).head(ROWS_TO_EXPLAIN)
+    known, far = rows[others.columns], rows["far"]
+    codes = known.apply(lambda c: c if pd.api.types.is_numeric_dtype(c) else pd.factorize(c)[0])
+    trees = HistGradientBoostingClassifier(max_iter=40, random_state=0)
+    said = cross_val_predict(trees, codes.to_numpy(float), far, cv=FOLDS, method="predict_proba")
+    return bool(roc_auc_score(far, said[:, 1]) >= EXPLAINED)
 
 
 def unreadable(read: pd.Series, cells: pd.Series) -> np.ndarray:

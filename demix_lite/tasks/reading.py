@@ -1,0 +1,252 @@
+"""What the cells of a column say: numbers, dates, codes or words, in the ways people write them.
+
+A column is read as a whole, since only the other cells tell whether 1,250 is a thousand or one and
+a quarter, and whether 3/4/2024 lies in March or in April.
+"""
+
+import re
+
+import numpy as np
+import pandas as pd
+
+MISSING_WORDS = frozenset(["", "na", "n/a", "nan", "null", "none", "?", "-", "nil", "<na>", "nat"])
+NO_LABEL = MISSING_WORDS - {"none", "nil", "-"}
+"""In a label, *none* is a class like *mild* and *severe*, and - stands beside +."""
+
+MOSTLY = 0.95
+"""Share of the cells that must read as numbers or dates for the column to be one."""
+
+ONCE_OR_TWICE, FEW_WORDS = 2, 3
+"""Text among numbers that occurs more often is a word for a missing value and no slip; a column
+with more such words than so many is one of words."""
+
+THOUSANDS = r"-?[1-9]\d{0,2}(,\d{3})+(\.\d+)?"
+POINT_THOUSANDS = r"-?[1-9]\d{0,2}(\.\d{3})+(,\d+)?"
+APART = re.compile(r"(?<=\d)['\u2019\u00a0\u202f](?=\d{3}(?!\d))")
+"""What stands between thousands in 1'030."""
+
+NEGATIVE = re.compile(r"^(?:\((?P<owed>[^()]*\d[^()]*)\)|[-\u2212](?P<money>[$€£¥].*))$")
+"""An accountant's (1,200), and -$5."""
+
+NUMBER_WITH_UNIT = (
+    r"^((?:[$€£¥]|USD|EUR|GBP|CHF)\s*)?([-+]?\d[\d.,]*)(\s*[^\d\s.,+-][^\d.,+-]{0,7})?$"
+)
+"""A sign of money or none, a number, and a unit of at most eight letters or none."""
+
+MANY_OF_THEM = 0.8
+"""Share of the numbers that have to be written in a way for the column to be written so."""
+
+LOOK_AT = 500
+"""So many cells tell whether it is worth while to look for a unit in all of them."""
+
+TIME = r"(?P<time>[ T]\s*\d{1,2}:\d{2}.*)?"
+LONG_DATE = re.compile(rf"^(?P<year>\d{{4}})([-/.])(?P<month>\d{{1,2}})\2(?P<day>\d{{1,2}}){TIME}$")
+SHORT_DATE = re.compile(
+    rf"^(?P<a>\d{{1,2}})(?P<sep>[-/.])(?P<b>\d{{1,2}})(?P=sep)(?P<year>\d{{4}}){TIME}$"
+)
+DAY_MONTH = re.compile(
+    rf"^(?P<day>\d{{1,2}})[-\s.]+(?P<name>[A-Za-z]{{3,9}})[-\s.,]+(?P<year>\d{{4}}){TIME}$"
+)
+MONTH_DAY = re.compile(
+    rf"^(?P<name>[A-Za-z]{{3,9}})\.?\s+(?P<day>\d{{1,2}}),?\s+(?P<year>\d{{4}}){TIME}$"
+)
+MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+HALF_DAY = re.compile(r"^[ T]\s*(\d{1,2})(:\d{2}(?::\d{2})?)\s*([ap])\.?m\.?$", re.IGNORECASE)
+
+
+def as_text(values: pd.Series, missing: frozenset[str] = MISSING_WORDS) -> pd.Series:
+    """Return cells as text without blanks at the ends; what means "missing" is missing.
+
+    Examples
+    --------
+    >>> as_text(pd.Series([" a ", "N/A", 3])).tolist()
+    ['a', nan, '3']
+    """
+    text = values.astype(object).where(values.notna(), "").astype(str).str.strip()
+    return text.mask(text.str.lower().isin(missing))
+
+
+def as_numbers(values: pd.Series) -> pd.Series:
+    """Return finite numbers, NaN where a cell is none.
+
+    Examples
+    --------
+    >>> as_numbers(pd.Series(["$1,200.50", "-$7", "($12)", "soon"])).tolist()
+    [1200.5, -7.0, -12.0, nan]
+    >>> as_numbers(pd.Series(["1'030.5", "2"])).tolist(), as_numbers(pd.Series(["3,5"])).tolist()
+    ([1030.5, 2.0], [3.5])
+    """
+    if not pd.api.types.is_numeric_dtype(values.dtype):
+        text = as_text(values)
+        values = pd.to_numeric(text, errors="coerce")
+        if (values.isna() & text.notna()).any():
+            values = pd.to_numeric(_with_points(without_unit(text)), errors="coerce")
+    return values.astype(float).replace([np.inf, -np.inf], np.nan)
+
+
+def stands_for_missing(text: pd.Series, read: pd.Series) -> np.ndarray:
+    """Return True for cells with a word for a missing value, such as *prefer not to say*.
+
+    It has no digit, it repeats, there are few such words, and most cells could be read.
+
+    Examples
+    --------
+    >>> text = pd.Series(["1", "2", "3", "4", "secret", "secret", "secret", "5+"])
+    >>> stands_for_missing(text, pd.to_numeric(text, errors="coerce")).nonzero()[0].tolist()
+    [4, 5, 6]
+    """
+    unread = text.notna() & read.isna()
+    counts = text[unread].value_counts()
+    words = [w for w in counts.index if counts[w] > ONCE_OR_TWICE and not re.search(r"\d", w)]
+    if len(words) > FEW_WORDS or read.notna().sum() < text.notna().sum() / 2:
+        return np.zeros(len(text), dtype=bool)
+    return (unread & text.isin(words)).to_numpy()
+
+
+def unit_of(text: pd.Series) -> tuple[str, str]:
+    """Return what stands before and after nearly every number of a column, mostly nothing.
+
+    Examples
+    --------
+    >>> unit_of(pd.Series(["$5", "$1,200.50"])), unit_of(pd.Series(["12 kg", "7 kg"]))
+    (('$', ''), ('', ' kg'))
+    >>> unit_of(pd.Series(["1st", "2nd"])), unit_of(pd.Series(["room 1", "room 2"]))
+    (('', ''), ('', ''))
+    """
+    known = text.dropna()
+    few = _signed(known[:: 1 + len(known) // LOOK_AT]).str.fullmatch(NUMBER_WITH_UNIT)
+    if not few.mean() > 0.5 or pd.to_numeric(known, errors="coerce").notna().mean() > 0.5:
+        return "", ""
+    known = _signed(known[known.str.contains(r"\d")])
+    units = known.str.extract(NUMBER_WITH_UNIT)[[0, 2]].dropna(how="all").fillna("")
+    if len(units) < MOSTLY * len(known):
+        return "", ""
+    signs = units.apply(lambda part: part.str.strip())
+    same = signs.eq(list(signs.value_counts().index[0])).all(axis=1)
+    return units[same].value_counts().index[0] if same.sum() >= MOSTLY * len(known) else ("", "")
+
+
+def without_unit(text: pd.Series) -> pd.Series:
+    """Return the numbers of a column without the unit that nearly all of them have."""
+    unit = [part.strip() for part in unit_of(text)]
+    text = _signed(text)
+    if not any(unit):
+        return text
+    parts = text.str.extract(NUMBER_WITH_UNIT)
+    here = parts[[0, 2]].fillna("").apply(lambda part: part.str.strip())
+    bare = (here == unit).all(axis=1) | (here == "").all(axis=1)
+    return parts[1].where(bare & parts[1].notna(), text)
+
+
+def _signed(text: pd.Series) -> pd.Series:
+    """Return (1,200) as -1,200, -$5 as $-5, and 1'030 as 1030; other cells as they are."""
+
+    def rewritten(cell: object) -> object:
+        if not isinstance(cell, str):
+            return cell
+        if match := NEGATIVE.match(cell):
+            amount = (match["owed"] or match["money"]).strip()
+            cell = f"{amount[0]}-{amount[1:]}" if amount[0] in "$€£¥" else f"-{amount}"
+        return APART.sub("", cell)
+
+    return text.map(rewritten)
+
+
+def _with_points(text: pd.Series) -> pd.Series:
+    """Return 1,5 and 1.234,5 as 1.5 and 1234.5, and 1,234,567.8 without its commas.
+
+    Examples
+    --------
+    >>> _with_points(pd.Series(["0,5", "-2"])).tolist(), _with_points(pd.Series(["1,250"])).tolist()
+    (['0.5', '-2'], ['1250'])
+    """
+    if not text.str.contains(",", regex=False, na=False).any():
+        return text
+    if has_decimal_comma(text):
+        return text.str.replace(".", "", regex=False).str.replace(",", ".", regex=False)
+    thousands = text.str.fullmatch(THOUSANDS, na=False)
+    return text.str.replace(",", ".", regex=False).mask(
+        thousands, text.str.replace(",", "", regex=False)
+    )
+
+
+def has_decimal_comma(text: pd.Series) -> bool:
+    """Say whether a comma stands before the decimals, and not between the thousands.
+
+    Examples
+    --------
+    >>> [has_decimal_comma(pd.Series([cell])) for cell in ("1,5", "1.234,50", "1,250", "1,250.5")]
+    [True, True, False, False]
+    """
+    numbers = text[text.str.fullmatch(r"[-+]?[\d.,]+", na=False)]
+    commas = numbers[numbers.str.contains(",", regex=False)]
+    dots = numbers[numbers.str.contains(".", regex=False)]
+    if not len(commas) or commas.str.fullmatch(THOUSANDS).mean() > MANY_OF_THEM:
+        return False
+    return not len(dots) or bool(dots.str.fullmatch(POINT_THOUSANDS).mean() > MANY_OF_THEM)
+
+
+def are_codes(known: pd.Series) -> bool:
+    """Say whether these are codes, such as zip codes: digits of one width, some with 0 in front.
+
+    Examples
+    --------
+    >>> are_codes(pd.Series(["01234", "98765"])), are_codes(pd.Series(["0", "1"]))
+    (True, False)
+    """
+    digits = known[known.str.fullmatch(r"\d{3,}")]
+    if not len(digits) or len(digits) < MOSTLY * len(known):
+        return False
+    return bool(digits.str.startswith("0").any() and digits.str.len().nunique() == 1)
+
+
+def as_dates(text: pd.Series) -> pd.Series:
+    """Return dates, NaT where a cell is none; 31.1.2024 and 1/31/2024 are told apart by column.
+
+    Examples
+    --------
+    >>> written = ["2024/7/21", "21-Jul-2024", "July 21, 2024", "7/21/2024 3:05 PM", "May be"]
+    >>> [str(date)[:16] for date in as_dates(pd.Series(written))]
+    ['2024-07-21 00:00', '2024-07-21 00:00', '2024-07-21 00:00', '2024-07-21 15:05', 'NaT']
+    """
+    days_first = date_order(text) == "the day before the month"
+    iso = {str(cell): _iso_date(str(cell), days_first) for cell in text.dropna().unique()}
+    written = pd.Series([iso.get(cell) for cell in text.astype(object)], text.index, dtype=object)
+    dates = pd.to_datetime(written, errors="coerce", format="ISO8601", utc=True)
+    return dates.dt.tz_localize(None)
+
+
+def date_order(text: pd.Series) -> str:
+    """Say in which order days and months are read, if some are written as numbers of two digits.
+
+    Examples
+    --------
+    >>> date_order(pd.Series(["31/1/2024"])), date_order(pd.Series(["2024-01-31"]))
+    ('the day before the month', '')
+    """
+    short = [match for cell in text.dropna().unique() if (match := SHORT_DATE.match(str(cell)))]
+    if not short:
+        return ""
+    first, second = (sum(int(match[part]) > 12 for match in short) for part in "ab")
+    if first > second or any(match["sep"] == "." for match in short):
+        return "the day before the month"
+    return "the month before the day"
+
+
+def _iso_date(cell: str, days_first: bool) -> str | None:
+    """Return a date as 2024-07-21 and the time behind it, or None if it is no date."""
+    forms = (LONG_DATE, SHORT_DATE, DAY_MONTH, MONTH_DAY)
+    match = next((match for form in forms if (match := form.match(cell))), None)
+    if match is None:
+        return None
+    part = match.groupdict()
+    day, month = part.get("day"), part.get("month")
+    if "a" in part:
+        day, month = (part["a"], part["b"]) if days_first else (part["b"], part["a"])
+    if "name" in part:
+        name = part["name"].lower()
+        month = str(MONTHS.index(name[:3]) + 1) if name[:3] in MONTHS else "none"
+    time = part["time"] or ""
+    if half := HALF_DAY.match(time):
+        time = f"T{int(half[1]) % 12 + 12 * (half[3].lower() == 'p'):02}{half[2]}"
+    return f"{part['year']}-{month:0>2}-{day:0>2}{time}"
