@@ -23,11 +23,18 @@ FAMILIES = tuple(dict.fromkeys(task.family for task in TASKS.values()))
 def results_folder(given: str = "") -> Path:
     """Return the folder of result files: the given one, or book/results of this copy.
 
+    Raises
+    ------
+    DemixError
+        If the given folder is not there.
+
     Examples
     --------
-    >>> results_folder("elsewhere").name
-    'elsewhere'
+    >>> results_folder(".").is_dir()
+    True
     """
+    if given and not Path(given).is_dir():
+        raise DemixError(f"there is no folder {given}.")
     if given:
         return Path(given)
     here = [Path.cwd(), Path(__file__).resolve().parent]
