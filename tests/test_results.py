@@ -49,9 +49,11 @@ def test_a_ratio_has_the_ratio_of_the_means_and_survives_a_reference_near_zero()
 
 
 def test_means_over_tasks_use_the_runs_that_all_groups_have():
-    whole = results.over_tasks(ROWS, ["method"], "f1")
+    whole = results.intervals_over_tasks(ROWS, ["method"], "f1")
     assert whole["mean"].to_dict() == pytest.approx({"x": 0.6, "y": 0.4})
-    partial = results.over_tasks(ROWS.drop(index=7), ["method"], "f1")  # y lacks task b, seed 1
+    partial = results.intervals_over_tasks(
+        ROWS.drop(index=7), ["method"], "f1"
+    )  # y lacks task b, seed 1
     assert partial["mean"].to_dict() == pytest.approx({"x": 0.5, "y": 0.4})
     assert set(partial["n"]) == {1}
 
@@ -108,7 +110,7 @@ def test_the_standard_setting_has_the_first_architecture_of_every_task():
 
 def test_a_family_does_not_hide_what_another_one_says():
     table = pd.DataFrame({"adult": [0.2, 0.4], "bank": [0.4, 0.6], "yelp": [0.9, np.nan]})
-    found = results.means(table)
+    found = results.means_by_group(table)
     assert {name: len(values) for name, values in found.items()} == {
         "all tasks (3)": 1,
         "tabular (2)": 2,
@@ -116,8 +118,8 @@ def test_a_family_does_not_hide_what_another_one_says():
     }
     assert found["tabular (2)"].tolist() == pytest.approx([0.3, 0.5])
     assert found["all tasks (3)"].tolist() == pytest.approx([0.5])
-    assert list(results.means(table[["adult"]])) == ["tabular (1)"]
-    assert results.means(table.iloc[:, :0]) == {}
+    assert list(results.means_by_group(table[["adult"]])) == ["tabular (1)"]
+    assert results.means_by_group(table.iloc[:, :0]) == {}
 
 
 def test_how_families_differ_is_said_of_those_that_are_there():

@@ -138,13 +138,13 @@ def groups_of_tasks(tasks: Iterable[str]) -> dict[str, list[str]]:
     return {f"{name} ({len(some)})": some for name, some in {**every, **families}.items()}
 
 
-def means(table: pd.DataFrame) -> dict[str, pd.Series]:
+def means_by_group(table: pd.DataFrame) -> dict[str, pd.Series]:
     """Return the mean over tasks (columns) by seed: of all tasks, and of each family.
 
     Examples
     --------
     >>> table = pd.DataFrame({"adult": [0.2, 0.4], "yelp": [0.4, np.nan]})
-    >>> {name: values.round(1).tolist() for name, values in means(table).items()}
+    >>> {name: values.round(1).tolist() for name, values in means_by_group(table).items()}
     {'all tasks (2)': [0.3], 'tabular (1)': [0.2, 0.4], 'recommendation (1)': [0.4]}
     """
     known = table.dropna(axis=1, how="all")
@@ -213,7 +213,7 @@ def intervals(
     return pd.DataFrame(found, index=["mean", "half", "n"]).T.rename_axis(list(by))
 
 
-def over_tasks(
+def intervals_over_tasks(
     rows: pd.DataFrame, by: Sequence[str], column: str, level: float = LEVEL
 ) -> pd.DataFrame:
     """Return the mean over tasks of a column, with an interval over seeds, for every group.
@@ -224,13 +224,13 @@ def over_tasks(
     Examples
     --------
     >>> rows = pd.DataFrame({"task": list("abab"), "seed": [0, 0, 1, 1], "method": "x", "f1": 0.5})
-    >>> over_tasks(rows, ["method"], "f1").loc["x", "n"]
+    >>> intervals_over_tasks(rows, ["method"], "f1").loc["x", "n"]
     np.float64(2.0)
     """
-    return intervals(means_over_tasks(rows, by, column), by, column, level)
+    return intervals(_means_by_seed(rows, by, column), by, column, level)
 
 
-def means_over_tasks(rows: pd.DataFrame, by: Sequence[str], column: str) -> pd.DataFrame:
+def _means_by_seed(rows: pd.DataFrame, by: Sequence[str], column: str) -> pd.DataFrame:
     """Return the mean over tasks of a column for every group and seed, on common runs."""
     known = rows.dropna(subset=[column])
     if known.empty:
