@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
@@ -178,15 +178,20 @@ def own_table(
     table = OwnTable(task, ready, mended, found.source, found.notes, found.checks)
     table.checks.extend(_slips(table, frame.index))
     strays = stray_numbers(mended, numeric)
-    table.checks.extend(
-        f"{column}: {_count(int(rows.sum()), 'cell')} apart from all others, which nothing else in "
-        f"these rows explains: another unit, or a code for a missing value? "
-        f"({_rows(frame.index[rows])})."
-        for column, rows in strays.items()
-    )
+    table.checks.extend(_strays(strays, frame.index))
     table.checks.extend(_plain_checks(ready, task, frame.index, known=strays))
     brought_back = {c: in_usual_unit(mended[c], rows) for c, rows in strays.items()}
     return replace(table, mended=mended.assign(**brought_back))
+
+
+def _strays(strays: Mapping[str, pd.Series], names: pd.Index) -> list[str]:
+    """Say which columns have a group of numbers far from all others."""
+    return [
+        f"{column}: {_count(int(rows.sum()), 'cell')} apart from all others, which nothing else in "
+        "these rows explains: another unit, or a code for a missing value? "
+        f"({_rows(names[rows])})."
+        for column, rows in strays.items()
+    ]
 
 
 def _slips(table: OwnTable, names: pd.Index) -> list[str]:
@@ -264,30 +269,16 @@ def without_label(labels: pd.Series) -> np.ndarray:
 def _label(found: _Columns, labels: pd.Series, kind: Kind) -> tuple[Label, pd.Series]:
     """Return what the label is, and the labels as the task wants them."""
     numbers = as_numbers(labels)
-    odd = labels[numbers.isna()]
-    found_odd = (
-        ""
-        if odd.empty
-        else f"{_count(len(odd), 'row')}, such as {odd.iloc[0]!r} in "
-        + (f"row {_row(odd.index[0])}")
-    )
-    if kind == "regression" and len(odd):
+    odd = _odd_labels(labels[numbers.isna()])
+    if kind == "regression" and odd:
         raise DataError(
-            f"the label {labels.name!r} is no number everywhere ({found_odd}): mend these cells, "
-            "or empty them to leave their rows out."
+            f"the label {labels.name!r} is no number everywhere ({odd}): mend these cells, or "
+            "empty them to leave their rows out."
         )
-    whole = bool((numbers.dropna() % 1 == 0).all())
-    many = numbers.nunique() > (FEW_NUMBERS if whole else 2)
+    few = FEW_NUMBERS if _are_whole(numbers) else 2
     is_number = numbers.notna().all() and not pd.api.types.is_bool_dtype(labels.dtype)
-    if kind == "regression" or (kind == "auto" and is_number and many):
-        if numbers.nunique() < 2:
-            raise DataError(f"the label {labels.name!r} has one value only: nothing to learn.")
-        values = numbers.astype(float)
-        if whole and float(values.abs().max()) < 2**53:
-            values = values.astype(np.int64)
-        far = is_far(values)  # a few of these should not set the scale
-        near = values[~far] if far.mean() <= FEW_FAR else values
-        return Number(float(near.min()), float(near.max())), values
+    if kind == "regression" or (kind == "auto" and is_number and numbers.nunique() > few):
+        return _number_label(numbers)
     text = _one_spelling(found, as_text(labels, NO_LABEL), numbers).astype(object)
     names = tuple(sorted(text.unique()))
     if len(names) < 2:
@@ -298,9 +289,31 @@ def _label(found: _Columns, labels: pd.Series, kind: Kind) -> tuple[Label, pd.Se
             f"the label {labels.name!r} has {len(names)} different values in {len(text)} rows, too "
             f"many for classes (at most {most}) and no numbers."
             + (" Numbers: choose regression." if is_number else "")
-            + (f" All but {found_odd} are numbers." if 0 < len(odd) < len(text) / 2 else "")
+            + (f" All but {odd} are numbers." if 0.5 < numbers.notna().mean() < 1 else "")
         )
     return Classes(names), text
+
+
+def _number_label(numbers: pd.Series) -> tuple[Label, pd.Series]:
+    if numbers.nunique() < 2:
+        raise DataError(f"the label {numbers.name!r} has one value only: nothing to learn.")
+    values = numbers.astype(np.int64) if _are_whole(numbers) else numbers
+    far = is_far(values)  # a few of these should not set the scale
+    near = values[~far] if far.mean() <= FEW_FAR else values
+    return Number(float(near.min()), float(near.max())), values
+
+
+def _are_whole(numbers: pd.Series) -> bool:
+    """Say whether all numbers that are there are whole, and small enough to be written so."""
+    known = numbers.dropna()
+    return bool((known % 1 == 0).all()) and not float(known.abs().max()) >= 2**53
+
+
+def _odd_labels(odd: pd.Series) -> str:
+    """Say how many labels are no numbers, and name one; nothing if there are none."""
+    if odd.empty:
+        return ""
+    return f"{_count(len(odd), 'row')}, such as {odd.iloc[0]!r} in row {_row(odd.index[0])}"
 
 
 def _one_spelling(found: _Columns, text: pd.Series, numbers: pd.Series) -> pd.Series:
@@ -352,7 +365,7 @@ def _add_number(found: _Columns, name: str, cells: pd.Series, numbers: pd.Series
     if known.nunique() < 2:
         found.notes.append(_same_everywhere(name, len(known)))
         return
-    whole = bool((known % 1 == 0).all()) and float(known.abs().max()) < 2**53
+    whole = _are_whole(numbers)
     counts_up = whole and len(known) == len(numbers) and (known.diff().dropna() == 1).all()
     if counts_up or (whole and ID_NAME.search(name) and known.is_unique):
         found.notes.append(f"{name} was left out: it numbers the rows.")
