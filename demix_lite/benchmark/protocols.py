@@ -13,6 +13,7 @@ The validation set is new in every judged run, whatever the protocol: errors, ro
 the M samples are drawn from the run's own seed.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -284,8 +285,11 @@ def environment_bank(
     )
     bar = tqdm(made, total=len(work), desc="environments", disable=None)
     bank: Bank = {name: [] for name in tasks}
-    for (name, _), environments in zip(work, bar, strict=True):
-        bank[name].extend(environments)
+    with warnings.catch_warnings():
+        # joblib exchanges workers that have grown large, which is meant to be.
+        warnings.filterwarnings("ignore", message="A worker stopped")
+        for (name, _), environments in zip(work, bar, strict=True):
+            bank[name].extend(environments)
     return bank
 
 
