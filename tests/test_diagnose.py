@@ -13,6 +13,8 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -564,6 +566,20 @@ def test_dates_in_many_ways_of_writing(written, note):
     table = own_table(people(200).assign(seen=cells), "buys")
     assert table.frame["seen (days)"].tolist() == list(range(200))
     assert any(said.startswith(f"seen is a date{note};") for said in table.notes)
+
+
+def test_a_repaired_file_has_the_types_and_the_line_ends_of_the_file(quick, tmp_path):
+    frame = with_prices().assign(rooms=pd.array([None, 2, 3, 4] * 100, dtype="Int64"))
+    frame.to_parquet(tmp_path / "t.parquet")
+    outcome = diagnose_file(tmp_path / "t.parquet", "price")
+    write_outcome(outcome, tmp_path, repaired=".parquet")
+    before, after = (pq.read_schema(tmp_path / f"{name}.parquet") for name in ("t", "repaired"))
+    assert after.field("rooms").type == before.field("rooms").type == pa.int64()
+    frame.to_csv(tmp_path / "t.csv", index=False, lineterminator="\r\n")
+    outcome = diagnose_file(tmp_path / "t.csv", "price")
+    write_outcome(outcome, tmp_path, repaired=".csv")
+    given, written = ((tmp_path / f"{name}.csv").read_bytes() for name in ("t", "repaired"))
+    assert written.count(b"\r\n") == given.count(b"\r\n") == written.count(b"\n")
 
 
 def test_a_label_that_is_no_number_everywhere_is_named_with_its_row(capsys, tmp_path):

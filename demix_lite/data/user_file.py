@@ -60,7 +60,7 @@ def read_user_file(path: Path | str, *, encoding: str | None = None) -> pd.DataF
     -------
     DataFrame
         Cells as text (CSV) or as the file types them (Parquet), rows numbered from 0. The
-        ``attrs`` of text are its separator and encoding, as ``to_csv`` takes them.
+        ``attrs`` of text are its separator, encoding and line ends, as ``to_csv`` takes them.
 
     Raises
     ------
@@ -115,7 +115,11 @@ def _read_parquet(path: Path) -> pd.DataFrame:
     try:
         about = pq.ParquetFile(path)
         check_shape(about.metadata.num_rows, list(about.schema_arrow.names), path)
-        return about.read().to_pandas(ignore_metadata=True).reset_index(drop=True)
+        frame = about.read().to_pandas(ignore_metadata=True).reset_index(drop=True)
+        for field in about.schema_arrow:
+            if pa.types.is_integer(field.type) and frame[field.name].isna().any():
+                frame[field.name] = frame[field.name].astype("Int64")  # not numbers with a point
+        return frame
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DemixError(f"{path} is not a Parquet file that can be read.") from error
 
@@ -152,7 +156,8 @@ def _read_text(path: Path, encoding: str | None) -> pd.DataFrame:
     frame.columns = pd.Index(names)
     check_shape(len(frame), names, path)
     frame = frame.fillna("")
-    frame.attrs = {"sep": delimiter, "encoding": encoding}
+    ends = "\r\n" if "\r\n" in text[: 2**20] else "\n"
+    frame.attrs = {"sep": delimiter, "encoding": encoding, "lineterminator": ends}
     return frame
 
 

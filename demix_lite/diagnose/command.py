@@ -24,7 +24,7 @@ from demix_lite.tasks.labels import Number
 from demix_lite.tasks.own_table import DataError, Kind, check_target, without_label
 from demix_lite.tasks.reading import has_decimal_comma, unit_of, without_unit
 
-AS_READ = ("sep", "encoding")
+AS_READ = ("sep", "encoding", "lineterminator")
 """What is remembered of a text file, so that a repaired one is written alike."""
 
 
@@ -211,7 +211,7 @@ def diagnose_frame(
 def write_outcome(outcome: Outcome, folder: Path, *, repaired: str = "") -> list[Path]:
     """Write ``diagnosis.csv``, ``report.html`` and, if a suffix is given, the repaired file.
 
-    Repaired text has the separator and the encoding of the file.
+    Repaired text has the separator, the encoding and the line ends of the file.
     """
     writers = {
         "diagnosis.csv": lambda p: without_formulas(outcome.diagnosis()).to_csv(p, index=False),
