@@ -554,6 +554,14 @@ def test_a_word_for_what_is_missing_keeps_a_column_one_of_numbers(unit):
     assert "income" in own_table(frame.assign(income=few), "buys").task.categorical
 
 
+def test_a_number_below_what_could_be_measured_is_that_number():
+    cells = ["<0.5" if i % 3 == 0 else f"{i / 10}" for i in range(200)]
+    table = own_table(people(200).assign(lead=cells), "buys")
+    assert table.frame["lead"][0] == 0.5
+    assert table.frame["lead"].notna().all()
+    assert any("67 cells < or > was" in note for note in table.notes)
+
+
 @pytest.mark.parametrize(
     ("written", "note"),
     [("2024/{m}/{d}", ""), ("{d}-{name}-2024", ""), ("{name} {d}, 2024", ""),

@@ -79,7 +79,7 @@ class DataDebugger(BaseEstimator):
     shortcuts_ : list of NamedShortcut
         Suspected shortcuts.
     repaired_ : DataFrame
-        Features and label as the model reads them, repaired.
+        Features and label as the model reads them, repaired; the label with what is suggested.
     witnesses_ : DataFrame
         The validation rows that the most suspicious rows help and harm most.
     score_ : Score

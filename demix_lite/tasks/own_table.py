@@ -13,6 +13,7 @@ import pandas as pd
 from demix_lite.errors import DemixError
 from demix_lite.tasks.labels import Classes, Label, Number
 from demix_lite.tasks.reading import (
+    LIMIT,
     MOSTLY,
     NO_LABEL,
     are_codes,
@@ -373,6 +374,8 @@ def _add_number(found: _Columns, name: str, cells: pd.Series, numbers: pd.Series
     if any(unit := unit_of(cells)):
         found.notes.append(f"{name} was read without its unit, {''.join(unit).strip()!r}.")
     filled = numbers.astype(np.int64) if whole and len(known) == len(numbers) else numbers
+    if limits := int(cells.dropna().str.match(LIMIT).sum()):
+        found.notes.append(f"{name}: in {_count(limits, 'cell')} < or > was left out.")
     _say_unread(found, name, cells, numbers)
     found.add(name, filled, mended_numbers(filled, cells))
 

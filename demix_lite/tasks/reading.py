@@ -28,6 +28,9 @@ APART = re.compile(r"(?<=\d)['\u2019\u00a0\u202f](?=\d{3}(?!\d))")
 NEGATIVE = re.compile(r"^(?:\((?P<owed>[^()]*\d[^()]*)\)|[-\u2212](?P<money>[$€£¥].*))$")
 """An accountant's (1,200), and -$5."""
 
+LIMIT = re.compile(r"^[<>\u2264\u2265~\u2248]=?\s*(?=[-\d.])")
+"""Before a number that is only known to be smaller or larger, such as <0.5."""
+
 NUMBER_WITH_UNIT = (
     r"^((?:[$€£¥]|USD|EUR|GBP|CHF)\s*)?([-+]?\d[\d.,]*)(\s*[^\d\s.,+-][^\d.,+-]{0,7})?$"
 )
@@ -73,7 +76,7 @@ def as_numbers(values: pd.Series) -> pd.Series:
     --------
     >>> as_numbers(pd.Series(["$1,200.50", "-$7", "($12)", "soon"])).tolist()
     [1200.5, -7.0, -12.0, nan]
-    >>> as_numbers(pd.Series(["1'030.5", "2"])).tolist(), as_numbers(pd.Series(["3,5"])).tolist()
+    >>> as_numbers(pd.Series(["1'030.5", "<2"])).tolist(), as_numbers(pd.Series(["3,5"])).tolist()
     ([1030.5, 2.0], [3.5])
     """
     if not pd.api.types.is_numeric_dtype(values.dtype):
@@ -139,7 +142,7 @@ def without_unit(text: pd.Series) -> pd.Series:
 
 
 def _signed(text: pd.Series) -> pd.Series:
-    """Return (1,200) as -1,200, -$5 as $-5, and 1'030 as 1030; other cells as they are."""
+    """Return (1,200) as -1,200, -$5 as $-5, 1'030 as 1030, <5 as 5; other cells as they are."""
 
     def rewritten(cell: object) -> object:
         if not isinstance(cell, str):
@@ -147,7 +150,7 @@ def _signed(text: pd.Series) -> pd.Series:
         if match := NEGATIVE.match(cell):
             amount = (match["owed"] or match["money"]).strip()
             cell = f"{amount[0]}-{amount[1:]}" if amount[0] in "$€£¥" else f"-{amount}"
-        return APART.sub("", cell)
+        return APART.sub("", LIMIT.sub("", cell))
 
     return text.map(rewritten)
 
