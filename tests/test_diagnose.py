@@ -562,6 +562,18 @@ def test_a_number_below_what_could_be_measured_is_that_number():
     assert any("67 cells < or > was" in note for note in table.notes)
 
 
+def test_names_of_groups_with_smaller_and_larger_are_no_numbers():
+    frame = people(200)
+    pay = np.where(frame["buys"] == "yes", ">50K", "<=50K")
+    assert own_table(frame.assign(buys=pay), "buys").task.label.names == ("<=50K", ">50K")
+    assert "pay" in own_table(frame.assign(pay=pay), "buys").task.categorical
+    few = np.where(frame.index % 3, "30", "<30")
+    assert own_table(frame.assign(buys=few), "buys").task.label.names == ("30", "<30")
+    again = np.where(frame.index % 2, "NO", np.where(frame.index % 3, "<30", ">30"))
+    assert own_table(frame.assign(buys=again), "buys").task.label.names == ("<30", ">30", "NO")
+    assert "again" in own_table(frame.assign(again=again), "buys").task.categorical
+
+
 @pytest.mark.parametrize(
     ("written", "note"),
     [("2024/{m}/{d}", ""), ("{d}-{name}-2024", ""), ("{name} {d}, 2024", ""),

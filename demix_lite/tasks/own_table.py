@@ -280,7 +280,7 @@ def _label(found: _Columns, labels: pd.Series, kind: Kind) -> tuple[Label, pd.Se
     is_number = numbers.notna().all() and not pd.api.types.is_bool_dtype(labels.dtype)
     if kind == "regression" or (kind == "auto" and is_number and numbers.nunique() > few):
         return _number_label(numbers)
-    text = _one_spelling(found, as_text(labels, NO_LABEL), numbers).astype(object)
+    text = _one_spelling(found, as_text(labels, NO_LABEL)).astype(object)
     names = tuple(sorted(text.unique()))
     if len(names) < 2:
         raise DataError(f"the label {labels.name!r} has 1 class only ({names[0]}); two are needed.")
@@ -317,9 +317,10 @@ def _odd_labels(odd: pd.Series) -> str:
     return f"{_count(len(odd), 'row')}, such as {odd.iloc[0]!r} in row {_row(odd.index[0])}"
 
 
-def _one_spelling(found: _Columns, text: pd.Series, numbers: pd.Series) -> pd.Series:
+def _one_spelling(found: _Columns, text: pd.Series) -> pd.Series:
     """Return class names of which none differ in case alone, or as 1 and 1.0 do."""
     key = text.str.casefold().where(text.str.len() > 1, text)
+    numbers = pd.to_numeric(text, errors="coerce")
     if numbers.notna().all():
         key = numbers.map("{:.15g}".format)
     often = pd.DataFrame({"key": key, "text": text}).value_counts()[::-1]

@@ -72,15 +72,23 @@ def as_text(values: pd.Series, missing: frozenset[str] = MISSING_WORDS) -> pd.Se
 def as_numbers(values: pd.Series) -> pd.Series:
     """Return finite numbers, NaN where a cell is none.
 
+    Where fewer than half of the cells have a < or >, such as <0.5, it is left out; otherwise they
+    are names of groups.
+
     Examples
     --------
     >>> as_numbers(pd.Series(["$1,200.50", "-$7", "($12)", "soon"])).tolist()
     [1200.5, -7.0, -12.0, nan]
-    >>> as_numbers(pd.Series(["1'030.5", "<2"])).tolist(), as_numbers(pd.Series(["3,5"])).tolist()
+    >>> as_numbers(pd.Series(["1'030.5", "2"])).tolist(), as_numbers(pd.Series(["3,5"])).tolist()
     ([1030.5, 2.0], [3.5])
+    >>> as_numbers(pd.Series(["<=50K", ">50K"])).tolist()
+    [nan, nan]
     """
     if not pd.api.types.is_numeric_dtype(values.dtype):
         text = as_text(values)
+        limited = text.dropna().str.match(LIMIT)
+        if limited.any() and limited.mean() < 0.5:
+            text = text.str.replace(LIMIT, "", regex=True)
         values = pd.to_numeric(text, errors="coerce")
         if (values.isna() & text.notna()).any():
             values = pd.to_numeric(_with_points(without_unit(text)), errors="coerce")
@@ -142,7 +150,7 @@ def without_unit(text: pd.Series) -> pd.Series:
 
 
 def _signed(text: pd.Series) -> pd.Series:
-    """Return (1,200) as -1,200, -$5 as $-5, 1'030 as 1030, <5 as 5; other cells as they are."""
+    """Return (1,200) as -1,200, -$5 as $-5, and 1'030 as 1030; other cells as they are."""
 
     def rewritten(cell: object) -> object:
         if not isinstance(cell, str):
@@ -150,7 +158,7 @@ def _signed(text: pd.Series) -> pd.Series:
         if match := NEGATIVE.match(cell):
             amount = (match["owed"] or match["money"]).strip()
             cell = f"{amount[0]}-{amount[1:]}" if amount[0] in "$€£¥" else f"-{amount}"
-        return APART.sub("", LIMIT.sub("", cell))
+        return APART.sub("", cell)
 
     return text.map(rewritten)
 
