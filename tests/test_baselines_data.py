@@ -26,6 +26,7 @@ from demix_lite.baselines.looks import (
     out_of_fold,
     targets,
 )
+from demix_lite.cross_fit import in_bins
 from demix_lite.detector import make_environment
 from demix_lite.diagnosis import ERROR_TYPES, score
 from demix_lite.errors import DemixError
@@ -363,3 +364,16 @@ def test_doubt_is_what_the_own_label_lacks(judged):
     picked = said if said.ndim == 1 else said[np.arange(len(own)), own]
     expected = np.abs(picked - own) if said.ndim == 1 else 1 - picked
     np.testing.assert_allclose(doubt(judged.run), expected)
+
+
+def test_numbers_in_bins_keep_their_order_and_what_is_missing():
+    rng = np.random.default_rng(0)
+    x = np.column_stack([rng.lognormal(size=2000), rng.integers(0, 9, 2000)])
+    x[:5, 0] = np.nan
+    binned = in_bins(x)
+    np.testing.assert_array_equal(binned[:, 1], x[:, 1])
+    assert np.isnan(binned[:5, 0]).all()
+    assert len(np.unique(binned[5:, 0])) == 255
+    order = np.argsort(x[5:, 0])
+    assert (np.diff(binned[5:, 0][order]) >= 0).all()
+    assert np.bincount(binned[5:, 0].astype(int)).max() <= 9

@@ -24,7 +24,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from demix_lite.cross_fit import held_out
+from demix_lite.cross_fit import held_out, in_bins
 from demix_lite.detector.ranks import normal_ranks
 from demix_lite.detector.runs import Run
 from demix_lite.detector.shortcuts import Candidates, ShortcutScorer, candidates, train_scorer
@@ -118,7 +118,7 @@ def label_support(rows: Rows, trust: np.ndarray, *, seed: int = 0) -> np.ndarray
     kind = HistGradientBoostingClassifier if rows.classes else HistGradientBoostingRegressor
     categorical = rows.categorical[:-1]
     model = kind(**TREES, **SUPPORT_TREES, categorical_features=categorical, random_state=0)
-    x, y = rows.columns[:, :-1], rows.columns[:, -1]
+    x, y = in_bins(rows.columns[:, :-1]), rows.columns[:, -1]
     said = held_out(model, x, y, classes=rows.classes, weights=weights, folds=FOLDS, seed=seed)
     describe = _class_support if rows.classes else _number_support
     return describe(said, y, weights)
