@@ -218,10 +218,11 @@ import sys, time
 from pathlib import Path
 from demix_lite.benchmark import suite
 judge, METHODS = suite.judge, ("random", "oracle", "composite")
+judged = []
 def slowly(*arguments, **options):
-    done = judge(*arguments, **options)
-    time.sleep(float(sys.argv[2]))
-    return done
+    time.sleep(float(sys.argv[2]) if judged else 0)
+    judged.append(judge(*arguments, **options))
+    return judged[-1]
 suite.judge = slowly
 suite.TUNING_INJECTIONS, suite.TUNING_ROWS = 1, 200
 suite.environment_bank = lambda tasks, **options: {task: [] for task in tasks}
