@@ -17,6 +17,9 @@ from demix_lite.errors import DemixError
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+LONGEST_LABEL = 30
+"""Letters of a label that fit below a panel beside others."""
+
 COLOURS = {
     "none": "#8c8c8c",
     "label": "#0072B2",
@@ -26,6 +29,7 @@ COLOURS = {
 }
 MARKERS = {"none": ".", "label": "o", "feature": "s", "spurious": "^", "several": "D"}
 LINES = {"label": "-", "feature": "--", "spurious": "-."}
+
 SERIES = (
     *(("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^")),
     *(("#CC79A7", "D"), ("#E69F00", "v"), ("#56B4E9", "P")),
@@ -207,14 +211,15 @@ def dot_panels(
             axes.plot(x, y, marker, color=colour, markersize=6)
             if np.isfinite(x):
                 where: Any = {"xytext": (6, 0), "textcoords": "offset points", "va": "center"}
-                text = f"{round(x, digits) + 0.0:.{digits}f}"  # no negative zero
-                axes.annotate(text, (high, y), fontsize=8, color=colour, **where)
+                axes.annotate(_written(x, digits), (high, y), fontsize=8, color=colour, **where)
         axes.set_yticks(range(len(mean)), list(mean.index))
         axes.set_title(name, fontsize="medium")
         axes.set_ylim(len(mean) - 0.4, -0.6)
         axes.tick_params(labelbottom=True)
         if not share or len(drawn) + columns >= len(mean.columns):  # nothing stands below
-            axes.set_xlabel(unit if isinstance(unit, str) else unit[str(name)])
+            label = unit if isinstance(unit, str) else unit[str(name)]
+            long = columns > 1 and len(label) > LONGEST_LABEL
+            axes.set_xlabel(label.replace(" (", "\n(") if long else label)
         axes.grid(axis="x", alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         axes.margins(x=0.2)
@@ -223,6 +228,19 @@ def dot_panels(
     for axes in grid.flat[len(drawn) :]:
         axes.set_visible(False)
     return drawn
+
+
+def _written(value: float, digits: int) -> str:
+    """Return a number with so many decimals, or with one digit where these would show none.
+
+    Examples
+    --------
+    >>> _written(0.0376, 3), _written(0.0004, 3), _written(-1e-12, 3)
+    ('0.038', '0.0004', '0.000')
+    """
+    if 1e-6 <= abs(value) < 0.5 * 10**-digits:
+        return f"{value:.1g}"
+    return f"{round(value, digits) + 0.0:.{digits}f}"  # no negative zero
 
 
 def curves(
