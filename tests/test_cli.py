@@ -169,6 +169,9 @@ def test_the_benchmark_asks_for_what_was_named(no_work, tmp_path, capsys):
     assert [(c.task, c.entries) for c in no_work[2][0][0]] == [
         (task, (("random", "in-task"),)) for task in ("bank", "air")
     ]
+    every = family_tasks("tabular")
+    assert cli.main(["bench", "--quick", "--tasks", *every, "--ledger", str(ledger)]) == 0
+    assert [cell.task for cell in no_work[3][0][0]] == list(every)
     assert str(ledger) in capsys.readouterr().out
 
 

@@ -93,6 +93,13 @@ def keys_of(path: Path, key: Sequence[str]) -> set[tuple[str, ...]]:
     """
     if not path.exists():
         return set()
+    header, *lines = _lines(path)
+    places = [header.index(column) for column in key]
+    return {tuple(line[place] for place in places) for line in lines}
+
+
+def _lines(path: Path) -> list[list[str]]:
+    """Return the values of every line, the header first; refuse one with too few or too many."""
     with path.open(encoding="utf-8", newline="") as file:
         header, *lines = csv.reader(file)
     for number, line in enumerate(lines, start=2):
@@ -101,8 +108,7 @@ def keys_of(path: Path, key: Sequence[str]) -> set[tuple[str, ...]]:
                 f"line {number} of {path} has {len(line)} values instead of {len(header)}; "
                 "take it out, and the same command runs it again."
             )
-    places = [header.index(column) for column in key]
-    return {tuple(line[place] for place in places) for line in lines}
+    return [header, *lines]
 
 
 def check_columns(path: Path, columns: Sequence[str] = COLUMNS) -> None:
@@ -136,8 +142,10 @@ def read_ledger(path: Path) -> pd.DataFrame:
     >>> read_ledger(Path("no-such-ledger.csv")).empty
     True
     """
-    keys_of(path, ())
-    return pd.read_csv(path) if path.exists() else pd.DataFrame(columns=list(COLUMNS))
+    if not path.exists():
+        return pd.DataFrame(columns=list(COLUMNS))
+    _lines(path)  # pandas would fill a line that is too short
+    return pd.read_csv(path)
 
 
 def peak_megabytes(device: str | None) -> float:

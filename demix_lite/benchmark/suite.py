@@ -84,7 +84,8 @@ def suite(family: str, *, quick: bool = False, tasks: Collection[str] = ()) -> l
     for task in tasks:
         if task not in known:
             raise unknown_name(f"task of the suite {family}", task, known)
-    tasks = tuple(task for task in known if task in tasks or not tasks)
+    asked = tuple(task for task in known if task in tasks)
+    tasks = asked or known
     standard, *others = get_task(tasks[0]).architectures
     fitting = (name for name, kind in BASELINES.items() if kind.applies_to(get_task(tasks[0])))
     more = {"practised": family in PRACTISING, "other-family": family in OTHER_FAMILY}
@@ -95,8 +96,8 @@ def suite(family: str, *, quick: bool = False, tasks: Collection[str] = ()) -> l
     )
     if quick:
         few = (("demix_lite", "unified"), ("composite", "in-task"), ("random", "in-task"))
-        chosen = tasks if len(tasks) < len(known) else tasks[:1]
-        return [Cell(task, standard, 0.5, 0, (*few, ("oracle", "in-task"))) for task in chosen]
+        entries = (*few, ("oracle", "in-task"))
+        return [Cell(task, standard, 0.5, 0, entries) for task in asked or known[:1]]
     main = tuple(
         entry for entry in everyone if entry[0] in MAIN and entry[1] in ("in-task", "unified")
     )

@@ -31,8 +31,6 @@ class Label(ABC):
         Number of classes; 0 for a number.
     two_sided : bool
         Whether another label always lies on the other side of a shortcut, as with two classes.
-    other_known : bool
-        Whether only one other label is possible, so that a wrong one says which is right.
     least_doubt : float
         Probability of a label error below which a repair trusts the label all the same.
     """
@@ -42,8 +40,12 @@ class Label(ABC):
     outputs: int
     classes: int
     two_sided: bool
-    other_known: bool
     least_doubt: float = 0.0
+
+    @property
+    def other_known(self) -> bool:
+        """Whether only one other label is possible, so that a wrong one says which is right."""
+        return self.classes == 2
 
     @abstractmethod
     def encode(self, labels: pd.Series) -> Tensor:
@@ -109,11 +111,6 @@ class Classes(Label):
 
     @property
     def two_sided(self) -> bool:  # type: ignore[override]
-        """True with two classes."""
-        return len(self.names) == 2
-
-    @property
-    def other_known(self) -> bool:  # type: ignore[override]
         """True with two classes."""
         return len(self.names) == 2
 
@@ -253,7 +250,6 @@ class Number(Label):
     outputs = 1
     classes = 0
     two_sided = False
-    other_known = False
 
     def encode(self, labels: pd.Series) -> Tensor:
         """Return the labels with the range scaled to [0, 1], float32, shape ``(n,)``."""
