@@ -57,6 +57,10 @@ HEAD_START = 4
 PRACTISING = ("tabular",)
 """Families of whose data other questions can be asked."""
 
+PLAIN_SUPPORT = ("recommendation",)
+"""Families with runs whose first verdicts say next to nothing: an outlying number of the items
+leaves a click model so poor that its gradients do not tell right clicks from wrong ones."""
+
 NAMES = {
     "unified": "{family}",
     "practised": "{family}-practised",
@@ -145,7 +149,7 @@ def curricula(family: str) -> dict[str, Curriculum]:
         name = NAMES[protocol].format(family=family, **left)
         start = None if protocol == "paper" else BEGINS_WITH.get(family)
         steps = STEPS[protocol] // (HEAD_START if start else 1)
-        return Curriculum(name, protocol, tasks, known, _settings(protocol, steps), start)
+        return Curriculum(name, protocol, tasks, known, _settings(protocol, family, steps), start)
 
     plans = [
         plan("unified"),
@@ -165,7 +169,7 @@ def _without(names: tuple[str, ...], one: str) -> tuple[str, ...]:
     return tuple(name for name in names if name != one)
 
 
-def _settings(protocol: str, steps: int) -> DetectorSettings:
+def _settings(protocol: str, family: str, steps: int) -> DetectorSettings:
     training = TrainingSettings(steps=steps)
     if protocol == "paper":
         # The paper's channels and network: absolute values, induced blocks, no second pass.
@@ -178,7 +182,11 @@ def _settings(protocol: str, steps: int) -> DetectorSettings:
             rounds=0,
             training=training,
         )
-    return DetectorSettings(whole_runs=WHOLE_RUNS.get(protocol, 30), training=training)
+    return DetectorSettings(
+        plain_support=family in PLAIN_SUPPORT,
+        whole_runs=WHOLE_RUNS.get(protocol, 30),
+        training=training,
+    )
 
 
 def curriculum_for(protocol: str, task_name: str, architecture: str) -> Curriculum:

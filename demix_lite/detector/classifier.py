@@ -53,6 +53,8 @@ class DetectorSettings:
         Width of the set transformer.
     rounds : int
         How often the verdicts on similar rows are taken into account; 0 for the first pass alone.
+    plain_support : bool
+        Whether the second pass also hears how well the rows support every label if all count alike.
     whole_runs : int
         Whole runs judged for the second pass, at most; two fifths as many calibrate.
     training : TrainingSettings
@@ -66,6 +68,7 @@ class DetectorSettings:
     summarise: bool = True
     width: int = 64
     rounds: int = 2
+    plain_support: bool = False
     whole_runs: int = 60
     training: TrainingSettings = field(default_factory=TrainingSettings)
 
@@ -101,7 +104,10 @@ class ErrorDetector:
                 relative=self.settings.relative,
                 summarise=self.settings.summarise,
             )
-            self.rounds = [SecondPass(2 * width) for _ in range(self.settings.rounds)]
+            plain = self.settings.plain_support
+            self.rounds = [
+                SecondPass(2 * width, plain_support=plain) for _ in range(self.settings.rounds)
+            ]
         parts = {"first": self.first, "rounds": nn.ModuleList(self.rounds)}
         self.network = nn.ModuleDict(parts)
         self.calibration = np.tile([1.0, 0.0], (3, 1))

@@ -6,7 +6,8 @@ models of the run average the mistakes away and keep the cause; none of them see
 
 - *Consensus*: trees predict the verdict on a row from the rows and verdicts of the other folds.
 - *Label support*: trees predict its label from the other folds, whose rows count in proportion to
-  the trust that the verdicts leave in them.
+  the trust that the verdicts leave in them; on request once more with all rows alike, for runs
+  whose first verdicts are no better than chance.
 - *Shortcuts*: simple rules that would explain the spurious verdicts (see ``shortcuts``).
 
 A small network joins them with the row's own evidence. It may be applied in rounds, each on the
@@ -15,6 +16,7 @@ verdicts of the round before.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -38,8 +40,9 @@ FOLDS = 3
 LEAST_TRUST = 0.02
 SMALLEST = 1e-4
 LABEL_BINS = 20
-EVIDENCE = 22
-"""Numbers beside the hidden features: 4 × 3 of verdicts and consensus, 6 of labels, 4 of rules."""
+SUPPORT = 6
+EVIDENCE = 16 + SUPPORT
+"""Numbers beside the hidden features: 4 × 3 of verdicts and consensus, 4 of rules, 6 of labels."""
 
 WIDTH, EPOCHS = 96, 8
 
@@ -67,6 +70,11 @@ class Rows:
         """Return the rows of a run."""
         columns, categorical = run.columns()
         return cls(columns, categorical, run.task.label.classes)
+
+    @cached_property
+    def plain_support(self) -> np.ndarray:
+        """Support of every label by all other rows alike, see :func:`label_support`."""
+        return label_support(self, np.ones(len(self.columns)))
 
 
 def consensus(rows: Rows, verdicts: np.ndarray, *, seed: int = 0) -> np.ndarray:
@@ -163,16 +171,21 @@ class Judged:
 
 
 class SecondPass(nn.Module):
-    """One round: joins the evidence of a row with what the run says about rows like it."""
+    """One round: joins the evidence of a row with what the run says about rows like it.
+
+    With ``plain_support`` it also hears how well labels are supported whatever the verdicts are.
+    """
 
     calibration: Tensor
 
-    def __init__(self, hidden: int):
+    def __init__(self, hidden: int, *, plain_support: bool = False):
         super().__init__()
+        self.plain_support = plain_support
+        width = hidden + EVIDENCE + SUPPORT * plain_support
         self.register_buffer("calibration", torch.tensor([[1.0, 0.0]] * 3))
         self.shortcuts = ShortcutScorer()
         self.layers = nn.Sequential(
-            *(nn.Linear(hidden + EVIDENCE, WIDTH), nn.GELU(), nn.Dropout(0.1)),
+            *(nn.Linear(width, WIDTH), nn.GELU(), nn.Dropout(0.1)),
             nn.Linear(WIDTH, 3),
         )
 
@@ -181,7 +194,7 @@ class SecondPass(nn.Module):
         """Return the next verdicts on the rows of a run, logits of shape ``(N, 3)``."""
         verdicts = self._verdicts(run)
         broken = self.shortcuts.evidence(_candidates(run.rows, verdicts))
-        return self.layers(_evidence(run, verdicts, broken))
+        return self.layers(self._evidence(run, verdicts, broken))
 
     def fit(
         self, runs: Sequence[Judged], truths: Sequence[np.ndarray], *, seed: int
@@ -192,7 +205,7 @@ class SecondPass(nn.Module):
         self.calibration.copy_(torch.from_numpy(calibrate(logits, together)))
         verdicts = [self._verdicts(run) for run in runs]
         broken = self._fit_shortcuts(runs, verdicts, truths, seed)
-        evidence = [_evidence(*each) for each in zip(runs, verdicts, broken, strict=True)]
+        evidence = [self._evidence(*each) for each in zip(runs, verdicts, broken, strict=True)]
         _train(self.layers, torch.cat(evidence), torch.from_numpy(together), seed)
         with torch.no_grad():
             return [self.layers(x) for x in evidence]
@@ -220,24 +233,21 @@ class SecondPass(nn.Module):
         train_scorer(self.shortcuts, found, spurious, seed=seed)
         return evidence
 
+    def _evidence(self, run: Judged, verdicts: np.ndarray, broken: np.ndarray) -> Tensor:
+        """Join hidden features with all that is known of the rows, side by side."""
+        seed = len(verdicts)  # fixes the folds
+        agreed = consensus(run.rows, verdicts, seed=seed)
+        extra = [
+            *(_logit(verdicts), _logit(agreed), normal_ranks(verdicts), normal_ranks(agreed)),
+            label_support(run.rows, 1 - verdicts[:, 0], seed=seed),
+            *(_logit(broken), normal_ranks(broken)),
+            *([run.rows.plain_support] if self.plain_support else []),
+        ]
+        return torch.cat([run.hidden, torch.from_numpy(np.hstack(extra)).float()], dim=1)
+
 
 def _candidates(rows: Rows, verdicts: np.ndarray) -> Candidates:
     return candidates(rows.columns, verdicts, categorical=rows.categorical, classes=rows.classes)
-
-
-def _evidence(run: Judged, verdicts: np.ndarray, broken: np.ndarray) -> Tensor:
-    """Join hidden features with all that is known of the rows, ``(N, hidden + EVIDENCE)``."""
-    seed = len(verdicts)  # fixes the folds
-    agreed = consensus(run.rows, verdicts, seed=seed)
-    support = label_support(run.rows, 1 - verdicts[:, 0], seed=seed)
-    extra = np.hstack(
-        [
-            *(_logit(verdicts), _logit(agreed), normal_ranks(verdicts), normal_ranks(agreed)),
-            support,
-            *(_logit(broken), normal_ranks(broken)),
-        ]
-    )
-    return torch.cat([run.hidden, torch.from_numpy(extra).float()], dim=1)
 
 
 def _logit(probability: np.ndarray) -> np.ndarray:
