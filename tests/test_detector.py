@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 
 from demix_lite.detector import (
     CHANNELS,
@@ -23,7 +24,7 @@ from demix_lite.detector.classifier import _split, _thinned
 from demix_lite.detector.interventions import alignment_loss, contrastive_loss, validation_view
 from demix_lite.detector.ranks import normal_ranks
 from demix_lite.detector.runs import RelativeScale
-from demix_lite.detector.second_pass import Rows, consensus
+from demix_lite.detector.second_pass import Judged, Rows, SecondPass, consensus, label_support
 from demix_lite.detector.set_transformer import Pooling, SetTransformer, summaries
 from demix_lite.detector.training import FirstPass
 from demix_lite.diagnosis import ERROR_TYPES, Diagnosis, certain, expected_f1_threshold, score
@@ -317,6 +318,35 @@ def test_consensus_never_uses_a_rows_own_verdict():
     features, noise = rng.normal(size=(800, 2)), rng.random((800, 1))
     found = consensus(Rows(features, np.zeros(2, bool), classes=0), noise)
     assert abs(np.corrcoef(found[:, 0], noise[:, 0])[0, 1]) < 0.15
+
+
+def test_plain_support_is_heard_whatever_the_verdicts_are():
+    """Labels that one column tells, and first verdicts that are no better than chance."""
+    rng = np.random.default_rng(0)
+    x, wrong = rng.normal(size=(400, 2)), rng.random(400) < 0.25
+    label = ((x[:, 0] > 0) ^ wrong).astype(float)
+    rows = Rows(np.c_[x, label], np.array([False, False, True]), classes=2)
+    np.testing.assert_array_equal(rows.plain_support, label_support(rows, np.ones(400)))
+    assert roc_auc_score(wrong, -rows.plain_support[:, 0]) > 0.95
+    run = Judged(rows, torch.zeros(400, 1), torch.zeros(400, 3))
+    seen = []
+    for verdicts in rng.random((2, 400, 3)):
+        without, heard = (
+            SecondPass(1, plain_support=plain)._evidence(run, verdicts, np.zeros((400, 2)))
+            for plain in (False, True)
+        )
+        assert torch.equal(heard[:, : without.shape[1]], without)
+        seen.append(heard[:, without.shape[1] :])
+    assert torch.equal(*seen)
+    assert torch.equal(seen[0], torch.from_numpy(rows.plain_support).float())
+
+
+def test_a_detector_that_hears_plain_support_is_saved_and_loaded(tmp_path, environments):
+    detector = ErrorDetector(replace(TINY, plain_support=True)).fit(environments)
+    detector.save(tmp_path / "plain")
+    loaded, run = ErrorDetector.load(tmp_path / "plain"), environments[7].run
+    assert loaded.settings.plain_support
+    np.testing.assert_array_equal(loaded.predict_proba(run), detector.predict_proba(run))
 
 
 def test_normal_ranks_are_symmetric():
