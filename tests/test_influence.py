@@ -180,6 +180,26 @@ class Over(nn.Module):
         return self.head(x.mean(1))
 
 
+class Scaled(nn.Module):
+    """Norms of language models: one of PyTorch, called twice, and one that adds 1 to its weight."""
+
+    class OffsetRMSNorm(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(WIDTH))
+
+        def forward(self, hidden):
+            return F.rms_norm(hidden, (WIDTH,)) * (1 + self.weight)
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.offset = nn.RMSNorm(WIDTH), self.OffsetRMSNorm()
+        self.head = nn.Linear(WIDTH, CLASSES)
+
+    def forward(self, x):
+        return self.head(self.offset(torch.tanh(self.norm(self.norm(x)))).sum(1))
+
+
 class Gated(nn.Module):
     """A layer of one's own with an argument that has a row per step, not per sample."""
 
@@ -313,6 +333,7 @@ CASES = {
     "two names": Case(lambda: TwoNames(functional=False), numbers(WIDTH)),
     "two names and a function": Case(lambda: TwoNames(functional=True), numbers(WIDTH)),
     "one token for all": Case(OneForAll, numbers(WIDTH)),
+    "norms of language models": Case(Scaled, numbers(STEPS, WIDTH)),
     "an argument without samples": Case(Gated, numbers(STEPS, WIDTH)),
     "convolution": Case(convolution, numbers(STEPS, WIDTH)),
     "over and over": Case(Over, numbers(STEPS, WIDTH)),

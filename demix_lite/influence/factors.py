@@ -23,7 +23,7 @@ from demix_lite.errors import DemixError
 from demix_lite.models.training import LossFn, take
 
 FALLBACK = "(through the model)"
-CHECKED_SAMPLES = (3, 4)
+CHECKED_SAMPLES = (2, 3)
 FALLBACK_CHUNK = 256
 
 
@@ -169,7 +169,7 @@ class _Call:
 class FactorCapture:
     """Captures gradient factors of one model, each parameter by the cheapest exact rule.
 
-    Linear, embedding and layer-norm modules have rules of their own; a module that is linear in its
+    Linear, embedding and norm modules have rules of their own; a module that is linear in its
     input and has a method ``sample_gradients(inputs, output_gradients)`` is asked; any other module
     with parameters is differentiated alone, sample by sample, from its recorded input and output
     gradient. Some samples are checked against their full gradients: a parameter that the rules
@@ -301,6 +301,8 @@ class FactorCapture:
             return _told_factor(module, calls)
         if type(module) is nn.LayerNorm:
             each = [_layer_norm_gradient(module, call, own) for call in calls]
+        elif type(module).__name__.endswith("RMSNorm") and own == {"weight"}:
+            each = [_rms_norm_gradient(module, call) for call in calls]
         else:
             each = [_local_gradient(module, call, own) for call in calls]
         return DenseFactor(torch.stack(each).sum(0))
@@ -458,6 +460,17 @@ def _layer_norm_gradient(module: nn.LayerNorm, call: _Call, own: set[str]) -> Te
     bias = call.gradient.reshape(shape).sum(1).flatten(1)
     parts = [part for name, part in (("weight", weight), ("bias", bias)) if name in own]
     return torch.cat(parts, dim=1)
+
+
+def _rms_norm_gradient(module: Any, call: _Call) -> Tensor:
+    # However it normalises, what comes out is linear in the weight.
+    weight = module.weight.detach()
+    one, zero = (
+        functional_call(module, {"weight": like(weight)}, call.inputs)
+        for like in (torch.ones_like, torch.zeros_like)
+    )
+    scaled = call.gradient * (one - zero)
+    return scaled.reshape(len(scaled), -1, *weight.shape).sum(1).flatten(1)
 
 
 def _local_gradient(module: nn.Module, call: _Call, own: set[str]) -> Tensor:

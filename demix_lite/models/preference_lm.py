@@ -280,7 +280,7 @@ class PreferenceLM(nn.Module):
             )
         finally:
             handle.remove()
-        return self.beta * (log_ratio(said.logits, ids, ends) - inputs["reference"])[:, None]
+        return self.beta * (log_ratio(said.logits, asked, inputs) - inputs["reference"])[:, None]
 
 
 def _positions(ends: Tensor, length: int) -> Tensor:
@@ -302,45 +302,47 @@ def _visible(ends: Tensor, length: int, kind: torch.dtype) -> Tensor:
 
 
 def _announcing(ends: Tensor, length: int) -> Tensor:
-    """Tell which tokens another one of an answer follows, shape ``(n, length)``.
-
-    The end of the prompt announces the beginning of both answers.
+    """Tell which tokens announce one of an answer, ``(n, length)``: the last of a prompt and on.
 
     Examples
     --------
-    >>> _announcing(torch.tensor([[2, 4, 6]]), 6)
-    tensor([[False,  True,  True, False,  True, False]])
+    >>> _announcing(torch.tensor([[2, 3, 4]]), 5)
+    tensor([[False,  True,  True,  True, False]])
     """
-    following = torch.arange(1, length + 1, device=ends.device)
-    prompt, first, last = ends.T[..., None]
-    return (following >= prompt) & (following < last) & (following != first)
+    place = torch.arange(length, device=ends.device)
+    return (place >= ends[:, :1] - 1) & (place < ends[:, 2:])
 
 
-def log_ratio(logits: Tensor, ids: Tensor, ends: Tensor) -> Tensor:
+def log_ratio(logits: Tensor, asked: Tensor, inputs: dict[str, Tensor]) -> Tensor:
     """Return how much likelier the first answers are than the second ones, in nats, ``(n,)``.
 
     Parameters
     ----------
     logits : Tensor
-        Those of the tokens that announce another one of an answer, behind each other.
-    ids, ends : Tensor
+        Those of the tokens that announce one of an answer, behind each other.
+    asked : Tensor
+        Which tokens these are, ``(n, S)``.
+    inputs : dict
         See :func:`pair_inputs`.
 
     Examples
     --------
-    >>> ids, ends = torch.tensor([[0, 1, 1, 1, 0]]), torch.tensor([[1, 4, 5]])
-    >>> log_ratio(torch.zeros(3, 2), ids, ends).exp()
+    >>> ids, none = torch.zeros(2, 6).long(), torch.zeros(3)
+    >>> first, second = Answer(ids[0, :4], 1, 0.0, none), Answer(ids[1, :2], 1, 0.0, none)
+    >>> inputs = pair_inputs([first], [second])
+    >>> asked = torch.ones(1, 3, dtype=torch.bool)
+    >>> log_ratio(torch.zeros(3, 2), asked, inputs).exp()
     tensor([0.2500])
     """
     likely = logits.float() if logits.dtype.itemsize < 4 else logits
-    rows, places = _announcing(ends, ids.shape[1]).nonzero(as_tuple=True)
-    prompt, first, _ = ends.T
-    each = -F.cross_entropy(likely, ids[rows, places + 1], reduction="none")
-    each = torch.where(places + 1 < first[rows], each, -each)
+    rows, places = asked.nonzero(as_tuple=True)
+    prompt, first, _ = inputs["ends"].T
+    each = -F.cross_entropy(likely, inputs["next"][rows, places], reduction="none")
+    each = torch.where(places < first[rows], each, -each)
     # What the end of the prompt says of the second answer, it says against the same odds.
     opening = likely[places + 1 == prompt[rows]].log_softmax(1)
-    against = opening.gather(1, ids.gather(1, first[:, None]))[:, 0]
-    return each.new_zeros(len(ids)).index_add(0, rows, each) - against
+    against = opening.gather(1, inputs["other"][:, None])[:, 0]
+    return each.new_zeros(len(prompt)).index_add(0, rows, each) - against
 
 
 def pair_inputs(first: Sequence[Answer], second: Sequence[Answer]) -> dict[str, Tensor]:
@@ -349,17 +351,24 @@ def pair_inputs(first: Sequence[Answer], second: Sequence[Answer]) -> dict[str, 
     Returns
     -------
     dict
-        Token ids of prompt, first and second answer behind each other, ``(n, S)``, and where each
-        of the three ends, ``(n, 3)``; ``reference``, how much likelier the first answer is to the
+        Token ids of prompt, first and second answer behind each other, ``(n, S)``, but for the last
+        of each answer, which announces nothing; ``next``, the token that follows each in its
+        answer, and ``other``, the one that begins the second answer, ``(n,)``; where each of the
+        three ends, ``(n, 3)``; ``reference``, how much likelier the first answer is to the
         reference, ``(n,)``; and ``meaning``, the difference of their hidden states,
         ``(n, width)``.
     """
     pairs = list(zip(first, second, strict=True))
     gaps = [one.log_probability - other.log_probability for one, other in pairs]
-    rows = [torch.cat([one.ids, other.ids[other.start :]]) for one, other in pairs]
-    ends = [[one.start, len(one.ids), len(row)] for (one, _), row in zip(pairs, rows, strict=True)]
+    rows = [torch.cat([one.ids[:-1], other.ids[other.start : -1]]) for one, other in pairs]
+    following = [torch.cat([one.ids[1:], other.ids[other.start + 1 :]]) for one, other in pairs]
+    ends = [
+        [one.start, len(one.ids) - 1, len(row)] for (one, _), row in zip(pairs, rows, strict=True)
+    ]
     return {
         "ids": nn.utils.rnn.pad_sequence(rows, batch_first=True),
+        "next": nn.utils.rnn.pad_sequence(following, batch_first=True),
+        "other": torch.stack([other.ids[other.start] for _, other in pairs]),
         "ends": torch.tensor(ends),
         "reference": torch.tensor(gaps),
         "meaning": torch.stack([one.meaning - other.meaning for one, other in pairs]),
