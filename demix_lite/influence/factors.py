@@ -23,7 +23,7 @@ from demix_lite.errors import DemixError
 from demix_lite.models.training import LossFn, take
 
 FALLBACK = "(through the model)"
-CHECKED_SAMPLES = (2, 3)
+CHECKED_SAMPLES = (3, 4)
 FALLBACK_CHUNK = 256
 
 
