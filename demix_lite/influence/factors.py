@@ -197,11 +197,10 @@ class FactorCapture:
         self.model = model
         self.loss_fn = loss_fn
         # A module under two names counts once; a parameter in two modules counts twice.
+        held = {name: _trainable(name, module) for name, module in model.named_modules()}
+        self.own = {name: frozenset(own) for name, own in held.items() if own}
         self.parameters = {
-            f"{prefix}.{name}" if prefix else name: parameter
-            for prefix, module in model.named_modules()
-            for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False)
-            if parameter.requires_grad
+            name: parameter for own in held.values() for name, parameter in own.items()
         }
         if not self.parameters:
             raise DemixError("the model has no trainable parameter, so nothing has an influence.")
@@ -244,9 +243,9 @@ class FactorCapture:
             return record
 
         handles = [
-            module.register_forward_hook(recorder(name), with_kwargs=True)
-            for name, module in self.model.named_modules()
-            if self._own(name) - fallback
+            self.model.get_submodule(name).register_forward_hook(recorder(name), with_kwargs=True)
+            for name, own in self.own.items()
+            if own - fallback
         ]
         try:
             with torch.enable_grad():
@@ -282,17 +281,10 @@ class FactorCapture:
             )
         return losses
 
-    def _own(self, name: str) -> set[str]:
-        """Full names of the trainable parameters that the named module itself holds."""
-        prefix = f"{name}." if name else ""
-        module = self.model.get_submodule(name)
-        own = module.named_parameters(recurse=False, remove_duplicate=False)
-        return {prefix + name for name, _ in own} & self.parameters.keys()
-
     @torch.no_grad()
     def _factor(self, name: str, calls: list[_Call], fallback: set[str]) -> Factor:
         module = self.model.get_submodule(name)
-        own = {full.rpartition(".")[2] for full in self._own(name) - fallback}
+        own = {full.rpartition(".")[2] for full in self.own[name] - fallback}
         if type(module) is nn.Linear:
             return _linear_factor(calls, own)
         if type(module) is nn.Embedding and not module.scale_grad_by_freq:
@@ -346,20 +338,18 @@ class FactorCapture:
     def _unexplained(self, inputs: Any, targets: Tensor) -> set[str]:
         """Names of the parameters whose per-sample gradients the rules do not reproduce."""
         fallback = _shared(self.parameters)
-        modules = {name: self._own(name) for name, _ in self.model.named_modules()}
+        few = torch.arange(max(CHECKED_SAMPLES)) % len(targets)
+        wanted = self._one_by_one(take(inputs, few), targets[few], self.parameters)
         for size in CHECKED_SAMPLES:
             # Two sizes tell a dimension that counts samples from one that happens to be as long.
-            few = torch.arange(size) % len(targets)
-            samples = (take(inputs, few), targets[few])
-            wanted = self._one_by_one(*samples, self.parameters)
-            _, calls = self._record(*samples, fallback)
-            for name, own in modules.items():
-                gradients = [wanted[full].flatten(1) for full in own - fallback]
+            _, calls = self._record(take(inputs, few[:size]), targets[few[:size]], fallback)
+            for name, own in self.own.items():
+                gradients = [wanted[full][:size].flatten(1) for full in own - fallback]
                 if gradients and not self._explains(
                     name, calls.get(name), fallback, torch.cat(gradients, dim=1)
                 ):
                     fallback |= own
-        self.modules = {name for name, own in modules.items() if own - fallback}
+        self.modules = {name for name, own in self.own.items() if own - fallback}
         self.copies = self.overwrites
         return fallback
 
@@ -381,6 +371,12 @@ class FactorCapture:
         products = wanted @ wanted.T
         gap = (found @ found.T - products).abs().max()
         return bool(gap <= tolerance * products.abs().max())
+
+
+def _trainable(prefix: str, module: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the trainable parameters that the named module itself holds, by their full names."""
+    own = module.named_parameters(prefix, recurse=False, remove_duplicate=False)
+    return {name: parameter for name, parameter in own if parameter.requires_grad}
 
 
 def _recorded(call: _Call) -> int:
