@@ -1,12 +1,19 @@
 """The models of deepctr-torch on our inputs, to compare ours with; needs the extra ``test``."""
 
 import sys
+from collections.abc import Iterator, Sequence
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from demix_lite.models import Layout
+from demix_lite.models import DIN, Layout
+from demix_lite.models.din import LocalActivation
+from demix_lite.models.mlp import MLP
+
+Pairs = Iterator[tuple[Tensor, Tensor]]
+"""The same weights in our model and in theirs, views of their parameters."""
 
 
 def deepctr() -> SimpleNamespace:
@@ -53,3 +60,51 @@ def their_inputs(theirs: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
     columns["tags"] = (inputs["tags"] > 0) * torch.arange(1, inputs["tags"].shape[1] + 1)
     order = list(theirs.feature_index)  # type: ignore[arg-type]
     return torch.cat([columns[n].reshape(len(inputs["user"]), -1).float() for n in order], 1)
+
+
+def same_din(ours: DIN, theirs: nn.Module) -> Pairs:
+    """Yield the same weights of our DIN and of theirs."""
+    parts: Any = theirs
+    yield from same_embeddings(ours.embeddings, parts.embedding_dict)
+    yield from same_attention(ours.attention, parts.attention.local_att)
+    embeddings, head = ours.embeddings, linear(ours.head)
+    first, *hidden, last = head
+    # Attributes, numbers and interest here; attributes, interest and numbers there.
+    width, other = embeddings.interest_width, parts.dnn.linears[0]
+    start = width // 2 * (3 + len(embeddings.fields) + (embeddings.tags is not None))
+    end = embeddings.attributes_width
+    yield first.weight[:, :start], other.weight[:, :start]
+    yield first.weight[:, start:end], other.weight[:, start + width :]
+    yield first.weight[:, end:], other.weight[:, start : start + width]
+    yield first.bias, other.bias
+    yield from same_layers(hidden, parts.dnn.linears[1:])
+    yield last.weight, parts.dnn_linear.weight
+    yield last.bias, parts.out.bias
+
+
+def same_embeddings(ours: Any, theirs: Any) -> Pairs:
+    """Yield the same embeddings; they have one more for no tag at all, which counts for nothing."""
+    yield ours.user.weight, theirs["user"].weight
+    yield ours.item.weight, theirs["item"].weight
+    yield ours.kind.weight, theirs["kind"].weight
+    for i, field in enumerate(ours.fields):
+        yield field.weight, theirs[f"field{i}"].weight
+    if ours.tags is not None:
+        yield ours.tags.weight.T, theirs["tags"].weight[1:]
+
+
+def same_attention(ours: LocalActivation, theirs: Any) -> Pairs:
+    """Yield the same weights of the local activation units."""
+    yield from same_layers(linear(ours.mlp), [*theirs.dnn.linears, theirs.dense])
+
+
+def same_layers(ours: Sequence[nn.Linear], theirs: Sequence[nn.Linear]) -> Pairs:
+    """Yield the same weights and biases of linear layers."""
+    for mine, other in zip(ours, theirs, strict=True):
+        yield mine.weight, other.weight
+        yield mine.bias, other.bias
+
+
+def linear(network: MLP) -> list[nn.Linear]:
+    """Return the linear layers of one of our networks."""
+    return [layer for layer in network.layers if isinstance(layer, nn.Linear)]

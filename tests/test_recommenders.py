@@ -11,7 +11,14 @@ from torch.nn import functional as F
 from torch.utils._pytree import tree_map
 
 from book import their_models
-from book.their_models import their_columns, their_inputs
+from book.their_models import (
+    same_attention,
+    same_din,
+    same_embeddings,
+    same_layers,
+    their_columns,
+    their_inputs,
+)
 from demix_lite.influence import influence_vectors
 from demix_lite.influence.factors import EmbeddingFactor, FactorCapture, LinearFactor
 from demix_lite.models import DIEN, DIN, Layout, fit, predict
@@ -197,44 +204,6 @@ def their_dien(deepctr, layout):
     cell.bias_ih = nn.Parameter(cell.bias_hh.detach().clone())
     randomise(theirs, 0.5)
     return theirs.eval()
-
-
-def same_layers(ours, theirs):
-    for mine, other in zip(ours, theirs, strict=True):
-        yield mine.weight, other.weight
-        yield mine.bias, other.bias
-
-
-def same_embeddings(ours, theirs):
-    yield ours.user.weight, theirs["user"].weight
-    yield ours.item.weight, theirs["item"].weight
-    yield ours.kind.weight, theirs["kind"].weight
-    for i, field in enumerate(ours.fields):
-        yield field.weight, theirs[f"field{i}"].weight
-    if ours.tags:
-        yield ours.tags.weight.T, theirs["tags"].weight[1:]
-
-
-def same_attention(ours, theirs):
-    yield from same_layers(ours.mlp.layers[::2], [*theirs.dnn.linears, theirs.dense])
-
-
-def same_din(ours, theirs):
-    """Pairs of the same weights, views of the parameters."""
-    yield from same_embeddings(ours.embeddings, theirs.embedding_dict)
-    yield from same_attention(ours.attention, theirs.attention.local_att)
-    first, *hidden, last = ours.head.layers[::2]
-    width, numbers = ours.embeddings.interest_width, LAYOUT.numbers
-    # Attributes, numbers and interest here; attributes, interest and numbers there.
-    start = ours.embeddings.attributes_width - numbers
-    other = theirs.dnn.linears[0]
-    yield first.weight[:, :start], other.weight[:, :start]
-    yield first.weight[:, start : start + numbers], other.weight[:, start + width :]
-    yield first.weight[:, start + numbers :], other.weight[:, start : start + width]
-    yield first.bias, other.bias
-    yield from same_layers(hidden, theirs.dnn.linears[1:])
-    yield last.weight, theirs.dnn_linear.weight
-    yield last.bias, theirs.out.bias
 
 
 def same_dien(ours, theirs):
