@@ -57,7 +57,7 @@ BLOCK_BYTES = 2**25
 PART_BYTES = 2**27
 """The same for samples of like length: their models have many small steps, each with a price."""
 
-LIKE_LENGTHS = 512
+LIKE_LENGTHS = 1024
 """Samples of a model that knows their lengths that are sorted by length together."""
 
 Samples = tuple[Any, Tensor]
