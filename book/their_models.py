@@ -67,8 +67,8 @@ def same_din(ours: DIN, theirs: nn.Module) -> Pairs:
     parts: Any = theirs
     yield from same_embeddings(ours.embeddings, parts.embedding_dict)
     yield from same_attention(ours.attention, parts.attention.local_att)
-    embeddings, head = ours.embeddings, linear(ours.head)
-    first, *hidden, last = head
+    embeddings = ours.embeddings
+    first, *hidden, last = linear(ours.head)
     # Attributes, numbers and interest here; attributes, interest and numbers there.
     width, other = embeddings.interest_width, parts.dnn.linears[0]
     start = width // 2 * (3 + len(embeddings.fields) + (embeddings.tags is not None))

@@ -240,7 +240,10 @@ def test_pairs_of_like_length_are_handled_together(tiny, pairs, architecture, mo
     monkeypatch.setattr(vectors, "PART_BYTES", 1)
     alone = InfluenceSource(model, TASK.loss, both[1], channels)
     assert alone._part_size() == 1
-    torch.testing.assert_close(alone.block(*both[0]), whole, rtol=1e-9, atol=1e-12)
+    finished: list[int] = []
+    found = alone.block(*both[0], done=finished.append)
+    torch.testing.assert_close(found, whole, rtol=1e-9, atol=1e-12)
+    assert finished == [1] * len(targets)
 
 
 def test_a_low_rank_layer_beside_a_coarser_one_is_nearly_the_same():

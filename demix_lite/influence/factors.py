@@ -197,10 +197,11 @@ class FactorCapture:
         self.model = model
         self.loss_fn = loss_fn
         # A module under two names counts once; a parameter in two modules counts twice.
+        # Both are looked up once: with every batch it would take as long as a layer.
         named = dict(model.named_modules())
         held = {name: _trainable(name, module) for name, module in named.items()}
         self.own = {name: set(own) for name, own in held.items() if own}
-        self.parts = {name: named[name] for name in self.own}
+        self.holders = {name: named[name] for name in self.own}
         self.parameters = {
             name: parameter for own in held.values() for name, parameter in own.items()
         }
@@ -245,7 +246,7 @@ class FactorCapture:
             return record
 
         handles = [
-            self.parts[name].register_forward_hook(recorder(name), with_kwargs=True)
+            self.holders[name].register_forward_hook(recorder(name), with_kwargs=True)
             for name, own in self.own.items()
             if own - fallback
         ]
@@ -285,7 +286,7 @@ class FactorCapture:
 
     @torch.no_grad()
     def _factor(self, name: str, calls: list[_Call], fallback: set[str]) -> Factor:
-        module = self.parts[name]
+        module = self.holders[name]
         own = {full.rpartition(".")[2] for full in self.own[name] - fallback}
         if type(module) is nn.Linear:
             return _linear_factor(calls, own)

@@ -292,10 +292,17 @@ class InfluenceSource:
         """Leave the factors out: whoever reads the pickle computes them again when needed."""
         return {name: value for name, value in vars(self).items() if name != "_valid"}
 
-    def block(self, inputs: Any, targets: Tensor) -> Tensor:
-        """Return the channels of a block of training samples, shape ``(n, C, M)``, on the CPU."""
-        parts = self._parts(inputs)
-        found = [self._channels(*take((inputs, targets), rows)) for rows in parts]
+    def block(
+        self, inputs: Any, targets: Tensor, *, done: Callable[[int], object] = lambda samples: None
+    ) -> Tensor:
+        """Return the channels of a block of training samples, shape ``(n, C, M)``, on the CPU.
+
+        ``done`` is called with the number of samples that were finished since the last call.
+        """
+        parts, found = self._parts(inputs), []
+        for rows in parts:
+            found.append(self._channels(*take((inputs, targets), rows)))
+            done(len(rows))
         return found[0] if len(found) == 1 else torch.cat(found)[torch.cat(parts).argsort()]
 
     def _parts(self, inputs: Any) -> tuple[Tensor, ...]:
@@ -344,8 +351,7 @@ class InfluenceSource:
         ) as bar:
             for start in range(0, n, size):
                 rows = slice(start, min(start + size, n))
-                yield rows, self.block(take(inputs, rows), targets[rows])
-                bar.update(rows.stop - rows.start)
+                yield rows, self.block(take(inputs, rows), targets[rows], done=bar.update)
 
     def check_memory(self, partners: int, *, keep: bool) -> int:
         """Estimate the memory still needed, in bytes, or raise if it is not there.
