@@ -341,11 +341,11 @@ def test_plain_support_is_heard_whatever_the_verdicts_are():
     assert torch.equal(seen[0], torch.from_numpy(rows.plain_support).float())
 
 
-def test_a_detector_that_hears_plain_support_is_saved_and_loaded(tmp_path, environments):
-    detector = ErrorDetector(replace(TINY, plain_support=True)).fit(environments)
+def test_a_detector_that_hears_no_plain_support_is_saved_and_loaded(tmp_path, environments):
+    detector = ErrorDetector(replace(TINY, plain_support=False)).fit(environments)
     detector.save(tmp_path / "plain")
     loaded, run = ErrorDetector.load(tmp_path / "plain"), environments[7].run
-    assert loaded.settings.plain_support
+    assert not loaded.settings.plain_support
     np.testing.assert_array_equal(loaded.predict_proba(run), detector.predict_proba(run))
 
 

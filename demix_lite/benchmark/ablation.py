@@ -44,7 +44,7 @@ COLUMNS = (
 
 
 def variants() -> dict[str, DetectorSettings]:
-    """Return the detectors to compare, by what is different; none has a second pass but one.
+    """Return the detectors to compare, by what is different; two have a second pass.
 
     Examples
     --------
@@ -62,6 +62,7 @@ def variants() -> dict[str, DetectorSettings]:
 
     return {
         "all, and the second pass": replace(base, rounds=2),
+        "the second pass without plain support": replace(base, rounds=2, plain_support=False),
         "all": base,
         "no validation intervention": trained(validation_intervention=False),
         "no model intervention": trained(model_intervention=False),

@@ -57,9 +57,8 @@ HEAD_START = 4
 PRACTISING = ("tabular",)
 """Families of whose data other questions can be asked."""
 
-PLAIN_SUPPORT = ("recommendation",)
-"""Families with runs whose first verdicts say next to nothing: an outlying number of the items
-leaves a click model so poor that its gradients do not tell right clicks from wrong ones."""
+WITHOUT_PLAIN_SUPPORT = ("alignment",)
+"""Families in which it gained nothing: columns of a preference pair hardly tell its label."""
 
 NAMES = {
     "unified": "{family}",
@@ -72,9 +71,6 @@ NAMES = {
 """Name of a detector by protocol."""
 
 PAPER_CHANNELS = ("influence", "input_similarity", "label_agreement", "train_loss")
-
-WHOLE_RUNS = {"unified": 60, "practised": 60, "in-task": 60}
-"""Whole runs judged for the second pass by protocol; 30 for the others, of which there are many."""
 
 
 @dataclass(frozen=True)
@@ -182,11 +178,7 @@ def _settings(protocol: str, family: str, steps: int) -> DetectorSettings:
             rounds=0,
             training=training,
         )
-    return DetectorSettings(
-        plain_support=family in PLAIN_SUPPORT,
-        whole_runs=WHOLE_RUNS.get(protocol, 30),
-        training=training,
-    )
+    return DetectorSettings(plain_support=family not in WITHOUT_PLAIN_SUPPORT, training=training)
 
 
 def curriculum_for(protocol: str, task_name: str, architecture: str) -> Curriculum:

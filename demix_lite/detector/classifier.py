@@ -68,7 +68,7 @@ class DetectorSettings:
     summarise: bool = True
     width: int = 64
     rounds: int = 2
-    plain_support: bool = False
+    plain_support: bool = True
     whole_runs: int = 60
     training: TrainingSettings = field(default_factory=TrainingSettings)
 

@@ -6,8 +6,8 @@ models of the run average the mistakes away and keep the cause; none of them see
 
 - *Consensus*: trees predict the verdict on a row from the rows and verdicts of the other folds.
 - *Label support*: trees predict its label from the other folds, whose rows count in proportion to
-  the trust that the verdicts leave in them; on request once more with all rows alike, for runs
-  whose first verdicts are no better than chance.
+  the trust that the verdicts leave in them, and once more with all rows alike (plain support), for
+  runs whose first verdicts are no better than chance.
 - *Shortcuts*: simple rules that would explain the spurious verdicts (see ``shortcuts``).
 
 A small network joins them with the row's own evidence. It may be applied in rounds, each on the
@@ -173,12 +173,12 @@ class Judged:
 class SecondPass(nn.Module):
     """One round: joins the evidence of a row with what the run says about rows like it.
 
-    With ``plain_support`` it also hears how well labels are supported whatever the verdicts are.
+    Without ``plain_support`` it hears the support of labels only as the verdicts weight it.
     """
 
     calibration: Tensor
 
-    def __init__(self, hidden: int, *, plain_support: bool = False):
+    def __init__(self, hidden: int, *, plain_support: bool = True):
         super().__init__()
         self.plain_support = plain_support
         width = hidden + EVIDENCE + SUPPORT * plain_support
