@@ -11,11 +11,13 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from measure_diagnose import diagnose_figures, write_diagnose
@@ -25,13 +27,23 @@ from torch.nn import functional as F
 
 from demix_lite.benchmark.ledger import peak_megabytes, provenance, read_ledger
 from demix_lite.benchmark.suite import Cell, run_suite
+from demix_lite.data.pairs import split_turns
 from demix_lite.data.store import data_home
 from demix_lite.detector import ErrorDetector, make_environment
 from demix_lite.detector.classifier import BLOCK
 from demix_lite.detector.runs import EARLY_CHANNELS, FINAL_CHANNELS
 from demix_lite.influence import influence_vectors
 from demix_lite.models import MLP, Layout, fit, predict
-from demix_lite.models.training import take
+from demix_lite.models.preference_lm import (
+    MOST_TOKENS,
+    SMALL_LM,
+    PreferenceLM,
+    Reference,
+    pair_inputs,
+    transformers,
+    with_adapters,
+)
+from demix_lite.models.training import move, take
 from demix_lite.tasks import Task, get_task
 from demix_lite.tasks.base import seeded_model
 from demix_lite.tasks.recommenders import MOVIELENS
@@ -54,6 +66,21 @@ LOOPED = 500
 """Samples of the loop over gradients, whose time is scaled up."""
 
 TURNS = 5
+
+LARGE = {
+    "hidden_size": 896,
+    "intermediate_size": 4864,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 14,
+    "num_key_value_heads": 2,
+    "vocab_size": 151_936,
+    "tie_word_embeddings": True,
+    "max_position_embeddings": 32_768,
+}
+"""Sizes of Qwen2.5-0.5B. Its weights are drawn: what they are changes neither time nor memory."""
+
+LARGE_PAIRS, LARGE_WORDS, LARGE_LOOPED = (512, 64), (160, 175, 175), 16
+"""Pairs judged and validation pairs; words of a prompt and of its answers; pairs of the loop."""
 
 
 def _mlp_problem() -> tuple[nn.Module, Callable, tuple, tuple]:
@@ -302,6 +329,81 @@ def measure_preferences() -> dict[str, float]:
     return found | {"difference": float((fast[:LOOPED] - slow).abs().max())}
 
 
+def measure_large() -> dict[str, float]:
+    """Influence of a language model of 0.5 billion parameters on CUDA, 512 tokens a pair."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    found: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        texts = _write_large(Path(folder))
+        for kind in (torch.float32, torch.bfloat16):
+            reference = Reference(folder, split_turns)
+            reference.model = reference.model.to(kind)
+            parts = _large_parts(reference, texts)
+            found |= {f"{str(kind).removeprefix('torch.')} {k}": v for k, v in parts.items()}
+            del reference
+            torch.cuda.empty_cache()
+    return found
+
+
+def _write_large(folder: Path) -> list[list[str]]:
+    """Write the model and a tokenizer; return prompts, first and second answers."""
+    library = transformers()
+    tokenizer = library.AutoTokenizer.from_pretrained(SMALL_LM)
+    tokenizer.model_max_length = MOST_TOKENS
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = library.Qwen2Config(**LARGE)
+    library.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    words = [tokenizer.decode([number]) for number in range(tokenizer.vocab_size)]
+    whole = [word for word in words if word.startswith(" ") and word.strip().isalpha()]
+    draw = np.random.default_rng(0)
+    count = sum(LARGE_PAIRS)
+    return [["".join(draw.choice(whole, size)) for _ in range(count)] for size in LARGE_WORDS]
+
+
+def _large_parts(reference: Reference, texts: list[list[str]]) -> dict[str, float]:
+    """Time the reference pass, the engine and a loop of gradients; the model was nudged before."""
+    prompts, *answers = texts
+    reference.look_up(prompts[:4], answers[0][:4])  # the first kernels take longer
+    torch.cuda.reset_peak_memory_stats()
+    seconds, both = _timed(lambda: [reference.look_up(prompts, side) for side in answers])
+    found = {"reference": seconds, "reference peak mb": peak_megabytes("cuda")}
+    inputs, targets = pair_inputs(*both), torch.ones(len(prompts))
+    model = PreferenceLM(with_adapters(reference.model)).eval()
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter), alpha=0.01)
+    loss = get_task("ultrafeedback").loss
+    rows, others = LARGE_PAIRS
+    train, valid = (
+        take((inputs, targets), slice(*ends)) for ends in ((0, rows), (rows, rows + others))
+    )
+    few = take(train, slice(0, LARGE_LOOPED))
+    influence_vectors(model, loss, few, few, device="cuda")
+    torch.cuda.reset_peak_memory_stats()
+    found["engine"], fast = _timed(
+        lambda: influence_vectors(model, loss, train, valid, device="cuda")["influence"]
+    )
+    found["peak mb"], found["tokens"] = peak_megabytes("cuda"), float(inputs["ends"][0, -1])
+    task, place = get_task("ultrafeedback"), torch.device("cuda")
+    found["loop"], slow = _timed(lambda: F.normalize(_gradients(model, task, move(few, place))))
+    other = F.normalize(_gradients(model, task, move(valid, place)))
+    found["difference"] = float((fast[:LARGE_LOOPED] - (slow @ other.T).cpu()).abs().max())
+    found["trained"] = float(sum(p.numel() for p in model.parameters() if p.requires_grad))
+    return found
+
+
+def _timed(work: Callable[[], Any]) -> tuple[float, Any]:
+    """Return seconds and result of work on CUDA."""
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    result = work()
+    torch.cuda.synchronize()
+    return time.perf_counter() - start, result
+
+
 def _gradients(model: nn.Module, task: Task, samples: tuple) -> Tensor:
     """Full gradients, one backward pass a sample."""
     inputs, targets = samples
@@ -326,6 +428,7 @@ PARTS = {
         measure_clicks,
         measure_recommender,
         measure_preferences,
+        measure_large,
     )
 }
 
@@ -446,10 +549,33 @@ def preference_figures(found: dict[str, float]) -> list[tuple]:
     ]
 
 
-def _figure(figure: str, value: float, unit: str, bar: float | None, sense: str) -> dict[str, Any]:
+def large_figures(found: dict[str, float]) -> list[tuple]:
+    """Say what influence of a large model takes on CUDA, and what the reference pass adds."""
+    rows: list[tuple] = []
+    for kind, title in (("float32", "single precision"), ("bfloat16", "bfloat16")):
+        of = {k.removeprefix(f"{kind} "): v for k, v in found.items() if k.startswith(kind)}
+        name, pairs = f"influence of a 0.5 B language model, {title}", sum(LARGE_PAIRS)
+        per_loop = of["loop"] / LARGE_LOOPED
+        rows += [
+            (f"{name}, pairs a second", pairs / of["engine"], "pairs/s", None, ""),
+            (
+                f"{name}, pairs a second with the reference pass",
+                *(pairs / (of["engine"] + of["reference"]), "pairs/s", None, ""),
+            ),
+            (f"{name}, times faster than a loop", per_loop * pairs / of["engine"], "×", None, ""),
+            (f"{name}, largest difference from the loop", of["difference"], "", None, ""),
+            (f"{name}, peak memory", of["peak mb"], "MB", None, ""),
+            (f"{name}, peak memory of the reference", of["reference peak mb"], "MB", None, ""),
+        ]
+    return [(*row, "cuda") for row in rows]
+
+
+def _figure(
+    figure: str, value: float, unit: str, bar: float | None, sense: str, device: str | None = None
+) -> dict[str, Any]:
     met = "" if bar is None else str(value >= bar if sense == ">=" else value <= bar).lower()
     command = "python book/measure.py"
-    about = provenance(None)
+    about = provenance(device)
     return {
         "figure": figure,
         "value": f"{value:.4g}",
@@ -468,10 +594,11 @@ GROUPS: dict[str, Callable[[Path], list[tuple]]] = {
     "speed": lambda out: speed_figures(*map(_apart, ("judging", "twin", "real"))),
     "recommenders": lambda out: recommender_figures(*map(_apart, ("clicks", "recommender"))),
     "preferences": lambda out: preference_figures(_apart("preferences")),
+    "large": lambda out: large_figures(_apart("large")) if torch.cuda.is_available() else [],
     "adult": lambda out: adult_figures(write_adult(out / "adult.csv")),
     "diagnose": lambda out: diagnose_figures(write_diagnose(out / "diagnose.csv")),
 }
-"""What can be measured on its own."""
+"""What can be measured on its own; the large model needs CUDA and is left out without it."""
 
 
 def main() -> None:

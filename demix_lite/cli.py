@@ -184,6 +184,7 @@ def _add_bench(commands: Any) -> None:
     words = "instead of the grid: the detector without each of its parts (some: --methods)"
     add("--ablation", action="store_true", help=words)
     add("--jobs", type=int, help="runs side by side (default: one a core)")
+    add("--device", default="cpu", help="cpu or cuda (default: cpu)")
     bench.set_defaults(command=_bench)
 
 
@@ -204,6 +205,7 @@ def _add_train(commands: Any) -> None:
     add("--injections", type=int, metavar="N", help="injections a task (default: 48)")
     add("--all", action="store_true", help="also those that the benchmark alone needs")
     add("--again", action="store_true", help="also those that are there already")
+    add("--device", default="cpu", help="cpu or cuda (default: cpu)")
     train.set_defaults(command=_train)
 
 
@@ -318,6 +320,7 @@ def _bench(options: argparse.Namespace) -> None:
         _say(f"written: {file}")
     else:
         cells = some(cells, methods=options.methods, protocols=options.protocols)
+        how["device"] = options.device
         run_suite(cells, ledger, jobs=options.jobs, announce=_say, **how)
         _say(f"written: {ledger}")
 
@@ -344,6 +347,7 @@ def _train(options: argparse.Namespace) -> None:
         source=options.source,
         injections=INJECTIONS if options.injections is None else options.injections,
         again=options.again,
+        device=options.device,
         announce=_say,
     )
 

@@ -14,7 +14,7 @@ from sklearn.metrics import roc_auc_score
 
 from demix_lite.baselines.noisy_clicks import NoisyClicks
 from demix_lite.baselines.reward_margin import RewardMargin
-from demix_lite.benchmark import prepare
+from demix_lite.benchmark import prepare, run_pipeline
 from demix_lite.benchmark.protocols import shipped_detector
 from demix_lite.data.pairs import with_attributes
 from demix_lite.diagnosis import Diagnosis
@@ -213,6 +213,17 @@ def test_columns_for_trees(loaded, encoder):
 
 
 @pytest.mark.slow
+@pytest.mark.gpu
+def test_the_whole_line_runs_on_cuda():
+    here, there = (
+        run_pipeline("ultrafeedback", rows=900, validation=64, device=device).row
+        for device in ("cpu", "cuda")
+    )
+    assert there["device"] != here["device"]
+    for name in ("f1_macro", "metric_dirty", "metric_repaired", "metric_oracle"):
+        assert there[name] == pytest.approx(here[name], abs=0.06)
+
+
 def test_errors_are_seen_through_the_whole_line(loaded):
     pytest.importorskip("transformers", reason="needs demix_lite[llm]")
     prepared = prepare("ultrafeedback", rows=900, validation=48, seed=1)

@@ -111,6 +111,28 @@ def test_every_figure_says_how_it_was_measured(found):
     assert not found["value"].eq("nan").any()
 
 
+def test_a_large_model_is_measured_in_both_precisions():
+    of = {
+        "engine": 2.0,
+        "reference": 1.0,
+        "loop": 4.0,
+        "peak mb": 9e3,
+        "reference peak mb": 5e3,
+        "difference": 1e-4,
+        "trained": 2e6,
+        "tokens": 512.0,
+    }
+    kinds = ("float32", "bfloat16")
+    rows = measure.large_figures({f"{kind} {k}": v for kind in kinds for k, v in of.items()})
+    values = {figure: value for figure, value, *_ in rows}
+    pairs, title = sum(measure.LARGE_PAIRS), "influence of a 0.5 B language model, bfloat16"
+    assert values[f"{title}, pairs a second"] == pairs / 2
+    assert values[f"{title}, pairs a second with the reference pass"] == pairs / 3
+    assert values[f"{title}, times faster than a loop"] == 4 / measure.LARGE_LOOPED * pairs / 2
+    assert len(values) == len(rows) == 12
+    assert {row[-1] for row in rows} == {"cuda"}
+
+
 def test_adult_is_run_at_full_size_five_times_with_every_method(monkeypatch, tmp_path):
     asked = {}
     monkeypatch.setattr(

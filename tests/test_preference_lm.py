@@ -23,6 +23,7 @@ from demix_lite.models.preference_lm import (
     with_adapters,
     with_trained_block,
 )
+from demix_lite.models.training import fit, predict
 from demix_lite.tasks import get_task
 
 transformers = pytest.importorskip("transformers", reason="needs demix_lite[llm]")
@@ -130,7 +131,7 @@ def test_a_large_batch_is_cut_where_no_gradient_is_needed(tiny, pairs, monkeypat
     model = shaken(with_adapters, tiny)
     with torch.no_grad():
         whole = model(inputs)
-        monkeypatch.setattr(preference_lm, "LOGITS_AT_ONCE", 1)
+        monkeypatch.setitem(preference_lm.LOGITS_AT_ONCE, "cpu", 1)
         torch.testing.assert_close(whole, model(inputs))
 
 
@@ -244,6 +245,43 @@ def test_pairs_of_like_length_are_handled_together(tiny, pairs, architecture, mo
     found = alone.block(*both[0], done=finished.append)
     torch.testing.assert_close(found, whole, rtol=1e-9, atol=1e-12)
     assert finished == [1] * len(targets)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("architecture", BUILDS)
+def test_cpu_and_cuda_agree(tiny, pairs, architecture):
+    inputs, targets = samples(tiny, pairs)
+    model = shaken(BUILDS[architecture], tiny)
+    both = (inputs, targets), (inputs, targets)
+    channels = ("influence", "influence[0]", "input_side[-1]", "output_side[0]", "valid_loss")
+    here = influence_vectors(copy.deepcopy(model), TASK.loss, *both, channels=channels)
+    try:
+        there = influence_vectors(model, TASK.loss, *both, channels=channels, device="cuda")
+        margins = predict(model, inputs)
+    finally:
+        model.cpu()  # what is frozen is shared with the fixture
+    torch.testing.assert_close(there.values, here.values, rtol=1e-8, atol=1e-10)
+    torch.testing.assert_close(margins, predict(model, inputs), rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.gpu
+def test_a_larger_model_is_read_in_half_precision_on_cuda(pairs, tmp_path):
+    shipped = reference_of(SMALL_LM, split_turns)
+    shipped.model.save_pretrained(tmp_path)
+    shipped.tokenizer.save_pretrained(tmp_path)
+    reference = Reference(tmp_path, split_turns)
+    assert (reference.model.dtype, reference.model.device.type) == (torch.bfloat16, "cuda")
+    coarse, fine = (r.look_up(pairs["prompt"], pairs["first"]) for r in (reference, shipped))
+    both = zip(coarse, fine, strict=True)
+    gaps = [abs(one.log_probability / other.log_probability - 1) for one, other in both]
+    assert max(gaps) < 0.05
+    inputs = pair_inputs(coarse, reference.look_up(pairs["prompt"], pairs["second"]))
+    known = (inputs, TASK.label.encode(pairs["preferred"]))
+    model = PreferenceLM(with_adapters(reference.model)).eval()
+    fit(model, TASK.loss, *known, epochs=1, learning_rate=1e-3, device="cuda")
+    found = influence_vectors(model, TASK.loss, known, known, device="cuda")["influence"]
+    torch.testing.assert_close(found.diagonal(), torch.ones(len(pairs)), rtol=0, atol=0.01)
+    assert not InfluenceSource(model, TASK.loss, known, device="cuda").capture.fallback
 
 
 def test_a_low_rank_layer_beside_a_coarser_one_is_nearly_the_same():

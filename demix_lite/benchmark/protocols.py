@@ -30,6 +30,7 @@ from demix_lite.detector import DetectorSettings, Environment, ErrorDetector, Tr
 from demix_lite.detector.classifier import SHIPPED, check_injections
 from demix_lite.detector.environments import injection_environments
 from demix_lite.errors import DemixError, unknown_name
+from demix_lite.models.training import resolve_device
 from demix_lite.tasks import TASKS, get_task
 from demix_lite.tasks.base import Splits
 from demix_lite.whole_file import check_writable
@@ -251,6 +252,7 @@ def environment_bank(
     sample: int | None = TrainingSettings.rows,
     practice: bool = False,
     jobs: int | None = None,
+    device: str | None = None,
 ) -> Bank:
     """Make the training environments of several tasks, ``jobs`` side by side (one a core).
 
@@ -272,6 +274,8 @@ def environment_bank(
         Also ask other questions of the tables, as many again, where a family can.
     jobs : int, optional
         Processes side by side, one thread each; as many as cores by default.
+    device : str, optional
+        Where models are trained and influence is computed; the CPU by default.
 
     Returns
     -------
@@ -280,7 +284,7 @@ def environment_bank(
     """
     work = [(name, number) for number in range(injections) for name in tasks]
     made = Parallel(n_jobs=jobs or cpu_count(), return_as="generator")(
-        delayed(_make)(name, source, number, rows, architectures, sample, practice)
+        delayed(_make)(name, source, number, rows, architectures, sample, practice, device)
         for name, number in work
     )
     bar = tqdm(made, total=len(work), desc="environments", disable=None)
@@ -301,9 +305,10 @@ def _make(
     architectures: Sequence[str] | None,
     sample: int | None,
     practice: bool,
+    device: str | None,
 ) -> list[Environment]:
     torch.set_num_threads(1)
-    options: dict[str, Any] = {"architectures": architectures, "rows": rows}
+    options: dict[str, Any] = {"architectures": architectures, "rows": rows, "device": device}
     made = [
         environment
         for drawn in ((False, True) if practice else (False,))
@@ -328,11 +333,13 @@ def train_detectors(
     source: str = "real",
     injections: int = INJECTIONS,
     again: bool = False,
+    device: str | None = None,
     announce: Callable[[str], None] = lambda line: None,
 ) -> None:
     """Train detectors one after the other; one that is there stays unless ``again``.
 
-    ``announce`` is called with a line a detector.
+    The models of the environments are trained on ``device``, the CPU by default. ``announce`` is
+    called with a line a detector.
 
     Raises
     ------
@@ -340,6 +347,7 @@ def train_detectors(
         If there are too few injections, or a detector could not be written.
     """
     check_injections(injections)
+    resolve_device(device)
     missing = [plan for plan in plans if again or not _is_there(plan.path)]
     for plan in plans:
         if plan not in missing:
@@ -354,6 +362,7 @@ def train_detectors(
         source=source,
         injections=injections,
         practice=any(plan.practises for plan in missing),
+        device=device,
     )
     for plan in missing:
         chosen = [
@@ -370,7 +379,7 @@ def train_detectors(
             "source": source,
             "injections": injections,
             "data_sha256": {name: get_task(name).load(source).card.sha256 for name in plan.tasks},
-            **provenance(None),
+            **provenance(device),
         }
         detector = ErrorDetector(plan.settings)
         if plan.begins_with:

@@ -30,6 +30,7 @@ from demix_lite.benchmark.protocols import (
 )
 from demix_lite.data.store import data_home
 from demix_lite.errors import DemixError, unknown_name
+from demix_lite.models.training import resolve_device
 from demix_lite.tasks import get_task
 from demix_lite.whole_file import whole_file
 
@@ -154,26 +155,29 @@ def run_suite(
     source: str = "real",
     train_rows: int | None = None,
     jobs: int | None = None,
+    device: str | None = None,
     announce: Callable[[str], None] = lambda line: None,
 ) -> None:
     """Fill the ledger with the rows of a grid that are missing; none is run twice.
 
     Rows are appended as they are finished. ``train_rows`` is the most training rows of a run (the
     task's number by default), ``jobs`` how many cells run side by side, one thread each (all cores
-    by default).
+    by default). Models are trained on ``device``, the CPU by default, and so is influence computed.
     """
+    resolve_device(device)
     check_columns(ledger)
     todo = list(_missing(cells, ledger, source))
     announce(f"{sum(len(c.entries) for c in todo)} rows to run, in {len(todo)} runs")
     if not todo:
         return
-    _train_missing(todo, source=source, announce=announce)
+    how: dict[str, Any] = {"source": source, "device": device}
+    _train_missing(todo, announce=announce, **how)
     for task in dict.fromkeys(cell.task for cell in todo):
         names = {name for cell in todo if cell.task == task for name, _ in cell.entries}
-        fit_methods(task, names, source=source, announce=announce)
+        fit_methods(task, names, announce=announce, **how)
     _record_tuning(ledger.parent / "tuning.csv", source)
     work = Parallel(n_jobs=jobs or cpu_count(), return_as="generator_unordered")(
-        delayed(_run_cell)(cell, ledger, source, train_rows) for cell in todo
+        delayed(_run_cell)(cell, ledger, source, train_rows, device) for cell in todo
     )
     for _ in tqdm(work, total=len(todo), desc="runs", disable=None):
         pass
@@ -191,7 +195,13 @@ def _is_done(cell: Cell, entry: Entry, source: str, done: Collection[tuple[str, 
     return tuple(str(value) for value in cell.key(entry, source)) in done
 
 
-def _run_cell(cell: Cell, ledger: Path, source: str, train_rows: int | None) -> None:
+def _run_cell(
+    cell: Cell,
+    ledger: Path,
+    source: str,
+    train_rows: int | None,
+    device: str | None = None,
+) -> None:
     """Judge one run; rows that another process has finished meanwhile are left to it."""
     torch.set_num_threads(1)
     if not any(_missing([cell], ledger, source)):
@@ -203,6 +213,7 @@ def _run_cell(cell: Cell, ledger: Path, source: str, train_rows: int | None) -> 
         architecture=cell.architecture,
         seed=cell.seed,
         train_rows=train_rows or get_task(cell.task).judged_rows,
+        device=device,
     )
     for name, protocol in cell.entries:
         if _is_done(cell, (name, protocol), source, keys_of(ledger, KEY)):
@@ -245,13 +256,14 @@ def fit_methods(
     names: Iterable[str],
     *,
     source: str = "real",
+    device: str | None = None,
     announce: Callable[[str], None] = lambda line: None,
 ) -> None:
     """Tune the baselines of a task on its training environments and keep what they learned."""
     methods = (SummaryGBM.name, *BASELINES)
     missing = [n for n in methods if n in names and not _kept(n, task, source).exists()]
     if SummaryGBM.name in missing:
-        environments = environment_bank([task], source=source)[task]
+        environments = environment_bank([task], source=source, device=device)[task]
         SummaryGBM().fit(environments).save(_kept(SummaryGBM.name, task, source))
         missing.remove(SummaryGBM.name)
     if not missing:
@@ -263,6 +275,7 @@ def fit_methods(
         rows=TUNING_ROWS,
         architectures=get_task(task).architectures[:1],
         sample=None,
+        device=device,
     )[task]
     for name in missing:
         announce(f"{name}: tuned on {len(environments)} environments of {task}")

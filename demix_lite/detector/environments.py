@@ -65,6 +65,7 @@ def make_environment(
     seed: object,
     co_occurring: bool = False,
     validation: int = 256,
+    device: str | None = None,
 ) -> Environment:
     """Inject errors, train a model on the dirty rows and open the run.
 
@@ -82,6 +83,8 @@ def make_environment(
         Whether a row may have a label and a feature error at once.
     validation : int
         Number M of validation samples.
+    device : str, optional
+        Where the model is trained and influence computed; the CPU by default.
 
     Examples
     --------
@@ -96,10 +99,9 @@ def make_environment(
     injection = inject(task, splits, clean_ratio, seed=seed, co_occurring=co_occurring)
     train, valid = injection.train.frame, injection.valid.frame
     fit_seed = derive_seed(task.name, "fit", architecture, seed)
-    trained, encoder = fit_model(task, architecture, train, fit_seed)
-    run = open_run(
-        task, architecture, encoder, trained, train, valid, validation=validation, seed=seed
-    )
+    trained, encoder = fit_model(task, architecture, train, fit_seed, device=device)
+    setting = task, architecture, encoder, trained, train, valid
+    run = open_run(*setting, validation=validation, seed=seed, device=device)
     errors = injection.train.errors.to_numpy()
     return Environment(f"{task.name} {seed}", architecture, run, errors)
 
@@ -112,6 +114,7 @@ def injection_environments(
     architectures: Sequence[str] | None = None,
     rows: int | None = None,
     practice: bool = False,
+    device: str | None = None,
 ) -> list[Environment]:
     """Make the environments of one training injection, one per architecture.
 
@@ -134,6 +137,7 @@ def injection_environments(
             clean_ratio=CLEAN_RATIOS[number % len(CLEAN_RATIOS)],
             seed=seed,
             co_occurring=number % 4 == 3,
+            device=device,
         )
         for architecture in architectures or task.architectures
         if slow or architecture not in task.slow_architectures

@@ -57,6 +57,10 @@ BLOCK_BYTES = 2**25
 PART_BYTES = 2**27
 """The same for samples of like length: their models have many small steps, each with a price."""
 
+CUDA_BYTES = 2**34
+"""The same on CUDA, where many small steps leave most of the processor idle; half of what is free
+there if that is less."""
+
 LIKE_LENGTHS = 1024
 """Samples of a model that knows their lengths that are sorted by length together."""
 
@@ -122,7 +126,7 @@ def influence_vectors(
         gradient).
         Constant along a row or a column: losses and gradient norms.
     block_size : int, optional
-        Training samples handled at a time; chosen to fit :data:`BLOCK_BYTES` by default. Changes
+        Training samples handled at a time; chosen by the memory at hand by default. Changes
         speed and memory, not the result.
     out : path, optional
         Write the values to this ``.npy`` file (memory-mapped) instead of keeping them in memory.
@@ -259,6 +263,8 @@ class InfluenceSource:
                 raise unknown_name("channel", name, CHANNELS)
         refuse_batch_statistics(model)
         self.model = model.to(self.device).eval()
+        on_cuda = self.device.type == "cuda"
+        self._room = min(CUDA_BYTES, self._free() // 2) if on_cuda else 0
         self.capture = FactorCapture(self.model, loss_fn)
         dtype = next(p.dtype for p in model.parameters() if p.requires_grad)
         self.dtype = torch.promote_types(dtype, torch.float32)
@@ -318,7 +324,8 @@ class InfluenceSource:
         return rows.split(self._part_size())
 
     def _part_size(self) -> int:
-        return int(max(1, min(LIKE_LENGTHS, PART_BYTES // self._captured_bytes)))
+        room = max(PART_BYTES, self._room)
+        return int(max(1, min(LIKE_LENGTHS, room // self._captured_bytes)))
 
     def _channels(self, inputs: Any, targets: Tensor) -> Tensor:
         train, valid = self._side((inputs, targets), self._as_for_valid), self._valid
@@ -390,7 +397,8 @@ class InfluenceSource:
     def _block_size(self) -> int:
         if self._lengths is not None:
             return LIKE_LENGTHS
-        return int(max(16, min(4096, BLOCK_BYTES // self._bytes_per_sample())))
+        room = max(BLOCK_BYTES, self._room)
+        return int(max(16, min(4096, room // self._bytes_per_sample())))
 
     def _bytes_per_sample(self) -> int:
         # Factors with their autograd graph (about three copies) and a few rows of M entries.

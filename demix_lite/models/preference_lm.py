@@ -32,14 +32,15 @@ MOST_TOKENS = 512
 """Tokens of a prompt and an answer, half of them each, unless the tokenizer asks for fewer; prompts
 lose their beginning, answers their end."""
 
-LOGITS_AT_ONCE = 2**25
-"""Logits that are held at once where no gradient is needed (128 MB)."""
+LOGITS_AT_ONCE = {"cpu": 2**25, "cuda": 2**28}
+"""Logits of pairs that are held at once (128 MB, and 1 GB on CUDA)."""
 
-AT_ONCE = 64
-"""Answers that the reference reads at once."""
-
-TOGETHER = 8
+TOGETHER = {"cpu": 8, "cuda": 64}
 """Pairs of like length that are compared at once: few are padded little, and fit into the cache."""
+
+AT_ONCE, REFERENCE_LOGITS = 64, 2**28
+"""Answers that the reference reads at once, and the logits these may have: 512 tokens of each fit,
+but for a large vocabulary."""
 
 
 def transformers() -> ModuleType:
@@ -131,8 +132,10 @@ class Reference:
         tokens = self._tokenize(fresh)
         # Answers of like length side by side: little is padded.
         order = sorted(range(len(fresh)), key=lambda row: len(tokens[row][0]))
-        for start in range(0, len(order), AT_ONCE):
-            rows = order[start : start + AT_ONCE]
+        longest = max((len(ids) for ids, _ in tokens), default=1)
+        size = min(AT_ONCE, max(1, REFERENCE_LOGITS // (longest * self.model.config.vocab_size)))
+        for start in range(0, len(order), size):
+            rows = order[start : start + size]
             self._score([fresh[row] for row in rows], [tokens[row] for row in rows])
         return [self._known[pair] for pair in pairs]
 
@@ -259,8 +262,9 @@ class PreferenceLM(nn.Module):
         if torch.is_grad_enabled() and not self.training:
             return self._margin(inputs)  # whoever asks for gradient factors has sorted the pairs
         order = self.lengths(inputs).argsort(stable=True)
-        most = LOGITS_AT_ONCE // (inputs["ids"].shape[1] * self.language_model.config.vocab_size)
-        parts = order.split(max(1, min(most, TOGETHER)))
+        each = inputs["ids"].shape[1] * self.language_model.config.vocab_size
+        kind = order.device.type
+        parts = order.split(max(1, min(LOGITS_AT_ONCE[kind] // each, TOGETHER[kind])))
         margins = [self._margin({name: x[rows] for name, x in inputs.items()}) for rows in parts]
         return torch.cat(margins)[order.argsort()]
 
