@@ -383,7 +383,11 @@ class InfluenceSource:
 
     def _free(self) -> int:
         if self.device.type == "cuda":
-            return torch.cuda.mem_get_info(self.device)[0]
+            # What PyTorch keeps for later is free, too.
+            kept = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(
+                self.device
+            )
+            return torch.cuda.mem_get_info(self.device)[0] + kept
         return psutil.virtual_memory().available
 
     def _check_free(self, needed: int, free: int) -> None:

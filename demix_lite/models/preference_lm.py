@@ -252,6 +252,15 @@ class PreferenceLM(nn.Module):
         )
         return PreferenceLM(copied, self.beta).train(self.training)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "PreferenceLM":
+        """Move or convert it alone: what is frozen stays where other models share it."""
+        before = torch.__future__.get_overwrite_module_params_on_conversion()
+        torch.__future__.set_overwrite_module_params_on_conversion(True)
+        try:
+            return super()._apply(fn, recurse)
+        finally:
+            torch.__future__.set_overwrite_module_params_on_conversion(before)
+
     @staticmethod
     def lengths(inputs: dict[str, Tensor]) -> Tensor:
         """Tell how many tokens each pair has: pairs of like length go together cheaply."""
