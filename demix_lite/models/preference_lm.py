@@ -169,9 +169,15 @@ class Reference:
         place = next(self.model.parameters()).device
         ids, span = pad([t for t, _ in tokens], [s for _, s in tokens])
         ids, span = ids.to(place), span.to(place)
+        asked = within(span - 1, ids.shape[1])
         states: list[Tensor] = []
-        head = self.model.get_output_embeddings()
-        handle = head.register_forward_pre_hook(lambda _, given: states.append(given[0]))
+
+        def announcing(_: nn.Module, given: tuple[Tensor]) -> tuple[Tensor]:
+            # Only what announces a token of an answer goes through the output layer.
+            states.append(given[0])
+            return (given[0][asked],)
+
+        handle = self.model.get_output_embeddings().register_forward_pre_hook(announcing)
         try:
             logits = self.model(input_ids=ids, use_cache=False).logits
         finally:
@@ -214,15 +220,18 @@ def within(span: Tensor, length: int) -> Tensor:
 def answer_log_probability(logits: Tensor, ids: Tensor, span: Tensor) -> Tensor:
     """Sum the log-probabilities of the tokens of every answer, shape ``(n,)``.
 
+    ``logits`` are those of the tokens that announce one of an answer, behind each other.
+
     Examples
     --------
     >>> ids, span = torch.tensor([[0, 1, 1, 0]]), torch.tensor([[1, 3]])
-    >>> answer_log_probability(torch.zeros(1, 4, 2), ids, span).exp()
+    >>> answer_log_probability(torch.zeros(2, 2), ids, span).exp()
     tensor([0.2500])
     """
-    likely = logits[:, :-1].float() if logits.dtype.itemsize < 4 else logits[:, :-1]
-    each = -F.cross_entropy(likely.transpose(1, 2), ids[:, 1:], reduction="none")
-    return each.where(within(span, ids.shape[1])[:, 1:], 0.0).sum(1)
+    likely = logits.float() if logits.dtype.itemsize < 4 else logits
+    inside = within(span, ids.shape[1])
+    each = -F.cross_entropy(likely, ids[inside], reduction="none")
+    return each.new_zeros(len(ids)).index_add(0, inside.nonzero()[:, 0], each)
 
 
 class PreferenceLM(nn.Module):
