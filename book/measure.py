@@ -79,7 +79,7 @@ LARGE = {
 }
 """Sizes of Qwen2.5-0.5B. Its weights are drawn: what they are changes neither time nor memory."""
 
-LARGE_PAIRS, LARGE_WORDS, LARGE_LOOPED = (512, 64), (160, 175, 175), 16
+LARGE_PAIRS, LARGE_WORDS, LARGE_LOOPED = (128, 32), (160, 175, 175), 8
 """Pairs judged and validation pairs; words of a prompt and of its answers; pairs of the loop."""
 
 

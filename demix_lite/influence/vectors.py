@@ -57,7 +57,7 @@ BLOCK_BYTES = 2**25
 PART_BYTES = 2**27
 """The same for samples of like length: their models have many small steps, each with a price."""
 
-CUDA_BYTES = 2**34
+CUDA_BYTES = 2**33
 """The same on CUDA, where many small steps leave most of the processor idle; half of what is free
 there if that is less."""
 
