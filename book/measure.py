@@ -79,8 +79,9 @@ LARGE = {
 }
 """Sizes of Qwen2.5-0.5B. Its weights are drawn: what they are changes neither time nor memory."""
 
-LARGE_PAIRS, LARGE_WORDS, LARGE_LOOPED = (128, 32), (160, 175, 175), 8
-"""Pairs judged and validation pairs; words of a prompt and of its answers; pairs of the loop."""
+LARGE_PAIRS, LARGE_WORDS, LARGE_LOOPED, LARGE_BLOCK = (256, 64), (160, 175, 175), 8, 16
+"""Pairs judged and validation pairs; words of a prompt and of its answers; pairs of the loop, and
+those that the engine handles at a time."""
 
 
 def _mlp_problem() -> tuple[nn.Module, Callable, tuple, tuple]:
@@ -381,10 +382,11 @@ def _large_parts(reference: Reference, texts: list[list[str]]) -> dict[str, floa
         take((inputs, targets), slice(*ends)) for ends in ((0, rows), (rows, rows + others))
     )
     few = take(train, slice(0, LARGE_LOOPED))
-    influence_vectors(model, loss, few, few, device="cuda")
+    how: Any = {"device": "cuda", "block_size": LARGE_BLOCK}
+    influence_vectors(model, loss, few, few, **how)
     torch.cuda.reset_peak_memory_stats()
     found["engine"], fast = _timed(
-        lambda: influence_vectors(model, loss, train, valid, device="cuda")["influence"]
+        lambda: influence_vectors(model, loss, train, valid, **how)["influence"]
     )
     found["peak mb"], found["tokens"] = peak_megabytes("cuda"), float(inputs["ends"][0, -1])
     task, place = get_task("ultrafeedback"), torch.device("cuda")
