@@ -51,14 +51,20 @@ def book_folder(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-NEED_THE_BOOK = ("test_prose.py", "test_browser.py")
-"""Files that come last: another process builds the book first, and nobody should wait for it."""
+BOOK_FIRST, NEED_THE_BOOK = "test_book.py", ("test_prose.py", "test_browser.py")
+"""The file that builds the book, which takes longest, and those that come last: in them what reads
+the book waits for the rest, so that nobody stands idle while another process builds it."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Read the book when it is built; leave out what needs a missing GPU."""
-    place = {name: number for number, name in enumerate(NEED_THE_BOOK, 1)}
-    items.sort(key=lambda item: place.get(item.path.name, 0))
+    place = {BOOK_FIRST: -1} | {name: number for number, name in enumerate(NEED_THE_BOOK, 1)}
+
+    def turn(item: pytest.Item) -> tuple[int, bool]:
+        number = place.get(item.path.name, 0)
+        return number, number > 0 and "book_folder" in getattr(item, "fixturenames", ())
+
+    items.sort(key=turn)
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not marked:
         return

@@ -21,6 +21,7 @@ from test_book import LESSONS, NOTEBOOKS, build, handouts, prose
 
 from data_scripts.source import all_sources
 from demix_lite import cli
+from demix_lite.debugger import judging
 from demix_lite.tasks import TASKS, get_task
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -167,10 +168,15 @@ def test_the_command_line_understands(arguments):
     assert getattr(options, "task", "adult") in TASKS
 
 
+DIAGNOSED = 200
+"""Rows of a file that is diagnosed."""
+
+
 def small(arguments: list[str]) -> list[str]:
     """Return a command as it stands, on fewer rows."""
+    fewer = "500" if "ultrafeedback" in arguments else "900"
     return (
-        [*arguments, "--rows", "900", "--validation", "64"] if arguments[0] == "run" else arguments
+        [*arguments, "--rows", fewer, "--validation", "64"] if arguments[0] == "run" else arguments
     )
 
 
@@ -181,10 +187,12 @@ RUN = [c for c in calls_of_the_command_line() if c[0] in ("run", "diagnose") and
 @pytest.mark.parametrize("arguments", [c for c in RUN if len(c) > 1], ids=" ".join)
 def test_the_command_runs(arguments, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(judging, "MOST_REPEATS", 1)
     if arguments[0] == "diagnose":
-        people = get_task("adult").load().train.sample(300, random_state=0)
+        people = get_task("adult").load().train
         if (ROOT / arguments[1]).is_file():
             people = pd.read_csv(ROOT / arguments[1])
+        people = people.sample(DIAGNOSED, random_state=0)
         (tmp_path / arguments[1]).parent.mkdir(parents=True, exist_ok=True)
         people.to_csv(tmp_path / arguments[1], index=False)
         if "--known" in arguments:
