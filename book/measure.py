@@ -79,9 +79,8 @@ LARGE = {
 }
 """Sizes of Qwen2.5-0.5B. Its weights are drawn: what they are changes neither time nor memory."""
 
-LARGE_PAIRS, LARGE_WORDS, LARGE_LOOPED, LARGE_BLOCK = (256, 64), (160, 175, 175), 8, 16
-"""Pairs judged and validation pairs; words of a prompt and of its answers; pairs of the loop, and
-those that the engine handles at a time."""
+LARGE_PAIRS, LARGE_WORDS, LARGE_LOOPED = (128, 32), (160, 175, 175), 8
+"""Pairs judged and validation pairs; words of a prompt and of its answers; pairs of the loop."""
 
 
 def _mlp_problem() -> tuple[nn.Module, Callable, tuple, tuple]:
@@ -382,11 +381,10 @@ def _large_parts(reference: Reference, texts: list[list[str]]) -> dict[str, floa
         take((inputs, targets), slice(*ends)) for ends in ((0, rows), (rows, rows + others))
     )
     few = take(train, slice(0, LARGE_LOOPED))
-    how: Any = {"device": "cuda", "block_size": LARGE_BLOCK}
-    influence_vectors(model, loss, few, few, **how)
+    influence_vectors(model, loss, few, few, device="cuda")
     torch.cuda.reset_peak_memory_stats()
     found["engine"], fast = _timed(
-        lambda: influence_vectors(model, loss, train, valid, **how)["influence"]
+        lambda: influence_vectors(model, loss, train, valid, device="cuda")["influence"]
     )
     found["peak mb"], found["tokens"] = peak_megabytes("cuda"), float(inputs["ends"][0, -1])
     task, place = get_task("ultrafeedback"), torch.device("cuda")
