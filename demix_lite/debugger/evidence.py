@@ -44,6 +44,10 @@ than this: rows are unusual by nature there. Of labels it is no sign: wrong ones
 SMALL = 500
 """Below so many rows the controls are too few to be sure that a table is dirty."""
 
+UNSURE, LOW = 0.05, 0.1
+"""Nor can they tell then whether any errors are there, where another draw of rows and controls
+would leave a share of less than 5 % in one of ten cases: that lower share is believed."""
+
 LEAST_PRECISION = {
     "tidy": {"label": 0.7, "feature": 0.85, "spurious": 0.8},
     "dirty": {"label": 0.5, "feature": 0.5, "spurious": 0.0},
@@ -90,7 +94,7 @@ def weigh(judgement: Judgement, shortcuts: list[NamedShortcut]) -> tuple[Diagnos
     said = judgement.probability.copy()
     seen, drawn, dirty = [], _drawn_shares(judgement), is_dirty(judgement)
     for number, kind in enumerate(WITH_CONTROLS):
-        share = _share(judgement, kind)
+        share = _believed_share(judgement, kind, drawn[kind])
         told = dirty or kind == "label" or _looks_worse(judgement, kind) <= CONFUSED
         seen.append(share <= BLIND and told)
         if seen[-1]:
@@ -139,6 +143,12 @@ def _drawn_shares(judgement: Judgement) -> dict[str, list[float]]:
     return {kind: [_share(judgement, kind, draw) for _ in range(DRAWS)] for kind in WITH_CONTROLS}
 
 
+def _believed_share(judgement: Judgement, kind: str, drawn: list[float]) -> float:
+    """Return the bound of an error's share; of a small table the lower end, if that is near 0."""
+    share, low = _share(judgement, kind), float(np.quantile(drawn, LOW))
+    return min(share, low) if len(judgement.probability) < SMALL and low < UNSURE else share
+
+
 def _by_kind(said: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
     return zip(ERROR_TYPES, said.T, strict=True)
 
@@ -184,7 +194,7 @@ def with_share(probability: np.ndarray, share: float) -> np.ndarray:
     share = max(share, 1e-5)
     if probability.mean() <= share:
         return probability
-    odds = logit(probability)
+    odds = logit(probability.clip(1e-6, 1 - 1e-6))
     return expit(odds - brentq(lambda shift: expit(odds - shift).mean() - share, 0, 60))
 
 
