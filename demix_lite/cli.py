@@ -300,6 +300,8 @@ def _bench(options: argparse.Namespace) -> None:
 
     if options.quick and (options.studies or options.ablation):
         raise DemixError("--quick is a slice of the grid: leave it out, or --studies, --ablation.")
+    if options.device != "cpu" and (options.studies or options.ablation):
+        raise DemixError("--studies and --ablation run on the CPU: leave --device out.")
     source = options.source or ("twin" if options.quick else "real")
     ledger = options.ledger or _default_ledger(source, quick=options.quick)
     check_writable(ledger)

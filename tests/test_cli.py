@@ -63,8 +63,11 @@ def test_missing_real_data_names_the_command(capsys, monkeypatch, tmp_path):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_a_cuda_device_that_is_not_there(capsys):
-    assert "CUDA" in refusal([*TINY, "--device", "cuda"], capsys)
+@pytest.mark.parametrize(
+    "command", [TINY, ["bench", "--quick"], ["train-detector", "tabular", "--again"]]
+)
+def test_a_cuda_device_that_is_not_there(command, capsys):
+    assert "CUDA" in refusal([*command, "--device", "cuda"], capsys)
 
 
 def test_too_few_rows(capsys):
@@ -127,6 +130,7 @@ def no_work(monkeypatch):
     [
         (["bench", "--suite", "tabula"], "unknown family 'tabula'; did you mean 'tabular'"),
         (["bench", "--tasks", "adult", "bnak"], "unknown task 'bnak'; did you mean 'bank'"),
+        (["bench", "--studies", "--device", "cuda"], "--studies and --ablation run on the CPU"),
         (["bench", "--ledger", "absent/ledger.csv"], "cannot write absent/ledger.csv"),
         (["bench", "--tasks", "yelp"], "unknown task of the suite tabular 'yelp'"),
         (["bench", "--methods", "dcd"], "unknown method 'dcd'; did you mean 'ddc'"),
