@@ -375,19 +375,18 @@ def _large_parts(reference: Reference, texts: list[list[str]]) -> dict[str, floa
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.add_(torch.randn_like(parameter), alpha=0.01)
-    loss = get_task("ultrafeedback").loss
+    task, place = get_task("ultrafeedback"), torch.device("cuda")
     rows, others = LARGE_PAIRS
     train, valid = (
         take((inputs, targets), slice(*ends)) for ends in ((0, rows), (rows, rows + others))
     )
     few = take(train, slice(0, LARGE_LOOPED))
-    influence_vectors(model, loss, few, few, device="cuda")
+    influence_vectors(model, task.loss, few, few, device=place)
     torch.cuda.reset_peak_memory_stats()
     found["engine"], fast = _timed(
-        lambda: influence_vectors(model, loss, train, valid, device="cuda")["influence"]
+        lambda: influence_vectors(model, task.loss, train, valid, device=place)["influence"]
     )
     found["peak mb"], found["tokens"] = peak_megabytes("cuda"), float(inputs["ends"][0, -1])
-    task, place = get_task("ultrafeedback"), torch.device("cuda")
     found["loop"], slow = _timed(lambda: F.normalize(_gradients(model, task, move(few, place))))
     other = F.normalize(_gradients(model, task, move(valid, place)))
     found["difference"] = float((fast[:LARGE_LOOPED] - (slow @ other.T).cpu()).abs().max())
@@ -566,6 +565,8 @@ def large_figures(found: dict[str, float]) -> list[tuple]:
             (f"{name}, largest difference from the loop", of["difference"], "", None, ""),
             (f"{name}, peak memory", of["peak mb"], "MB", None, ""),
             (f"{name}, peak memory of the reference", of["reference peak mb"], "MB", None, ""),
+            (f"{name}, tokens a pair", of["tokens"], "", None, ""),
+            (f"{name}, trained numbers", of["trained"], "", None, ""),
         ]
     return [(*row, "cuda") for row in rows]
 

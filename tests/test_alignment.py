@@ -215,6 +215,7 @@ def test_columns_for_trees(loaded, encoder):
 @pytest.mark.slow
 @pytest.mark.gpu
 def test_the_whole_line_runs_on_cuda():
+    pytest.importorskip("transformers", reason="needs demix_lite[llm]")
     here, there = (
         run_pipeline("ultrafeedback", rows=900, validation=64, device=device).row
         for device in ("cpu", "cuda")
@@ -224,6 +225,7 @@ def test_the_whole_line_runs_on_cuda():
         assert there[name] == pytest.approx(here[name], abs=0.06)
 
 
+@pytest.mark.slow
 def test_errors_are_seen_through_the_whole_line(loaded):
     pytest.importorskip("transformers", reason="needs demix_lite[llm]")
     prepared = prepare("ultrafeedback", rows=900, validation=48, seed=1)

@@ -897,6 +897,9 @@ def test_a_block_of_nothing_is_refused(size, tmp_path):
     with pytest.raises(DemixError, match=f"block_size must be at least 1, not {size}"):
         influence_vectors(*problem("mlp"), block_size=size, out=tmp_path / "v.npy")
     assert not list(tmp_path.iterdir())
+    model, loss, train, valid = problem("mlp")
+    with pytest.raises(DemixError, match=f"block_size must be at least 1, not {size}"):
+        list(InfluenceSource(model, loss, valid).blocks(train, block_size=size))
 
 
 def test_too_little_memory_is_said_before_the_run(monkeypatch):

@@ -129,7 +129,7 @@ def test_a_large_model_is_measured_in_both_precisions():
     assert values[f"{title}, pairs a second"] == pairs / 2
     assert values[f"{title}, pairs a second with the reference pass"] == pairs / 3
     assert values[f"{title}, times faster than a loop"] == 4 / measure.LARGE_LOOPED * pairs / 2
-    assert len(values) == len(rows) == 12
+    assert len(values) == len(rows) == 16
     assert {row[-1] for row in rows} == {"cuda"}
 
 

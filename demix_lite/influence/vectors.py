@@ -126,8 +126,8 @@ def influence_vectors(
         gradient).
         Constant along a row or a column: losses and gradient norms.
     block_size : int, optional
-        Samples handled at a time; chosen by the memory at hand by default. Changes speed and
-        memory, not the result.
+        Training samples handled at a time; chosen by the memory at hand by default. Changes
+        speed and memory, not the result.
     out : path, optional
         Write the values to this ``.npy`` file (memory-mapped) instead of keeping them in memory.
         The file appears when it is complete.
@@ -167,12 +167,12 @@ def influence_vectors(
     True
     """
     _check_samples(train, "train")
-    setting = model, loss_fn, valid, channels
-    options: Any = {"device": device, "features": features, "block_size": block_size}
-    source = InfluenceSource(*setting, partners=count(train[0]), **options)
+    source = InfluenceSource(
+        model, loss_fn, valid, channels, partners=count(train[0]), device=device, features=features
+    )
     shape = (count(train[0]), len(source.channels), source.valid_count)
     source.check_memory(shape[0], keep=out is None)
-    blocks = source.blocks(train, progress=progress)
+    blocks = source.blocks(train, block_size=block_size, progress=progress)
     if out is not None:
         return InfluenceVectors(_write(Path(out), shape, source.dtype, blocks), source.channels)
     values = torch.empty(shape, dtype=source.dtype)
@@ -234,7 +234,7 @@ class InfluenceSource:
 
     Parameters
     ----------
-    model, loss_fn, valid, channels, device, features, block_size
+    model, loss_fn, valid, channels, device, features
         As for :func:`influence_vectors`.
     partners : int, optional
         Number of training samples to expect; lets each layer choose its cheaper route.
@@ -250,12 +250,8 @@ class InfluenceSource:
         partners: int | None = None,
         device: str | torch.device | None = None,
         features: Features | None = None,
-        block_size: int | None = None,
     ):
         _check_samples(valid, "valid")
-        self.block_size = block_size
-        if block_size is not None and block_size < 1:
-            raise DemixError(f"block_size must be at least 1, not {block_size}.")
         self.device = resolve_device(device)
         self.channels = tuple(dict.fromkeys([channels] if isinstance(channels, str) else channels))
         self.features = features or flat_inputs
@@ -328,8 +324,6 @@ class InfluenceSource:
         return rows.split(self._part_size())
 
     def _part_size(self) -> int:
-        if self.block_size is not None:
-            return self.block_size
         room = max(PART_BYTES, self._room)
         return int(max(1, min(LIKE_LENGTHS, room // self._captured_bytes)))
 
@@ -356,7 +350,9 @@ class InfluenceSource:
         """Yield ``(rows, values)`` with values of shape ``(len(rows), C, M)``, in order."""
         inputs, targets = train
         n = count(inputs)
-        size = block_size or self._block_size()
+        size = self._block_size() if block_size is None else block_size
+        if size < 1:
+            raise DemixError(f"block_size must be at least 1, not {size}.")
         with tqdm(
             total=n, desc="influence", unit="sample", disable=not progress, leave=False
         ) as bar:
@@ -403,8 +399,6 @@ class InfluenceSource:
             )
 
     def _block_size(self) -> int:
-        if self.block_size is not None:
-            return self.block_size
         if self._lengths is not None:
             return LIKE_LENGTHS
         room = max(BLOCK_BYTES, self._room)
