@@ -87,6 +87,25 @@ def test_errors_go_into_practice_rows_as_into_any_others(table):
     assert 0.02 < shares["spurious"] < 0.17
 
 
+@pytest.mark.parametrize("name", ["adult", "covertype", "bike", "air"])
+def test_half_of_the_practice_tasks_exchange_labels_between_rows(name):
+    table, splits = get_task(name), SPLITS[name]
+    drawn = [practice_task(table, splits, np.random.default_rng(seed)) for seed in range(40)]
+    assert 10 <= sum(task.exchanges_labels for task, _ in drawn) <= 30
+    task, rows = next(
+        (task, rows)
+        for task, rows in drawn
+        if task.exchanges_labels and (name != "bike" or not task.label.classes)
+    )
+    train = inject(task, rows, 0.5, seed="exchanged").train
+    wrong = train.errors["label"]
+    labels, right = train.frame[task.target], train.original[task.target]
+    assert labels[wrong].isin(right).all()
+    if not task.label.classes:  # as many rare numbers as before, whatever the shape of the label
+        rare = right.quantile(0.9)
+        assert (labels > rare).mean() == pytest.approx((right > rare).mean(), abs=0.03)
+
+
 def test_a_rule_for_a_table_of_one_column_is_none():
     table = get_task("adult")
     frame = SPLITS["adult"].train.assign(income="<=50K")

@@ -202,17 +202,14 @@ def draw_controls(task: Task, frame: pd.DataFrame, *, seed: object = 0) -> Contr
     drawn, exchanged = labels[way[labels] == 0], labels[way[labels] == 1]
     given = rows[task.target]
     rows.loc[drawn, task.target] = task.wrong_labels(given[drawn], rng)
-    rows.loc[exchanged, task.target] = _labels_of_others(given[exchanged], frame[task.target], rng)
+    rows.loc[exchanged, task.target] = task.label.of_others(
+        given[exchanged], frame[task.target], rng
+    )
     for number, part in enumerate(np.array_split(features, CONTROL_PLANS)):
         plan = task.plan_feature_errors(frame, rng)
         rows.loc[part] = task.corrupt_features(rows.loc[part], plan, rng)
         way[part] = number
     return Controls(rows, origin, kind, way)
-
-
-def _labels_of_others(labels: pd.Series, known: pd.Series, rng: np.random.Generator) -> list:
-    """Draw for every label that of another row, different from it."""
-    return [rng.choice(known[known != label].to_numpy()) for label in labels]
 
 
 def _halves(

@@ -152,6 +152,8 @@ class Task(ABC):
         Share that the minority group of a spurious rule is reduced to.
     training : dict
         Settings of :func:`demix_lite.models.training.fit` that are not its defaults.
+    exchanges_labels : bool
+        Whether a wrong label is that of another row, and not drawn as the kind of label has it.
     least_broken : float
         Probability of a feature error below which a repair leaves the features as they are.
     judged_rows, practice_rows : int
@@ -166,6 +168,7 @@ class Task(ABC):
     architectures: tuple[str, ...]
     slow_architectures: tuple[str, ...] = ()
     minority_share: float
+    exchanges_labels: bool = False
     least_broken: float = 0.0
     training: Mapping[str, Any] = MappingProxyType({})
     judged_rows: int = 8000
@@ -222,7 +225,9 @@ class Task(ABC):
         return self.label.metric(outputs, targets)
 
     def wrong_labels(self, labels: pd.Series, rng: np.random.Generator) -> pd.Series:
-        """Draw a wrong label for every label, as the kind of label has it."""
+        """Draw a wrong label for every label of some rows."""
+        if self.exchanges_labels:
+            return self.label.of_others(labels, labels, rng)
         return self.label.wrong(labels, rng)
 
     def relabel(self, labels: pd.Series, outputs: Tensor) -> pd.Series:

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 SMALLEST_SHIFT = 0.25
-"""A wrong number lies at least this share of the label's range away from the right one."""
+"""A wrong number lies at least this share of the label's range away from the right one, or of the
+rows if it is the number of another row."""
 
 IMPUTE_GROUPS = 5
 
@@ -54,6 +55,10 @@ class Label(ABC):
     @abstractmethod
     def wrong(self, labels: pd.Series, rng: np.random.Generator) -> pd.Series:
         """Draw a wrong label for every label."""
+
+    @abstractmethod
+    def of_others(self, labels: pd.Series, known: pd.Series, rng: np.random.Generator) -> pd.Series:
+        """Draw for every label that of another of the known rows, not one like it."""
 
     @abstractmethod
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -126,6 +131,27 @@ class Classes(Label):
         """Draw one of the other classes uniformly for every label."""
         shift = rng.integers(1, len(self.names), size=len(labels))
         wrong = np.asarray(self.names)[(self.codes(labels) + shift) % len(self.names)]
+        return pd.Series(wrong, index=labels.index, name=labels.name).astype(labels.dtype)
+
+    def of_others(self, labels: pd.Series, known: pd.Series, rng: np.random.Generator) -> pd.Series:
+        """Draw one of the other classes for every label, as often as the known rows have them.
+
+        Examples
+        --------
+        >>> known = pd.Series(["a", "b", "c", "c"])
+        >>> drawn = Classes(("a", "b", "c")).of_others(known, known, np.random.default_rng(0))
+        >>> bool((drawn != known).all())
+        True
+        """
+        codes = self.codes(labels)
+        # A class that no known row has is drawn only where there is no other.
+        frequency = np.bincount(self.codes(known), minlength=self.classes) + 1e-9
+        drawn = codes.copy()
+        for own in np.unique(codes):
+            others = np.where(np.arange(self.classes) == own, 0, frequency)
+            mine = codes == own
+            drawn[mine] = rng.choice(self.classes, mine.sum(), p=others / others.sum())
+        wrong = np.asarray(self.names)[drawn]
         return pd.Series(wrong, index=labels.index, name=labels.name).astype(labels.dtype)
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -270,6 +296,30 @@ class Number(Label):
             away = np.where(place < below, np.floor(wrong), np.ceil(wrong))
             wrong = np.where(np.abs(whole - right) < gap, away, whole)
         return self._like(wrong, labels)
+
+    def of_others(self, labels: pd.Series, known: pd.Series, rng: np.random.Generator) -> pd.Series:
+        """Draw for every label one that at least a quarter of the known rows lie between.
+
+        Examples
+        --------
+        >>> known = pd.Series(np.arange(100.0))
+        >>> drawn = Number(0, 99).of_others(known, known, np.random.default_rng(0))
+        >>> bool((drawn - known).abs().min() >= 24)
+        True
+        """
+        ranked = np.sort(known)
+        # Beside the quarter on either side, all rows of the same label are left out.
+        first, after = (
+            np.searchsorted(ranked, labels, side) / len(ranked) for side in ("left", "right")
+        )
+        middle = (first + after) / 2
+        below = np.minimum(middle - SMALLEST_SHIFT, first).clip(min=0)
+        above = np.maximum(middle + SMALLEST_SHIFT, after).clip(max=1)
+        place = rng.uniform(0, 1, size=len(middle)) * (below + 1 - above)
+        place = np.where(place < below, place, place - below + above)
+        return self._like(
+            ranked[(place * len(ranked)).astype(int).clip(max=len(ranked) - 1)], labels
+        )
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the squared error of every sample, in units of the squared range."""

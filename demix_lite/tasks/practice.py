@@ -35,6 +35,10 @@ NARROWED, MERGED = 0.2, 0.4
 OWN_LABEL = 0.4
 """How often the label stays as it is, and only the rule is drawn."""
 
+EXCHANGED = 0.5
+"""How often wrong labels are those of other rows: spread evenly over a skewed label, nearly all of
+its rare values would be wrong ones."""
+
 OTHER = "other"
 ATTEMPTS = 200
 
@@ -44,9 +48,9 @@ def practice_task(
 ) -> tuple[TabularTask, Splits]:
     """Draw another label and a rule for a table.
 
-    Drawn are the label column, what kind of label it becomes, and the rule. Returns the task, with
-    one rule, and the rows that have one of its labels; both as they were if nothing suitable is
-    found.
+    Drawn are the label column, what kind of label it becomes, how it goes wrong, and the rule.
+    Returns the task, with one rule, and the rows that have one of its labels; both as they were if
+    nothing suitable is found.
 
     Examples
     --------
@@ -63,7 +67,9 @@ def practice_task(
         parts = {p: answer(getattr(splits, p)) for p in ("train", "valid", "test")}
         rule = random_rule(asked, parts["train"], rng)
         if rule is not None:
-            return replace(asked, rules=(rule,)), replace(splits, **parts)
+            exchanges = bool(rng.random() < EXCHANGED)
+            drawn = replace(asked, rules=(rule,), exchanges_labels=exchanges)
+            return drawn, replace(splits, **parts)
     return task, splits
 
 

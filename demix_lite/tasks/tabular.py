@@ -55,6 +55,7 @@ class TabularTask(Task):
     architectures: tuple[str, ...] = ("mlp1", "mlp2", "ft_transformer")
     slow_architectures: tuple[str, ...] = ("ft_transformer",)
     minority_share: float = 0.15
+    exchanges_labels: bool = False
 
     @property
     def features(self) -> tuple[str, ...]:
