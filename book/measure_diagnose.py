@@ -2,7 +2,8 @@
 
 Every run is a process of its own, so that its seconds and its memory are its own, and a line of
 ``book/results/diagnose.csv``; lines that are there are not run again. A benchmark table is judged
-by the detector that never saw it.
+by the detector that never saw it. Beside it stand two tools as they come: Cleanlab, on trees that
+did not see the row, for labels, and an isolation forest for features.
 """
 
 import json
@@ -17,15 +18,24 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from cleanlab.filter import find_label_issues
+from cleanlab.regression.learn import CleanLearning
 from independent_errors import with_errors
 from sklearn import datasets
+from sklearn.ensemble import (
+    HistGradientBoostingClassifier,
+    HistGradientBoostingRegressor,
+    IsolationForest,
+)
 from sklearn.metrics import f1_score
+from sklearn.model_selection import cross_val_predict
 
 from demix_lite.benchmark.ledger import append_rows, peak_megabytes, provenance, read_ledger
 from demix_lite.detector import ErrorDetector
 from demix_lite.diagnose import diagnose_file, write_outcome
 from demix_lite.diagnosis import ERROR_TYPES
 from demix_lite.tasks import get_task
+from demix_lite.tasks.own_table import own_table
 
 RESULTS = Path(__file__).resolve().parent / "results"
 LARGE = (50_000, 20)
@@ -40,6 +50,7 @@ SHARES = {"errors": {}, "few errors": {"labels": 0.04, "features": 0.04}}
 COLUMNS = (
     *("what", "table", "seed", "rows", "columns", "detector", "flagged"),
     *(f"f1_{kind}" for kind in (*ERROR_TYPES, "macro")),
+    *("f1_label_cleanlab", "f1_feature_isolation_forest"),
     *("seconds", "cpu_seconds", "peak_mb", "device", "cores", "versions", "commit"),
 )
 
@@ -88,17 +99,18 @@ def run(what: str, table: str, seed: int) -> dict[str, Any]:
         detector = ErrorDetector.shipped(name)
         outcome = diagnose_file(path, target, detector=detector, seed=seed)
         write_outcome(outcome, Path(folder) / "out")
-        seconds = time.perf_counter() - started
+        seconds, peak = time.perf_counter() - started, round(peak_megabytes(None))
     flags = outcome.debugger.diagnosis_[[f"{kind}_error" for kind in ERROR_TYPES]].to_numpy()
     about = {"what": what, "table": table, "seed": seed, "rows": len(frame), "detector": name}
     spent = {"seconds": seconds, "cpu_seconds": _cpu_seconds() - cpu}
     return {
         **about,
         **_scores(flags, truth),
+        **_plain_scores(frame, target, truth),
         **{key: round(value, 1) for key, value in spent.items()},
         "columns": frame.shape[1],
         "flagged": float(flags.any(axis=1).mean()),
-        "peak_mb": round(peak_megabytes(None)),
+        "peak_mb": peak,
         **provenance(None),
     }
 
@@ -114,6 +126,31 @@ def _scores(flags: np.ndarray, truth: pd.DataFrame | None) -> dict[str, float | 
         each = [f1_score(truth[k], flags[:, i]) for i, k in enumerate(ERROR_TYPES)]
         found = dict(zip(found, [*each, float(np.mean(each))], strict=True))
     return found
+
+
+def _plain_scores(
+    frame: pd.DataFrame, target: str, truth: pd.DataFrame | None
+) -> dict[str, float | None]:
+    """Score what two tools with their defaults flag in the same file."""
+    if truth is None:
+        return {"f1_label_cleanlab": None, "f1_feature_isolation_forest": None}
+    cells = frame.drop(columns=target)
+    numeric = cells.select_dtypes("number").columns
+    columns = cells.apply(lambda c: c if c.name in numeric else pd.factorize(c)[0]).astype(float)
+    unusual = IsolationForest(random_state=0).fit_predict(columns.fillna(columns.median())) < 0
+    if own_table(frame, target).task.label.classes:
+        labels = pd.factorize(frame[target])[0]
+        trees = HistGradientBoostingClassifier(random_state=0)
+        said = cross_val_predict(trees, columns, labels, method="predict_proba")
+        wrong = find_label_issues(labels, said)
+    else:
+        learner = CleanLearning(HistGradientBoostingRegressor(random_state=0))
+        wrong = learner.find_label_issues(columns.to_numpy(), frame[target].to_numpy(float))
+        wrong = wrong["is_label_issue"]
+    return {
+        "f1_label_cleanlab": float(f1_score(truth["label"], wrong)),
+        "f1_feature_isolation_forest": float(f1_score(truth["feature"], unusual)),
+    }
 
 
 def _table(name: str) -> tuple[pd.DataFrame, str]:

@@ -11,7 +11,7 @@ from sklearn.metrics import average_precision_score
 from sklearn.utils.estimator_checks import estimator_checks_generator
 from test_diagnose import LossDetector, people
 
-from demix_lite.debugger import DataDebugger, evidence
+from demix_lite.debugger import DataDebugger
 from demix_lite.debugger.evidence import flag_from, is_dirty, largest_share, weigh, with_share
 from demix_lite.debugger.judging import Controls, Judgement, draw_controls, judge_table
 from demix_lite.debugger.outliers import outlyingness, with_outliers
@@ -297,28 +297,3 @@ def test_a_rule_that_does_not_hold_is_no_shortcut_though_a_rare_label_agrees_wit
     suspicion[rare, 2] = 0.9
     named = name_shortcuts(task, task.encoder(frame), frame, suspicion)
     assert not [s for s in named if s.suspected and s.rule.condition == {"shop": frozenset("c")}]
-
-
-def few_controls(share, seed, count=60):
-    """Verdicts on the labels of a small table that are hard to tell, and on few controls."""
-    rng = np.random.default_rng(seed)
-    rows, others = np.full(400, -2.0), np.full(count, 0.5)
-    rows[rng.random(400) < share] += 4
-    said, of_controls = (
-        expit(np.column_stack([x, np.full((len(x), 2), -2)]) + 2 * rng.normal(size=(len(x), 3)))
-        for x in (rows, others)
-    )
-    kind = np.where(np.arange(count) < count // 2, "label", "feature")
-    controls = Controls(pd.DataFrame(index=range(count)), np.zeros(count), kind, np.zeros(count))
-    return Judgement(said, of_controls, controls, torch.zeros(400, 1), [])
-
-
-def test_few_controls_cannot_tell_that_a_small_table_has_errors(monkeypatch):
-    def flagged(share):
-        judged = (few_controls(share, seed) for seed in range(12))
-        return np.mean([weigh(judgement, [])[0].flag["label"].mean() for judgement in judged])
-
-    clean, dirty = flagged(0.0), flagged(0.3)
-    monkeypatch.setattr(evidence, "SMALL", 0)
-    assert clean < 0.5 * flagged(0.0)
-    assert dirty > 0.9 * flagged(0.3) > 0.1

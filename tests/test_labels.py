@@ -148,3 +148,29 @@ def test_a_better_model_is_on_the_better_side_of_the_metric():
         better, worse = task.metric(right, targets), task.metric(bad, targets)
         assert (better > worse) == task.label.larger_is_better
     assert toy_number_task().metric_name == "MSE"
+
+
+@given(
+    known=st.lists(st.integers(0, 30), min_size=2, max_size=200).filter(lambda x: len({*x}) > 1),
+    seed=st.integers(0, 10**6),
+)
+def test_a_number_is_exchanged_for_one_a_quarter_of_the_rows_away(known, seed):
+    labels = pd.Series(known, name="label")
+    drawn = Number(0, 30).of_others(labels, labels, np.random.default_rng(seed))
+    assert drawn.isin(labels).all()
+    assert (drawn != labels).all()
+    assert drawn.dtype == labels.dtype
+    ranks = labels.rank()
+    between = [abs(ranks[labels == d].iloc[0] - ranks.iloc[i]) for i, d in enumerate(drawn)]
+    ties = labels.value_counts().max()
+    assert min(between) >= len(labels) / 4 - ties
+
+
+def test_a_class_is_exchanged_as_often_as_others_have_it():
+    known = pd.Series(["a"] * 100 + ["b"] * 600 + ["c"] * 300)
+    labels = pd.Series(["a"] * 6000)
+    drawn = Classes(("a", "b", "c")).of_others(labels, known, np.random.default_rng(0))
+    shares = drawn.value_counts(normalize=True)
+    assert shares.to_dict() == pytest.approx({"b": 2 / 3, "c": 1 / 3}, abs=0.02)
+    only = Classes(("a", "b")).of_others(labels[:3], labels, np.random.default_rng(0))
+    assert only.tolist() == ["b", "b", "b"]

@@ -6,8 +6,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal, assert_series_equal
 
 from demix_lite.benchmark.protocols import family_tasks
@@ -15,7 +13,7 @@ from demix_lite.errors import DemixError
 from demix_lite.injection import inject
 from demix_lite.tasks import get_task
 from demix_lite.tasks.base import Rule, check_columns, seeded_model
-from demix_lite.tasks.labels import Classes, Number
+from demix_lite.tasks.labels import Classes
 from demix_lite.tasks.tabular import MISSING, MOST_CATEGORIES, TabularTask
 from tests.toy import toy_frame, toy_number_splits, toy_number_task, toy_task
 
@@ -370,32 +368,6 @@ def test_categorical_labels_stay_categorical():
     ):
         assert better.dtype == labels.dtype
         assert better.tolist() == ["yes", "no"]
-
-
-@given(
-    known=st.lists(st.integers(0, 30), min_size=2, max_size=200).filter(lambda x: len({*x}) > 1),
-    seed=st.integers(0, 10**6),
-)
-def test_a_number_is_exchanged_for_one_a_quarter_of_the_rows_away(known, seed):
-    labels = pd.Series(known, name="label")
-    drawn = Number(0, 30).of_others(labels, labels, np.random.default_rng(seed))
-    assert drawn.isin(labels).all()
-    assert (drawn != labels).all()
-    assert drawn.dtype == labels.dtype
-    ranks = labels.rank()
-    between = [abs(ranks[labels == d].iloc[0] - ranks.iloc[i]) for i, d in enumerate(drawn)]
-    ties = labels.value_counts().max()
-    assert min(between) >= len(labels) / 4 - ties
-
-
-def test_a_class_is_exchanged_as_often_as_others_have_it():
-    known = pd.Series(["a"] * 100 + ["b"] * 600 + ["c"] * 300)
-    labels = pd.Series(["a"] * 6000)
-    drawn = Classes(("a", "b", "c")).of_others(labels, known, np.random.default_rng(0))
-    shares = drawn.value_counts(normalize=True)
-    assert shares.to_dict() == pytest.approx({"b": 2 / 3, "c": 1 / 3}, abs=0.02)
-    only = Classes(("a", "b")).of_others(labels[:3], labels, np.random.default_rng(0))
-    assert only.tolist() == ["b", "b", "b"]
 
 
 def test_numbers_are_relabelled_by_the_model():

@@ -44,10 +44,6 @@ than this: rows are unusual by nature there. Of labels it is no sign: wrong ones
 SMALL = 500
 """Below so many rows the controls are too few to be sure that a table is dirty."""
 
-UNSURE, LOW = 0.05, 0.1
-"""Nor can they tell then whether any errors are there, where another draw of rows and controls
-would leave a share of less than 5 % in one of ten cases: that lower share is believed."""
-
 LEAST_PRECISION = {
     "tidy": {"label": 0.7, "feature": 0.85, "spurious": 0.8},
     "dirty": {"label": 0.5, "feature": 0.5, "spurious": 0.0},
@@ -92,9 +88,9 @@ class Evidence:
 def weigh(judgement: Judgement, shortcuts: list[NamedShortcut]) -> tuple[Diagnosis, list[Evidence]]:
     """Turn what the detector says into probabilities and flags that hold for this table."""
     said = judgement.probability.copy()
-    seen, drawn, dirty = [], _drawn_shares(judgement), is_dirty(judgement)
+    seen, dirty = [], is_dirty(judgement)
     for number, kind in enumerate(WITH_CONTROLS):
-        share = _believed_share(judgement, kind, drawn[kind])
+        share = _share(judgement, kind)
         told = dirty or kind == "label" or _looks_worse(judgement, kind) <= CONFUSED
         seen.append(share <= BLIND and told)
         if seen[-1]:
@@ -106,7 +102,7 @@ def weigh(judgement: Judgement, shortcuts: list[NamedShortcut]) -> tuple[Diagnos
     thresholds = [t if can else 1.1 for t, can in zip(thresholds, seen, strict=True)]
     rng = np.random.default_rng(0)
     evidence = [
-        _evidence(judgement, kind, p, threshold, can, drawn.get(kind), rng)
+        _evidence(judgement, kind, p, threshold, can, rng)
         for (kind, p), threshold, can in zip(_by_kind(said), thresholds, seen, strict=True)
     ]
     return Diagnosis.from_probability(said, np.array(thresholds)), evidence
@@ -135,18 +131,6 @@ def _looks_worse(judgement: Judgement, kind: str) -> float:
     often = float(roc_auc_score(is_row, np.concatenate([rows, controls])))
     classes = judgement.outputs.shape[1]
     return often * (max(1.0, 2 * (classes - 1) / classes) if kind == "label" else 1.0)
-
-
-def _drawn_shares(judgement: Judgement) -> dict[str, list[float]]:
-    """Bound the share of either error in draws with replacement."""
-    draw = partial(_again, rng=np.random.default_rng(0))
-    return {kind: [_share(judgement, kind, draw) for _ in range(DRAWS)] for kind in WITH_CONTROLS}
-
-
-def _believed_share(judgement: Judgement, kind: str, drawn: list[float]) -> float:
-    """Return the bound of an error's share; of a small table the lower end, if that is near 0."""
-    share, low = _share(judgement, kind), float(np.quantile(drawn, LOW))
-    return min(share, low) if len(judgement.probability) < SMALL and low < UNSURE else share
 
 
 def _by_kind(said: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
@@ -220,13 +204,13 @@ def _evidence(
     probability: np.ndarray,
     threshold: float,
     seen: bool,
-    drawn: list[float] | None,
     rng: np.random.Generator,
 ) -> Evidence:
     """Say how often an error occurs, and how many of its controls would be flagged."""
-    if drawn is None:
+    if kind not in WITH_CONTROLS:
         return Evidence(kind, seen, np.nan, np.nan, np.nan, threshold, np.nan)
     low, high = _interval(probability, rng)
+    drawn = [_share(judgement, kind, partial(_again, rng=rng)) for _ in range(DRAWS)]
     high = max(low, float(np.quantile(drawn, 0.975)))
     number = ERROR_TYPES.index(kind)
     cut = judgement.probability[probability >= threshold, number].min(initial=2.0)
