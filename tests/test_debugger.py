@@ -115,6 +115,19 @@ def test_a_dirty_table_is_flagged_freely_and_a_tidy_one_with_care(share):
         assert flag[wrong].mean() >= 0.85
 
 
+@pytest.mark.parametrize("share", [0.1, 0.4])
+def test_a_shortcut_is_broken_by_a_minority_only(share):
+    rng = np.random.default_rng(0)
+    odds = np.where(rng.random(4000) < share, 2.0, -4.0)
+    said = expit(np.column_stack([np.full((4000, 2), -3.0), odds]))
+    controls = Controls(
+        pd.DataFrame(), np.arange(40), np.repeat(["label", "feature"], 20), np.ones(40)
+    )
+    judgement = Judgement(said, said[:40], controls, torch.zeros(4000, 1), [])
+    believed = weigh(judgement, [])[0].probability["spurious"]
+    assert believed.mean() == pytest.approx(min(said[:, 2].mean(), 0.15))
+
+
 def test_share_is_bounded_by_the_controls():
     rng = np.random.default_rng(0)
     clean, broken = rng.normal(-2, 1, 4000), rng.normal(2, 1, 4000)

@@ -7,7 +7,8 @@ at least π times as many rows as controls would have to score as high as any le
 the smallest such ratio. Errors are put in in a few ways, some easier to see than others; the median
 of their bounds is the share we believe in. The probabilities are brought down to it (their odds
 divided by one number) and flags are set on what is left. Where rows and controls score alike, the
-detector cannot see such errors here, and nothing is flagged.
+detector cannot see such errors here, and nothing is flagged. Of rows that break a shortcut there are
+no controls; they are a minority at most.
 """
 
 from collections.abc import Callable, Iterator
@@ -50,6 +51,10 @@ LEAST_PRECISION = {
 }
 """Share of the flags that must be right by the detector's own account. A label that is wrong and a
 row that is merely unusual or goes against a true pattern differ in how easily they are confused."""
+
+MINORITY = 0.15
+"""In all that a detector learned from at most this share of the rows breaks the shortcut. Where it
+says more, it hears patterns that the table has by nature."""
 
 DRAWS = 200
 
@@ -95,6 +100,7 @@ def weigh(judgement: Judgement, shortcuts: list[NamedShortcut]) -> tuple[Diagnos
         seen.append(share <= BLIND and told)
         if seen[-1]:
             said[:, number] = with_share(said[:, number], share)
+    said[:, -1] = with_share(said[:, -1], MINORITY)
     least = LEAST_PRECISION["dirty" if dirty else "tidy"]
     thresholds = [flag_from(p, least[kind]) for kind, p in _by_kind(said)]
     named = any(shortcut.suspected for shortcut in shortcuts)
