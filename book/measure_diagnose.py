@@ -144,7 +144,7 @@ def _plain_scores(
         said = cross_val_predict(trees, columns, labels, method="predict_proba")
         wrong = find_label_issues(labels, said)
     else:
-        learner = CleanLearning(HistGradientBoostingRegressor(random_state=0))
+        learner = CleanLearning(HistGradientBoostingRegressor(random_state=0), seed=0)
         wrong = learner.find_label_issues(columns.to_numpy(), frame[target].to_numpy(float))
         wrong = wrong["is_label_issue"]
     return {
