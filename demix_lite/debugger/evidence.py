@@ -7,8 +7,8 @@ at least π times as many rows as controls would have to score as high as any le
 the smallest such ratio. Errors are put in in a few ways, some easier to see than others; the median
 of their bounds is the share we believe in. The probabilities are brought down to it (their odds
 divided by one number) and flags are set on what is left. Where rows and controls score alike, the
-detector cannot see such errors here, and nothing is flagged. Of rows that break a shortcut there are
-no controls; they are a minority at most.
+detector cannot see such errors here, and nothing is flagged. Of rows that break a shortcut there
+are no controls; they are a minority at most.
 """
 
 from collections.abc import Callable, Iterator
