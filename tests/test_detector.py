@@ -221,9 +221,10 @@ def test_too_few_injections_are_refused(environments):
         ErrorDetector(TINY).fit(environments[:3])
 
 
-def fake(task: str, injection: int, architecture: str) -> Environment:
+def fake(task: str, injection: int, architecture: str, practice: bool = False) -> Environment:
     run = SimpleNamespace(task=SimpleNamespace(name=task))
-    return Environment(f"{task} {injection}", architecture, run, np.zeros((0, 3)))
+    name = f"{task} {injection}{' practice' if practice else ''}"
+    return Environment(name, architecture, run, np.zeros((0, 3)), practice)
 
 
 def test_every_task_has_injections_in_every_part_and_no_injection_is_in_two():
@@ -243,6 +244,21 @@ def test_every_task_has_injections_in_every_part_and_no_injection_is_in_two():
         assert {e.architecture for e in part} == {"mlp1", "mlp2"}
     with pytest.raises(DemixError, match="at least 8 injections a task, not 7"):
         _split([*made, *(fake("c", n, "mlp1") for n in range(7))], 60)
+
+
+def test_the_second_pass_learns_from_practice_alone_if_there_is_any():
+    made = [
+        fake("a", n, architecture, practice)
+        for n in range(20)
+        for practice in (False, True)
+        for architecture in ("mlp1", "mlp2")
+    ]
+    first, *later = _split(made, 60)
+    assert {e.practice for e in first} == {False, True}
+    for part in later:
+        assert all(e.practice for e in part)
+        assert {e.architecture for e in part} == {"mlp1", "mlp2"}
+    assert not {e.injection for e in first} & {e.injection for part in later for e in part}
 
 
 def test_a_long_list_is_thinned_evenly():

@@ -289,21 +289,26 @@ def _files(path: Path) -> tuple[Path, Path]:
 def _split(
     environments: Sequence[Environment], whole_runs: int
 ) -> tuple[list[Environment], list[Environment], list[Environment]]:
-    """Divide injections 60 : 28 : 12 within every task; later parts take one run an injection."""
-    names: dict[str, list[str]] = {}
+    """Divide injections 60 : 28 : 12 within every task; later parts take one run an injection.
+
+    If some are practice, later parts take these alone: to the second pass the shortcut of every run
+    is then a new one, as that of a table it never saw.
+    """
+    groups: dict[str, dict[str, list[Environment]]] = {}
     for e in environments:
-        known = names.setdefault(e.run.task.name, [])
-        if e.injection not in known:
-            known.append(e.injection)
-    check_injections(min(map(len, names.values()), default=0))
+        groups.setdefault(e.run.task.name, {}).setdefault(e.injection, []).append(e)
+    check_injections(min(map(len, groups.values()), default=0))
+    practises = any(e.practice for e in environments)
     parts: tuple[list[Environment], ...] = ([], [], [])
-    for task_names in names.values():
-        one, two = round(0.6 * len(task_names)), round(0.88 * len(task_names))
-        parts[0].extend(e for e in environments if e.injection in set(task_names[:one]))
+    for injections in map(list, map(dict.values, groups.values())):
+        one, two = round(0.6 * len(injections)), round(0.88 * len(injections))
+        parts[0].extend(e for group in injections[:one] for e in group)
+        places = range(one, len(injections))
+        later = [p for p in places if injections[p][0].practice or not practises]
         # Later parts judge whole runs, so one architecture per injection, in turn, is enough.
-        for turn, name in enumerate(task_names[one:]):
-            group = [e for e in environments if e.injection == name]
-            parts[1 if turn < two - one else 2].append(group[turn % len(group)])
+        for turn, place in enumerate(later):
+            group = injections[place]
+            parts[1 if place < two else 2].append(group[turn % len(group)])
     return parts[0], _thinned(parts[1], whole_runs), _thinned(parts[2], whole_runs * 2 // 5)
 
 
