@@ -50,7 +50,8 @@ class NoisyClicks(Baseline):
         options = {**run.task.training, "seed": seed, "device": run.sources[0].device}
         trained = fit(noisy, run.task.loss, inputs, targets, **options).model
         assert isinstance(trained, Noisy)
-        return trained.wrong(predict(trained.model, inputs), targets).numpy()
+        taken = predict(trained.model, inputs)
+        return trained.cpu().wrong(taken, targets.cpu()).numpy()
 
 
 class Noisy(nn.Module):
@@ -93,5 +94,5 @@ class Noisy(nn.Module):
     @torch.no_grad()
     def wrong(self, taken: Tensor, targets: Tensor) -> Tensor:
         """Return the probability that each label is wrong, given the model's log-odds."""
-        yes, no = (self._recorded(taken[:, 0].cpu(), label).softmax(0) for label in (1, 0))
-        return torch.where(targets.cpu() == 1, yes[1], no[0])
+        yes, no = (self._recorded(taken[:, 0], label).softmax(0) for label in (1, 0))
+        return torch.where(targets == 1, yes[1], no[0])
