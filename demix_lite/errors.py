@@ -18,5 +18,5 @@ def unknown_name(kind: str, name: object, known: Iterable[object]) -> DemixError
     """
     names = [str(k) for k in known]
     near = difflib.get_close_matches(str(name), names, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return DemixError(f"unknown {kind} {str(name)!r}; {hint}Known: {', '.join(names)}.")
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    return DemixError(f"unknown {kind} {str(name)!r}{hint} Known: {', '.join(names)}.")
