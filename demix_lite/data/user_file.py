@@ -60,7 +60,8 @@ def read_user_file(path: Path | str, *, encoding: str | None = None) -> pd.DataF
     -------
     DataFrame
         Cells as text (CSV) or as the file types them (Parquet), rows numbered from 0. The
-        ``attrs`` of text are its separator, encoding and line ends, as ``to_csv`` takes them.
+        ``attrs`` of text are its separator, encoding, line ends and names of columns with their
+        blanks, as ``to_csv`` takes them.
 
     Raises
     ------
@@ -135,7 +136,8 @@ def _read_text(path: Path, encoding: str | None) -> pd.DataFrame:
         raise DemixError(f"{path} is not text (it holds zero bytes): give a CSV or Parquet file.")
     told = SEPARATOR_LINE.match(text)
     text = text[told.end() :] if told else text
-    names, delimiter = _header(text, path, (told[1],) if told else DELIMITERS)
+    header, delimiter = _header(text, path, (told[1],) if told else DELIMITERS)
+    names = [name.strip() or f"column {i}" for i, name in enumerate(header, 1)]
     # A rough count, high if cells hold line ends: it keeps a huge table from being parsed at all.
     check_shape(min(text.count("\n"), MOST_ROWS), names, path)
     try:
@@ -157,7 +159,8 @@ def _read_text(path: Path, encoding: str | None) -> pd.DataFrame:
     check_shape(len(frame), names, path)
     frame = frame.fillna("")
     ends = "\r\n" if "\r\n" in text[: 2**20] else "\n"
-    frame.attrs = {"sep": delimiter, "encoding": encoding, "lineterminator": ends}
+    as_read = {"sep": delimiter, "encoding": encoding, "lineterminator": ends}
+    frame.attrs = {**as_read, "header": header}
     return frame
 
 
@@ -188,4 +191,4 @@ def _header(text: str, path: Path, delimiters: Sequence[str]) -> tuple[list[str]
             best, delimiter = names, candidate
     if not any(name.strip() for name in best):
         raise DemixError(f"{path} has no column names in its first line.")
-    return [name.strip() or f"column {i}" for i, name in enumerate(best, 1)], delimiter
+    return best, delimiter
