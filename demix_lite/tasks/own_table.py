@@ -5,7 +5,7 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,7 @@ from demix_lite.tasks.labels import Classes, Label, Number
 from demix_lite.tasks.reading import (
     LIMIT,
     MOSTLY,
+    NO_DAY,
     NO_LABEL,
     are_codes,
     as_dates,
@@ -36,6 +37,7 @@ from demix_lite.tasks.slips import (
 from demix_lite.tasks.tabular import TabularTask
 
 Kind = Literal["auto", "classification", "regression"]
+KINDS = get_args(Kind)
 
 LEAST_ROWS = 10
 KEPT_CATEGORIES = 60
@@ -154,6 +156,8 @@ def own_table(
     >>> table.task.numeric, table.task.label.names
     (('age',), ('no', 'yes'))
     """
+    if kind not in KINDS:
+        raise DataError(f"a label is {', '.join(KINDS[:-1])} or {KINDS[-1]}, not {kind!r}.")
     check_target(frame, target, name)
     if len(frame) < LEAST_ROWS:
         raise DataError(
@@ -165,10 +169,10 @@ def own_table(
     label, labels = _label(found, frame[target], kind)
     for column in frame.columns.drop(target):
         _read_column(found, str(column), frame[column])
-    if not found.features:
+    if not any(column.nunique() > 1 for column in found.mended.values()):
         raise DataError(
             f"{name} has no column to learn {target!r} from (n_features = 0): "
-            + " ".join(found.notes or ["it has no other column."])
+            + " ".join([*found.notes, *found.checks] or ["it has no other column."])
         )
     numeric = tuple(c for c in found.features if c not in found.categorical)
     task = TabularTask(name, numeric, tuple(found.categorical), target, label, ())
@@ -343,10 +347,16 @@ def _read_column(found: _Columns, name: str, values: pd.Series) -> None:
         numbers = as_numbers(values)
         _add_number(found, name, as_text(values.where(numbers.isna())), numbers)
         return
+    if pd.api.types.is_timedelta64_dtype(values.dtype):
+        days = values / pd.Timedelta(days=1)
+        found.notes.append(f"{name} is a span of time; read as days.")
+        found.add(found.free(f"{name} (days)"), days, days, source=name)
+        return
     cells = as_text(values)
     if pd.api.types.is_datetime64_any_dtype(values.dtype):
         _add_date(found, name, cells, values)
         return
+    cells = _say_missing(found, name, cells, values)
     if are_codes(cells.dropna()):
         found.notes.append(f"{name} was read as a code, for numbers in it begin with 0.")
         _add_category(found, name, cells)
@@ -360,6 +370,19 @@ def _read_column(found: _Columns, name: str, values: pd.Series) -> None:
             add(found, name, cells, values)
             return
     _add_category(found, name, cells)
+
+
+def _say_missing(found: _Columns, name: str, cells: pd.Series, values: pd.Series) -> pd.Series:
+    """Say which words were read as missing; beside one other word they are a category."""
+    text = as_text(values, frozenset([""]))
+    words = text[cells.isna() & values.notna()].dropna()
+    if words.empty:
+        return cells
+    if cells.nunique() == 1:
+        return text
+    listed = ", ".join(map(repr, words.value_counts().index[:3]))
+    found.notes.append(f"{name}: {_count(len(words), 'cell')} read as missing ({listed}).")
+    return cells
 
 
 def _add_number(found: _Columns, name: str, cells: pd.Series, numbers: pd.Series) -> None:
@@ -392,6 +415,8 @@ def _add_date(found: _Columns, name: str, cells: pd.Series, dates: pd.Series) ->
         "weekday": dates.dt.day_of_week,
         "hour": dates.dt.hour,
     }
+    if dates.max() < NO_DAY + pd.Timedelta(days=1) and dates.min() >= NO_DAY:
+        parts = {"hours since midnight": (dates - NO_DAY) / pd.Timedelta(hours=1)}
     made = {part: column.astype(float) for part, column in parts.items() if column.nunique() > 1}
     slips = unreadable(dates, cells)
     for part, column in made.items():
@@ -400,7 +425,8 @@ def _add_date(found: _Columns, name: str, cells: pd.Series, dates: pd.Series) ->
     words = [f"days since {dates.min():%Y-%m-%d}" if part == "days" else part for part in made]
     _say_unread(found, name, cells, dates)
     order = f", {order}" if (order := date_order(cells)) else ""
-    found.notes.append(f"{name} is a date{order}; read as {', '.join(words)} (numbers).")
+    what = "a date" if "weekday" in parts else "a time of day"
+    found.notes.append(f"{name} is {what}{order}; read as {', '.join(words)} (numbers).")
 
 
 def _add_category(found: _Columns, name: str, text: pd.Series) -> None:
@@ -411,8 +437,11 @@ def _add_category(found: _Columns, name: str, text: pd.Series) -> None:
         found.notes.append(_same_everywhere(name, len(known)))
         return
     if len(counts) > max(FEW_NUMBERS, len(known) / 2):
-        words = known.str.split().str.len().mean()
+        words, unread = known.str.split().str.len().mean(), as_numbers(known).isna()
         what = "free text" if words > 2 else "an identifier (nearly every cell is different)"
+        if unread.mean() < 0.5:
+            what = f"numbers but for {_count(int(unread.sum()), 'cell')}, such as "
+            what += f"{known[unread].iloc[0]!r}; mend these, or empty them"
         found.notes.append(f"{name} was left out: it is {what}.")
         return
     if near:

@@ -9,7 +9,10 @@ import re
 import numpy as np
 import pandas as pd
 
-MISSING_WORDS = frozenset(["", "na", "n/a", "nan", "null", "none", "?", "-", "nil", "<na>", "nat"])
+SPREADSHEET_ERRORS = ("#n/a", "#div/0!", "#value!", "#ref!", "#name?", "#num!", "#null!")
+MISSING_WORDS = frozenset(
+    ["", "na", "n/a", "nan", "null", "none", "?", "-", "nil", "<na>", "nat", *SPREADSHEET_ERRORS]
+)
 NO_LABEL = MISSING_WORDS - {"none", "nil", "-"}
 """In a label, *none* is a class like *mild* and *severe*, and - stands beside +."""
 
@@ -45,7 +48,7 @@ LOOK_AT = 500
 TIME = r"(?P<time>[ T]\s*\d{1,2}:\d{2}.*)?"
 LONG_DATE = re.compile(rf"^(?P<year>\d{{4}})([-/.])(?P<month>\d{{1,2}})\2(?P<day>\d{{1,2}}){TIME}$")
 SHORT_DATE = re.compile(
-    rf"^(?P<a>\d{{1,2}})(?P<sep>[-/.])(?P<b>\d{{1,2}})(?P=sep)(?P<year>\d{{4}}){TIME}$"
+    rf"^(?P<a>\d{{1,2}})(?P<sep>[-/.])(?P<b>\d{{1,2}})(?P=sep)(?P<year>\d{{4}}|\d{{2}}){TIME}$"
 )
 DAY_MONTH = re.compile(
     rf"^(?P<day>\d{{1,2}})[-\s.]+(?P<name>[A-Za-z]{{3,9}})[-\s.,]+(?P<year>\d{{4}}){TIME}$"
@@ -54,6 +57,15 @@ MONTH_DAY = re.compile(
     rf"^(?P<name>[A-Za-z]{{3,9}})\.?\s+(?P<day>\d{{1,2}}),?\s+(?P<year>\d{{4}}){TIME}$"
 )
 MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+CLOCK = re.compile(r"^(?P<time>\d{1,2}:\d{2}(?::\d{2})?(?:\s*[ap]\.?m\.?)?)$", re.IGNORECASE)
+"""A time of day without a date."""
+
+NO_DAY = pd.Timestamp(1970, 1, 1)
+"""The day of a time without a date."""
+
+LATEST_YEAR = 68
+"""A year of two digits lies in the century before if it is later."""
+
 HALF_DAY = re.compile(r"^[ T]\s*(\d{1,2})(:\d{2}(?::\d{2})?)\s*([ap])\.?m\.?$", re.IGNORECASE)
 
 
@@ -214,9 +226,11 @@ def are_codes(known: pd.Series) -> bool:
 def as_dates(text: pd.Series) -> pd.Series:
     """Return dates, NaT where a cell is none; 31.1.2024 and 1/31/2024 are told apart by column.
 
+    A time of day without a date is one of the first of January 1970.
+
     Examples
     --------
-    >>> written = ["2024/7/21", "21-Jul-2024", "July 21, 2024", "7/21/2024 3:05 PM", "May be"]
+    >>> written = ["2024/7/21", "21-Jul-2024", "July 21, 2024", "7/21/24 3:05 PM", "May be"]
     >>> [str(date)[:16] for date in as_dates(pd.Series(written))]
     ['2024-07-21 00:00', '2024-07-21 00:00', '2024-07-21 00:00', '2024-07-21 15:05', 'NaT']
     """
@@ -246,6 +260,8 @@ def date_order(text: pd.Series) -> str:
 
 def _iso_date(cell: str, days_first: bool) -> str | None:
     """Return a date as 2024-07-21 and the time behind it, or None if it is no date."""
+    if clock := CLOCK.match(cell):
+        return f"{NO_DAY:%Y-%m-%d}" + _on_24_hours(" " + clock["time"])
     forms = (LONG_DATE, SHORT_DATE, DAY_MONTH, MONTH_DAY)
     match = next((match for form in forms if (match := form.match(cell))), None)
     if match is None:
@@ -257,7 +273,14 @@ def _iso_date(cell: str, days_first: bool) -> str | None:
     if "name" in part:
         name = part["name"].lower()
         month = str(MONTHS.index(name[:3]) + 1) if name[:3] in MONTHS else "none"
-    time = part["time"] or ""
+    year = part["year"]
+    if len(year) == 2:
+        year = f"{19 + (int(year) <= LATEST_YEAR)}{year}"
+    return f"{year}-{month:0>2}-{day:0>2}{_on_24_hours(part['time'] or '')}"
+
+
+def _on_24_hours(time: str) -> str:
+    """Return 3:05 PM as T15:05, and another time with two digits for its hour."""
     if half := HALF_DAY.match(time):
-        time = f"T{int(half[1]) % 12 + 12 * (half[3].lower() == 'p'):02}{half[2]}"
-    return f"{part['year']}-{month:0>2}-{day:0>2}{time}"
+        return f"T{int(half[1]) % 12 + 12 * (half[3].lower() == 'p'):02}{half[2]}"
+    return re.sub(r"^([ T])\s*(\d):", r"\g<1>0\2:", time)

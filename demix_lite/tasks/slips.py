@@ -189,12 +189,24 @@ def with_more_decimals(numbers: np.ndarray) -> np.ndarray:
     >>> with_more_decimals(np.r_[np.arange(20), 0.5, 2.54]).nonzero()[0].tolist()
     [21]
     """
+    decimals = usual_decimals(numbers)
+    if decimals is None:
+        return np.zeros(len(numbers), dtype=bool)
+    slips = ~np.isnan(numbers) & ~_fits(numbers, decimals + MORE - 1)
+    return slips & (not _repeat(numbers[slips]))
+
+
+def usual_decimals(numbers: np.ndarray) -> int | None:
+    """Return how many decimals suffice for most numbers of a column; None if many are needed.
+
+    Examples
+    --------
+    >>> usual_decimals(np.array([1.25, 2.5, np.nan])), usual_decimals(np.arange(9) / 7)
+    (2, None)
+    """
     known = numbers[~np.isnan(numbers)]
-    for decimals in range(MOST + 1):
-        if len(known) and _fits(known, decimals).mean() >= USUAL:
-            slips = ~np.isnan(numbers) & ~_fits(numbers, decimals + MORE - 1)
-            return slips & (not _repeat(numbers[slips]))
-    return np.zeros(len(numbers), dtype=bool)
+    enough = (d for d in range(MOST + 1) if len(known) and _fits(known, d).mean() >= USUAL)
+    return next(enough, None)
 
 
 def _repeat(numbers: np.ndarray) -> bool:
@@ -219,8 +231,8 @@ def misspelt(values: pd.Series) -> list[tuple[str, str]]:
 
     Examples
     --------
-    >>> misspelt(pd.Series(["Germany"] * 300 + ["France"] * 200 + ["Gremany"] + ["Finland"] * 2))
-    [('Gremany', 'Germany')]
+    >>> misspelt(pd.Series(["Germany"] * 300 + ["Paris"] * 200 + ["Prais"] + ["Finland"] * 2))
+    [('Prais', 'Paris')]
     """
     counts = values.dropna().value_counts()
     words = [word for word in counts.index if not re.search(r"\d", word) and len(word) >= SHORTEST]
@@ -230,7 +242,10 @@ def misspelt(values: pd.Series) -> list[tuple[str, str]]:
     found = []
     for word in rare:
         names = [name for name in frequent if counts[word] <= RARE * counts[name]]
-        found += [(word, near) for near in difflib.get_close_matches(word, names, 1, cutoff=0.85)]
+        near = difflib.get_close_matches(word, names, 1, cutoff=0.85)
+        # Two letters of a short word that changed places count for more than its likeness says.
+        near = near or [name for name in names if len(name) == len(word) and _is_slip(word, name)]
+        found += [(word, name) for name in near[:1]]
     return found
 
 
