@@ -131,7 +131,8 @@ def diagnosis_summary(about: Mapping[str, Any]) -> str:
     """Return the printed summary of a diagnosis of somebody's own file."""
     names = {kind: name.lower() for kind, name in ERROR_NAMES.items()}
     lines = [
-        f"{about['file']}: {about['flagged_any']:,} of {about['judged']:,} rows are suspicious "
+        f"{about['file']}: {about['flagged_any']:,} of {about['judged']:,} rows "
+        f"{'is' if about['flagged_any'] == 1 else 'are'} suspicious "
         f"({about['kind']} of {about['target']})"
     ]
     for kind in ERROR_TYPES:
@@ -142,7 +143,7 @@ def diagnosis_summary(about: Mapping[str, Any]) -> str:
             share = f"{'others ' if said['slips'] else ''}cannot be seen in this table"
         else:
             share = (
-                f"perhaps {said['share'] * about['judged']:,.0f} rows in all "
+                f"perhaps {in_rows(said['share'] * about['judged'])} in all "
                 f"({said['share']:.1%}; {said['low']:.1%} to {said['high']:.1%})"
             )
         lines.append(f"  {names[kind]:19} {about['flagged'][kind]:>6,} flagged; {share}")
@@ -153,7 +154,8 @@ def diagnosis_summary(about: Mapping[str, Any]) -> str:
     if score["before"] is not None and score["after"] is not None:
         lines.append(
             f"{score['metric']} on {score['rows']:,} held-out rows of yours: "
-            f"{in_digits(score['before'])} before, {in_digits(score['after'])} after the repair"
+            f"{in_digits(score['before'])} before, {in_digits(score['after'])} after the repair: "
+            f"{gain_in_words(score)}"
         )
     for kind, row in (about["known"] or {}).items():
         lines.append(f"known errors, {names[kind]}: {how_right(row)}")
@@ -178,7 +180,7 @@ def flags_beside_share(about: Mapping[str, Any], kind: str) -> str:
     flagged, share = about["flagged"][kind], about["errors"][kind]["share"]
     if share is None:
         return ""
-    if flagged < share * about["judged"] / 2:
+    if flagged < share * about["judged"] / 2 - 1:
         return (
             "Most look too much like good rows to be flagged; to see the likeliest, sort "
             f"diagnosis.csv by {kind}_probability."
@@ -204,8 +206,9 @@ def if_many_are_flagged(about: Mapping[str, Any]) -> str:
         return ""
     return (
         "So many may be too many: where the columns say little about the label, rows that are "
-        "right but rare look wrong, too. Check some by hand, note which are wrong, and --known "
-        "says how far to believe the others."
+        "right but rare look wrong, too. Check some by hand, note which are wrong in a CSV file "
+        "(columns row, label, feature, spurious: 1 or 0), and --known says how far to believe the "
+        "others."
     )
 
 
@@ -226,6 +229,32 @@ def how_right(row: Mapping[str, Any]) -> str:
         "none flagged" if row["precision"] is None else f"{row['precision']:.0%} of the flags right"
     )
     return f"{found}, {right} (truth known of {row['rows']:,} rows)"
+
+
+def in_rows(number: float) -> str:
+    """Return a number of rows in words.
+
+    Examples
+    --------
+    >>> in_rows(1.2), in_rows(1234)
+    ('1 row', '1,234 rows')
+    """
+    return f"{number:,.0f} row{'' if round(number) == 1 else 's'}"
+
+
+def gain_in_words(score: Mapping[str, Any]) -> str:
+    """Say whether the repair made the model better on the held-out rows.
+
+    Examples
+    --------
+    >>> said = {"before": 0.8, "after": 0.7, "better": "larger", "clear": True}
+    >>> gain_in_words(said), gain_in_words({**said, "clear": False})
+    ('worse', 'no clear difference')
+    """
+    if not score["clear"]:
+        return "no clear difference"
+    rises = score["after"] > score["before"]
+    return "better" if rises == (score["better"] == "larger") else "worse"
 
 
 def in_digits(score: float) -> str:
@@ -325,11 +354,14 @@ def rule_in_words(rule: Rule, target: str) -> str:
     'years = 16 → income = >50K'
     """
 
+    def number(value: float) -> str:
+        return f"{value:,.0f}" if abs(value) >= 1e5 else f"{value:g}"
+
     def claim(column: str, wanted: object) -> str:
         if isinstance(wanted, tuple) and wanted[0] == wanted[1]:
-            return f"{column} = {wanted[0]:g}"
+            return f"{column} = {number(wanted[0])}"
         if isinstance(wanted, tuple):
-            return f"{column} from {wanted[0]:g} to {wanted[1]:g}"
+            return f"{column} from {number(wanted[0])} to {number(wanted[1])}"
         names = sorted(wanted) if isinstance(wanted, frozenset) else [str(wanted)]
         return f"{column} = {' or '.join(names)}"
 

@@ -15,8 +15,9 @@ from demix_lite.debugger import DataDebugger
 from demix_lite.debugger.evidence import flag_from, is_dirty, largest_share, weigh, with_share
 from demix_lite.debugger.judging import Controls, Judgement, draw_controls, judge_table
 from demix_lite.debugger.outliers import outlyingness, with_outliers
-from demix_lite.debugger.shortcut_names import name_shortcuts
+from demix_lite.debugger.shortcut_names import NamedShortcut, name_shortcuts
 from demix_lite.errors import DemixError
+from demix_lite.tasks.base import Rule
 from demix_lite.tasks.own_table import own_table
 
 
@@ -118,13 +119,16 @@ def test_a_dirty_table_is_flagged_freely_and_a_tidy_one_with_care(share):
 @pytest.mark.parametrize("share", [0.1, 0.4])
 def test_a_shortcut_is_broken_by_a_minority_only(share):
     rng = np.random.default_rng(0)
-    odds = np.where(rng.random(4000) < share, 2.0, -4.0)
+    draw = rng.random(4000)
+    odds = np.select([draw < 0.1, draw < share], [6.0, 0.0], -4.0)
     said = expit(np.column_stack([np.full((4000, 2), -3.0), odds]))
     controls = Controls(
         pd.DataFrame(), np.arange(40), np.repeat(["label", "feature"], 20), np.ones(40)
     )
     judgement = Judgement(said, said[:40], controls, torch.zeros(4000, 1), [])
-    believed = weigh(judgement, [])[0].probability["spurious"]
+    assert (weigh(judgement, [])[0].probability["spurious"] == 0).all()
+    suspected = NamedShortcut(Rule("rule", {}, ""), 1.0, odds > 0)
+    believed = weigh(judgement, [suspected])[0].probability["spurious"]
     assert believed.mean() == pytest.approx(min(said[:, 2].mean(), 0.15))
 
 

@@ -136,6 +136,7 @@ def test_a_slip_is_flagged_though_no_error_can_be_seen(quick, tmp_path):  # noqa
     assert not outcome.summary["errors"]["feature"]["seen"]
     assert set(said.index[said["feature_error"] == 1]) == {1, 2, 8}
     assert (said.loc[[1, 8], "feature_probability"] == SLIP).all()
+    assert said["feature_probability"].count() == 3  # of the others it knows nothing
     assert said.loc[[1, 8], "suspicious_cells"].tolist() == ["town", "income"]
     assert said.loc[1, "suggested_values"] == "town = Stockholm"
     assert "others cannot be seen" in str(outcome)

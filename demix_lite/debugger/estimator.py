@@ -1,15 +1,19 @@
 """``DataDebugger().fit(X, y)``: which rows of a table are wrong, and what is wrong with each."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from sklearn.base import BaseEstimator
 from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import validate_data
+from torch import Tensor
 
 from demix_lite.debugger.conclude import conclude, with_slips
+from demix_lite.debugger.evidence import Evidence
 from demix_lite.debugger.judging import Announce, Judgement, judge_table, train_model
 from demix_lite.detector import ErrorDetector
 from demix_lite.diagnosis import ERROR_TYPES, Diagnosis
@@ -17,6 +21,7 @@ from demix_lite.models.training import predict, take
 from demix_lite.repair import Repaired, repair
 from demix_lite.tasks.base import check_columns
 from demix_lite.tasks.own_table import OTHER, DataError, Kind, OwnTable, own_table, without_label
+from demix_lite.tasks.slips import usual_decimals
 from demix_lite.tasks.tabular import TabularTask
 
 EXPLAINED = 10
@@ -25,6 +30,9 @@ EXPLAINED = 10
 WITNESSES = 2
 BOTH_WAYS = 20_000
 """Tables up to so many rows are scored both ways round."""
+
+DRAWS, SURE = 200, 0.975
+"""So often held-out rows are drawn again; in this share of the draws a clear gain is one."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +46,10 @@ class Score:
     larger_is_better : bool
         Which way is up.
     before, after : float
-        Trained on the rows as they are, and after the repair.
+        Trained on the rows as they are, and on the rows as the diagnosis has them: suspicious cells
+        replaced, a doubtful label counted by its probability. NaN if nothing is flagged.
+    clear : bool
+        Whether the difference keeps its sign if the held-out rows are drawn again (95 % interval).
     rows : int
         Number of rows it was measured on: validation rows of your own if there are some, otherwise
         those of the other half whose features are not suspicious.
@@ -48,6 +59,7 @@ class Score:
     larger_is_better: bool
     before: float
     after: float
+    clear: bool
     rows: int
 
 
@@ -73,7 +85,8 @@ class DataDebugger(BaseEstimator):
     ----------
     diagnosis_ : DataFrame
         A line a row, with the index of ``X``: probability and flag per error type, suspicious
-        cells, suggested label, suggested values.
+        cells, suggested label, suggested values. The probability of an error that the detector
+        cannot see in this table is missing.
     evidence_ : list of Evidence
         How often each error type occurs, and whether the detector can see it in this table.
     shortcuts_ : list of NamedShortcut
@@ -138,6 +151,8 @@ class DataDebugger(BaseEstimator):
         # Columns of several kinds (dates beside numbers) have no common type but object.
         plain = X.astype(object) if isinstance(X, pd.DataFrame) else X
         validate_data(self, plain, y, dtype=None, ensure_all_finite="allow-nan")
+        if self.repeats is not None and self.repeats < 1:
+            raise DataError(f"repeats must be at least 1, not {self.repeats}.")
         frame, target = _joined(X, y)
         if X_valid is not None and (y_valid is None or without_label(pd.Series(y_valid)).any()):
             raise DataError("validation rows need a label each: pass y_valid, with none missing.")
@@ -183,14 +198,17 @@ class DataDebugger(BaseEstimator):
         diagnosis, evidence, named = conclude(task, frame, judgement)
         broken = diagnosis.flag["spurious"].any()
         self.shortcuts_ = [shortcut for shortcut in named if broken and shortcut.suspected]
-        repaired = _only_known(repair(task, frame, diagnosis, judgement.outputs), task, frame)
+        repaired = _as_written(repair(task, frame, diagnosis, judgement.outputs), task, frame)
         slips = self.table_.slips.any(axis=1).to_numpy()
         said, self.evidence_ = with_slips(diagnosis, evidence, slips)
-        self.diagnosis_ = _lines(self.table_, said, repaired).set_axis(index)
+        self.diagnosis_ = _lines(self.table_, said, self.evidence_, repaired).set_axis(index)
         self.repaired_ = repaired.frame.set_axis(index)
         self.witnesses_ = _witnesses(judgement, self.diagnosis_, valid_index)
-        self._say("train on the repaired rows")
-        self.score_ = _score(self.table_, judgement, diagnosis, valid, seed)
+        label, flagged = task.label, said.flag.any(axis=None)
+        self.score_ = Score(label.metric_name, label.larger_is_better, np.nan, np.nan, False, 0)
+        if flagged:
+            self._say("train on the repaired rows")
+            self.score_ = _score(self.table_, judgement, diagnosis, valid, seed)
 
 
 def _joined(X: Any, y: Any, target: str | None = None) -> tuple[pd.DataFrame, str]:
@@ -216,13 +234,23 @@ def _read(
     check_columns(held, list(frame.columns), "the validation table")
     named = held[frame.columns].set_axis([f"{i} (validation)" for i in range(1, len(held) + 1)])
     table = own_table(pd.concat([frame, named]), target, kind=kind)
-    valid = table.take(slice(len(frame), None)).frame
-    return table.take(slice(len(frame))), valid
+    own, valid = table.take(slice(len(frame))), table.take(slice(len(frame), None)).frame
+    if table.task.label.classes and (new := set(valid[target]) - set(own.frame[target])):
+        raise DataError(f"no row but validation rows has the label {sorted(new)[0]!r}.")
+    return replace(own, checks=own_table(frame, target, kind=kind).checks), valid
 
 
-def _only_known(repaired: Repaired, task: TabularTask, frame: pd.DataFrame) -> Repaired:
-    """Leave cells as they are for which only "missing" or "another one" would be typical."""
+def _as_written(repaired: Repaired, task: TabularTask, frame: pd.DataFrame) -> Repaired:
+    """Give new numbers the decimals of their column; make no cell "missing" or "another one"."""
     after, cells = repaired.frame.copy(), repaired.cells.copy()
+    for column in after.select_dtypes("float"):
+        decimals = usual_decimals(frame[column].to_numpy(dtype=float))
+        new = after[column] != frame[column]
+        if decimals is None:
+            digits = after[column].map(lambda number: float(f"{number:.6g}"))
+        else:
+            digits = after[column].round(decimals)
+        after[column] = after[column].mask(new, digits)
     for column in task.categorical:
         vague = cells[column] & (after[column].isna() | after[column].eq(OTHER))
         after[column] = after[column].mask(vague, frame[column])
@@ -236,21 +264,25 @@ def _seed(random_state: Any) -> int:
     return int(check_random_state(random_state).randint(2**31 - 1))
 
 
-def _lines(table: OwnTable, diagnosis: Diagnosis, repaired: Repaired) -> pd.DataFrame:
+def _lines(
+    table: OwnTable, diagnosis: Diagnosis, evidence: list[Evidence], repaired: Repaired
+) -> pd.DataFrame:
     """Say of every row how likely each error is, which cells stand out, what would be right."""
     task = table.task
+    known = {e.kind: diagnosis.flag[e.kind] | e.seen for e in evidence}
+    chance = diagnosis.probability.where(pd.DataFrame(known))
     cells = repaired.cells[list(task.features)].to_numpy() | table.slips.to_numpy()
     named, values = [""] * len(cells), [""] * len(cells)
     for row in np.flatnonzero(cells.any(axis=1)):
         broken = [task.features[i] for i in np.flatnonzero(cells[row])]
         named[row] = "; ".join(dict.fromkeys(table.source[c] for c in broken))
         values[row] = "; ".join(
-            f"{c} = {short(repaired.frame[c].iloc[row])}" for c in broken if table.source[c] == c
+            f"{c} = {exact(repaired.frame[c].iloc[row])}" for c in broken if table.source[c] == c
         )
-    labels = repaired.frame[task.target].map(short)
+    labels = repaired.frame[task.target].map(exact)
     return pd.DataFrame(
         {
-            **{f"{kind}_probability": diagnosis.probability[kind] for kind in ERROR_TYPES},
+            **{f"{kind}_probability": chance[kind] for kind in ERROR_TYPES},
             **{f"{kind}_error": diagnosis.flag[kind] for kind in ERROR_TYPES},
             "suspicious_cells": named,
             "suggested_label": labels.where(diagnosis.flag["label"], ""),
@@ -259,19 +291,19 @@ def _lines(table: OwnTable, diagnosis: Diagnosis, repaired: Repaired) -> pd.Data
     )
 
 
-def short(value: Any) -> str:
-    """Return a value in few characters.
+def exact(value: Any) -> str:
+    """Return a value as it stands in a file: every digit, and no time of day at midnight.
 
     Examples
     --------
-    >>> short(2 / 3), short(12345.6), short("x"), short(float("nan"))
-    ('0.6667', '12346', 'x', 'missing')
+    >>> exact(0.1 + 0.2), exact(1420.848), exact(pd.Timestamp(2024, 7, 21)), exact(None)
+    ('0.3', '1420.848', '2024-07-21', 'missing')
     """
     if pd.isna(value):
         return "missing"
-    if not isinstance(value, float):
-        return str(value)
-    return f"{value:.0f}" if 1e4 <= abs(value) < 1e15 else f"{value:.4g}"
+    if isinstance(value, pd.Timestamp) and value == value.normalize():
+        return f"{value:%Y-%m-%d}"
+    return f"{value:.15g}" if isinstance(value, float) else str(value)
 
 
 def leading_rows(diagnosis: pd.DataFrame, count: int = EXPLAINED) -> dict[str, pd.Index]:
@@ -335,18 +367,40 @@ def _score(
         pairs = ((one, two), (two, one)) if len(frame) <= BOTH_WAYS else ((one, two),)
         unusual = diagnosis.flag["feature"].to_numpy() | table.slips.any(axis=1).to_numpy()
         ways = [(rows, frame.iloc[held[~unusual[held]]]) for rows, held in pairs]
-    sums = np.zeros(2)
+    held_out: list[tuple[Tensor, Tensor, Tensor]] = []
     for rows, held in ((rows, held) for rows, held in ways if len(held)):
         own = Diagnosis(*(part.iloc[rows] for part in vars(diagnosis).values()))
         repaired = repair(task, table.mended.iloc[rows], own, judgement.outputs[rows])
         versions = ((frame.iloc[rows], None), (repaired.samples, repaired.weights))
-        for version, (samples, weights) in enumerate(versions):
+        said = []
+        for samples, weights in versions:
             trained, encoder = train_model(
                 task, samples, weights=weights, rows=len(rows), seed=(seed, "score")
             )
-            outputs = predict(trained.model, encoder.inputs(held))
-            metric = task.metric(outputs, encoder.targets(held[task.target]))
-            sums[version] += metric * len(held)
-    total = sum(len(held) for _, held in ways)
-    before, after = map(float, sums / total if total else (np.nan, np.nan))
-    return Score(task.label.metric_name, task.label.larger_is_better, before, after, total)
+            said.append(predict(trained.model, encoder.inputs(held)))
+        held_out.append((said[0], said[1], encoder.targets(held[task.target])))
+    return _compare(task, held_out)
+
+
+def _compare(task: TabularTask, held_out: list[tuple[Tensor, Tensor, Tensor]]) -> Score:
+    """Measure outputs before and after the repair, ``(before, after, targets)`` a way round."""
+    label, total = task.label, sum(len(targets) for *_, targets in held_out)
+    if not total:
+        return Score(label.metric_name, label.larger_is_better, np.nan, np.nan, False, 0)
+
+    def measure(draw: Callable[[int], Tensor]) -> np.ndarray:
+        sums = np.zeros(2)
+        for before, after, targets in held_out:
+            rows = draw(len(targets))
+            both = [task.metric(said[rows], targets[rows]) for said in (before, after)]
+            sums += np.array(both) * len(targets)
+        return sums / total
+
+    rng = torch.Generator().manual_seed(0)
+    before, after = measure(torch.arange)
+    drawn = [measure(lambda n: torch.randint(n, (n,), generator=rng)) for _ in range(DRAWS)]
+    higher = float(np.mean([np.diff(both)[0] > 0 for both in drawn]))
+    clear = bool(before != after and max(higher, 1 - higher) >= SURE)
+    return Score(
+        label.metric_name, label.larger_is_better, float(before), float(after), clear, total
+    )

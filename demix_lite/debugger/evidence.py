@@ -106,6 +106,7 @@ def weigh(judgement: Judgement, shortcuts: list[NamedShortcut]) -> tuple[Diagnos
     named = any(shortcut.suspected for shortcut in shortcuts)
     seen.append(named and bool((said[:, -1] >= thresholds[-1]).any()))
     thresholds = [t if can else 1.1 for t, can in zip(thresholds, seen, strict=True)]
+    said[:, ~np.array(seen)] = 0.0  # a repair has nothing to go by
     rng = np.random.default_rng(0)
     evidence = [
         _evidence(judgement, kind, p, threshold, can, rng)

@@ -71,7 +71,10 @@ def name_shortcuts(
             continue
         breaks = task.minority(frame, rule)
         breaks = ~breaks if breaks.mean() > 0.5 else breaks
-        if all(_overlap(breaks, other.breaks) < ALIKE for other in named):
+        columns = {column for other in named for column in other.rule.condition}
+        if columns.isdisjoint(rule.condition) and all(
+            _overlap(breaks, other.breaks) < ALIKE for other in named
+        ):
             named.append(NamedShortcut(rule, float(links[chosen]), breaks))
         if len(named) == MOST_NAMED:
             break

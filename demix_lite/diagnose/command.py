@@ -14,6 +14,7 @@ from demix_lite.data.user_file import read_user_file
 from demix_lite.debugger import DataDebugger
 from demix_lite.debugger.judging import Announce
 from demix_lite.debugger.self_check import self_check
+from demix_lite.debugger.shortcut_names import NamedShortcut
 from demix_lite.detector import ErrorDetector
 from demix_lite.diagnose.files import without_formulas, write_together
 from demix_lite.diagnose.known import check_known, compare
@@ -24,7 +25,7 @@ from demix_lite.tasks.labels import Number
 from demix_lite.tasks.own_table import DataError, Kind, check_target, without_label
 from demix_lite.tasks.reading import has_decimal_comma, unit_of, without_unit
 
-AS_READ = ("sep", "encoding", "lineterminator")
+AS_READ = ("sep", "encoding", "lineterminator", "header")
 """What is remembered of a text file, so that a repaired one is written alike."""
 
 
@@ -191,6 +192,7 @@ def diagnose_frame(
     """
     started = time.perf_counter()
     raw, target = _numbered(frame, name), str(target)
+    target = target if target in raw else target.strip()
     truth = None if known is None else check_known(known, len(raw), "the table of known errors")
     held: dict[str, Any] = {}
     if validation is not None:
@@ -208,7 +210,7 @@ def diagnose_frame(
     return Outcome(raw, target, debugger, checked, summary, validation)
 
 
-def write_outcome(outcome: Outcome, folder: Path, *, repaired: str = "") -> list[Path]:
+def write_outcome(outcome: Outcome, folder: Path | str, *, repaired: str = "") -> list[Path]:
     """Write ``diagnosis.csv``, ``report.html`` and, if a suffix is given, the repaired file.
 
     Repaired text has the separator, the encoding and the line ends of the file.
@@ -223,7 +225,7 @@ def write_outcome(outcome: Outcome, folder: Path, *, repaired: str = "") -> list
         writers["repaired.csv"] = lambda p: outcome.repaired().to_csv(
             p, index=False, **{k: v for k, v in outcome.raw.attrs.items() if k in AS_READ}
         )
-    return write_together(folder, writers)
+    return write_together(Path(folder), writers)
 
 
 def _numbered(frame: pd.DataFrame, name: str) -> pd.DataFrame:
@@ -257,7 +259,7 @@ def _as_in_file(raw: pd.Series, read: pd.Series, new: pd.Series) -> list[Any]:
     """Write values the way the file writes that column."""
     if pd.api.types.is_numeric_dtype(read.dtype):
         is_whole = (read.dropna() % 1 == 0).all()
-        numbers = [round(v) if is_whole else float(f"{v:.6g}") for v in new]
+        numbers = [round(v) if is_whole else float(f"{v:.15g}") for v in new]
         if pd.api.types.is_numeric_dtype(raw.dtype):
             return numbers
         written = raw.astype(str)
@@ -306,8 +308,7 @@ def _summary(
             for said in debugger.evidence_
         },
         "shortcuts": [
-            {"rule": rule_in_words(s.rule, task.target), "rows": int(s.breaks.sum())}
-            for s in debugger.shortcuts_
+            _shortcut(s, debugger.table_.mended, task.target) for s in debugger.shortcuts_
         ],
         "score": _score(debugger),
         "known": None if truth is None else _how_right(truth, lines),
@@ -317,6 +318,17 @@ def _summary(
         "seed": seed,
         "seconds": round(seconds, 1),
         "version": __version__,
+    }
+
+
+def _shortcut(found: NamedShortcut, rows: pd.DataFrame, target: str) -> dict[str, Any]:
+    """Say what a shortcut claims and how many rows have one side of it without the other."""
+    condition = found.rule.holds(rows)
+    return {
+        "rule": rule_in_words(found.rule, target),
+        "rows": int(found.breaks.sum()),
+        "condition_alone": int((found.breaks & condition).sum()),
+        "label_alone": int((found.breaks & ~condition).sum()),
     }
 
 
@@ -339,6 +351,7 @@ def _score(debugger: DataDebugger) -> dict[str, Any]:
         "metric": metric,
         "better": "larger" if score.larger_is_better else "smaller",
         **{k: _number(v) for k, v in values.items()},
+        "clear": score.clear,
         "rows": score.rows,
     }
 

@@ -8,11 +8,12 @@ import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader
 
-from demix_lite.debugger.estimator import leading_rows, short
+from demix_lite.debugger.estimator import exact, leading_rows
 from demix_lite.diagnosis import ERROR_TYPES
 from demix_lite.report import (
     ERROR_NAMES,
     flags_beside_share,
+    gain_in_words,
     how_right,
     if_many_are_flagged,
     in_digits,
@@ -74,6 +75,7 @@ def report_page(outcome: "Outcome") -> str:
         many=if_many_are_flagged(about),
         places=_places(outcome),
         in_digits=in_digits,
+        gain=gain_in_words,
         validated=outcome.validation is not None,
         score_hint=OWN_ROWS if outcome.validation is None else VALIDATION_ROWS,
         groups=list(_groups(outcome)),
@@ -151,7 +153,9 @@ def _card(outcome: "Outcome", row: Any) -> dict[str, Any]:
     suspicious = _split(line["suspicious_cells"])
     marks = {**dict.fromkeys(suspicious, "mark"), outcome.target: "lab"}
     order = sorted(raw.index, key=lambda c: (c != outcome.target, c not in suspicious))
-    witnesses = list(_witnesses(outcome, row))
+    # The detector judged a row with its slips mended: its witnesses say nothing about them.
+    by_slip = flagged == ["feature"] and set(suspicious) == set(_with_slip(outcome, row))
+    witnesses = [] if by_slip else list(_witnesses(outcome, row))
     used = set(outcome.debugger.table_.source.values())
     return {
         "number": outcome.raw.index.get_loc(row) + 1,
@@ -172,7 +176,7 @@ def _card(outcome: "Outcome", row: Any) -> dict[str, Any]:
 
 def _cell(value: Any) -> str:
     value = value if pd.api.types.is_scalar(value) else str(value)
-    text = short(value) if value != "" else "(empty)"
+    text = exact(value) if value != "" else "(empty)"
     return text if len(text) <= LONGEST_CELL else text[: LONGEST_CELL - 1] + "…"
 
 
