@@ -145,7 +145,7 @@ def read_ledger(path: Path) -> pd.DataFrame:
     if not path.exists():
         return pd.DataFrame(columns=list(COLUMNS))
     _lines(path)  # pandas would fill a line that is too short
-    return pd.read_csv(path)
+    return pd.read_csv(path, dtype={"commit": str})  # 1e12345 is a commit and no number
 
 
 def peak_megabytes(device: str | None) -> float:

@@ -56,7 +56,7 @@ def read_rows(
     """
     if not path.is_file():
         return pd.DataFrame(columns=list(columns))
-    rows = pd.read_csv(path).reindex(columns=list(columns))
+    rows = pd.read_csv(path, dtype={"commit": str}).reindex(columns=list(columns))
     rows = rows[rows["source"] == source].drop_duplicates(list(key), keep="last")
     order = {name: place for place, name in enumerate(TASKS)}
     return rows.sort_values("task", key=lambda names: names.map(order), kind="stable").reset_index(
