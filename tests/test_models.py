@@ -1,5 +1,6 @@
 """Task models: the same seed gives the same bits, and weights mean what they say."""
 
+import copy
 import importlib.util
 
 import pytest
@@ -60,6 +61,22 @@ def test_same_seed_same_bits(adult, architecture):
     assert one.losses == two.losses
     assert torch.equal(predict(one.model, adult[2]), predict(two.model, adult[2]))
     assert not torch.equal(weights(one.model), weights(other.model))
+
+
+def test_dropout_draws_from_the_seed_and_leaves_the_global_generator_alone(adult):
+    _, _, inputs, targets = adult
+    start = nn.Sequential(nn.Linear(inputs.shape[1], 8), nn.Dropout(0.5), nn.Linear(8, 2))
+
+    def found(seed=0):
+        model, state = copy.deepcopy(start), torch.random.get_rng_state()
+        fit(model, cross_entropy, inputs, targets, epochs=1, batch_size=len(targets), seed=seed)
+        assert torch.equal(torch.random.get_rng_state(), state)
+        return weights(model)
+
+    one = found()
+    torch.rand(5)  # whatever else ran in between
+    assert torch.equal(one, found())
+    assert not torch.equal(one, found(seed=1))
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -107,7 +107,7 @@ def fit(
     learning_rate, weight_decay : float
         Of AdamW; the rate falls to zero along a cosine.
     seed : int
-        Fixes the order of the batches.
+        Fixes the order of the batches, and what a model with dropout draws.
     device : optional
         Where to train; see :func:`resolve_device`.
     after_epoch : callable, optional
@@ -138,22 +138,25 @@ def fit(
     losses: list[float] = []
     early = model
     batch_size = max(1, round(batch_size * n / (rows or n)))
-    for epoch in range(epochs):
-        total = 0.0
-        for batch in torch.randperm(n, generator=order).split(batch_size):
-            batch = batch.to(place)
-            optimizer.zero_grad(set_to_none=True)
-            sample_losses = loss_fn(model(take(inputs, batch)), targets[batch]) * weights[batch]
-            sample_losses.mean().backward()
-            optimizer.step()
-            total += float(sample_losses.detach().sum())
-        schedule.step()
-        losses.append(total / n)
-        if epoch == 0:
-            early = copy.deepcopy(model)
-        if after_epoch:
-            after_epoch(model.eval())
-            model.train()
+    # Dropout draws from the global generator, which is to depend on, and change, nothing outside.
+    with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
+        torch.manual_seed(seed)
+        for epoch in range(epochs):
+            total = 0.0
+            for batch in torch.randperm(n, generator=order).split(batch_size):
+                batch = batch.to(place)
+                optimizer.zero_grad(set_to_none=True)
+                sample_losses = loss_fn(model(take(inputs, batch)), targets[batch]) * weights[batch]
+                sample_losses.mean().backward()
+                optimizer.step()
+                total += float(sample_losses.detach().sum())
+            schedule.step()
+            losses.append(total / n)
+            if epoch == 0:
+                early = copy.deepcopy(model)
+            if after_epoch:
+                after_epoch(model.eval())
+                model.train()
     return Trained(model.eval(), early.eval(), losses)
 
 
