@@ -305,6 +305,19 @@ def test_stopping_leaves_nothing_behind(quick, table, tmp_path, capsys, monkeypa
     assert (out / "diagnosis.csv").read_text() == "old"
 
 
+def test_two_runs_may_write_into_one_folder(tmp_path, monkeypatch):
+    def meanwhile(path):
+        path.write_text("first")
+        with monkeypatch.context() as other:
+            other.setattr(os, "getpid", lambda: -1)
+            files.write_together(tmp_path, {"a": lambda path: path.write_text("second")})
+        assert (tmp_path / "a").read_text() == "second"
+
+    files.write_together(tmp_path, {"a": meanwhile})
+    assert (tmp_path / "a").read_text() == "first"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
 def test_slips_and_far_cells_are_seen_without_a_model():
     frame = people(600).assign(city=lambda f: np.where(f.index % 2, "Stockholm", "Amsterdam"))
     frame.loc[[7, 9], "city"] = ["Stokcholm", "Brussels"]

@@ -2,11 +2,13 @@
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 import pandas as pd
 
 from demix_lite.errors import DemixError
+from demix_lite.whole_file import whole_file
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
@@ -36,19 +38,14 @@ def write_together(folder: Path, writers: Mapping[str, Callable[[Path], object]]
         If the folder or the disk does not take them; nothing is left behind then.
     """
     made = not folder.exists()
-    parts = {name: folder / f".{name}.part" for name in writers}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, write in writers.items():
-            write(parts[name])
-        for name, part in parts.items():
-            os.replace(part, folder / name)
+        with ExitStack() as together:  # they take their names when it is left
+            for name, write in writers.items():
+                write(together.enter_context(whole_file(folder / name)))
     except OSError as error:
         raise DemixError(f"cannot write to {folder}: {error.strerror or error}.") from error
     finally:
-        for part in parts.values():
-            if part.is_file():
-                part.unlink()
         if made and folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
     return [folder / name for name in writers]
