@@ -511,16 +511,29 @@ def test_rows_of_the_ledger_do_not_make_the_code_dirty(monkeypatch, tmp_path):
 
 
 def test_the_study_of_samples_counts_shares_of_what_is_there(monkeypatch):
-    from demix_lite.benchmark import studies
+    from demix_lite.benchmark import pipeline, studies
+
+    prepared = []
+
+    def prepare(*arguments, **settings):
+        prepared.append(pipeline.prepare(*arguments, **settings))
+        return prepared[-1]
 
     monkeypatch.setattr(studies, "SHARES", (0.25, 1.0))
-    some, everyone = studies.samples_study(
-        "adult", studies.ErrorDetector.shipped("tabular"), source="twin", rows=1500, seed=0
-    )
+    monkeypatch.setattr(studies, "prepare", prepare)
+    settings = {"source": "twin", "rows": 1500, "seed": 0}
+    detector = ErrorDetector.shipped("tabular")
+    some, everyone = studies.samples_study("adult", detector, **settings)
     assert some["validation"] == round(0.25 * everyone["validation"])
     # Of 1,500 rows 210 were split off, and the shortcut drops some of them.
     assert 100 < everyone["validation"] < 210
     assert (some["share"], everyone["share"]) == (0.25, 1.0)
+    assert set(studies.SAMPLES_COLUMNS) <= set(some)
+    assert len(prepared) == 1
+    few = pipeline.prepare("adult", validation=some["validation"], **settings)
+    alone = pipeline.judge(few, detector).row
+    for column in ("validation", *(name for name in alone if "f1_" in name)):
+        assert some[column] == alone[column]
 
 
 def test_the_study_of_repairs_tries_every_repair_with_our_verdicts_and_the_true_ones():

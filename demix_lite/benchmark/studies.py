@@ -1,6 +1,6 @@
 """Smaller questions than the grid's: what each repair is worth, and how many samples it takes."""
 
-import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +14,10 @@ from tqdm import tqdm
 
 from demix_lite.benchmark.evaluate import evaluate
 from demix_lite.benchmark.ledger import append_rows, provenance
-from demix_lite.benchmark.pipeline import Prepared, judge, model_outputs, prepare
+from demix_lite.benchmark.pipeline import Prepared, model_outputs, prepare
 from demix_lite.benchmark.suite import SEEDS
-from demix_lite.detector import ErrorDetector
-from demix_lite.diagnosis import ERROR_TYPES, Diagnosis, certain
+from demix_lite.detector import ErrorDetector, open_run
+from demix_lite.diagnosis import ERROR_TYPES, Diagnosis, certain, score
 from demix_lite.repair import repair
 from demix_lite.tasks import get_task
 
@@ -114,15 +114,23 @@ def repair_study(prepared: Prepared, detector: ErrorDetector) -> Iterator[dict[s
 def samples_study(
     task_name: str, detector: ErrorDetector, **settings: Any
 ) -> Iterator[dict[str, Any]]:
-    """Judge the same errors with a growing share of the validation samples."""
-    whole = prepare(task_name, validation=sys.maxsize, **settings)
-    everyone = len(whole.injection.valid.frame)
+    """Judge the same errors, in the same model, with a growing share of the validation samples."""
+    prepared = prepare(task_name, **settings)
+    run, seed = prepared.run, prepared.facts["seed"]
+    seen = run.task, run.architecture, run.encoder, run.trained, run.train, run.valid
     for share in SHARES:
-        few = round(share * everyone)
-        prepared = whole if share == 1 else prepare(task_name, validation=few, **settings)
-        outcome = judge(prepared, detector)
-        spent = outcome.row["seconds_influence"] + outcome.row["seconds_detect"]
-        yield {**outcome.row, "share": share, "seconds_influence_and_detect": spent}
+        few, start = round(share * len(run.valid)), time.perf_counter()
+        opened = open_run(*seen, validation=few, seed=seed, device=prepared.device)
+        said = detector.predict(opened)
+        spent = time.perf_counter() - start
+        yield {
+            **prepared.facts,
+            **provenance(prepared.device),
+            **score(said, prepared.injection.train.errors),
+            "validation": few,
+            "share": share,
+            "seconds_influence_and_detect": spent,
+        }
 
 
 def run_studies(
