@@ -536,6 +536,36 @@ def test_the_study_of_samples_counts_shares_of_what_is_there(monkeypatch):
         assert some[column] == alone[column]
 
 
+def test_the_studies_go_on_where_they_stopped(monkeypatch, tmp_path):
+    from demix_lite.benchmark import studies
+
+    def study(prepared, *_, **options):
+        setting = prepared if isinstance(prepared, dict) else {"task": prepared, **options}
+        ran.append(tuple(setting.values()))
+        every = dict.fromkeys((*studies.REPAIR_COLUMNS, *studies.SAMPLES_COLUMNS), 0)
+        yield every | setting
+
+    def prepare(task, *, train_rows, **setting):
+        return Setting(task=task, **setting)
+
+    class Setting(dict):
+        task = SimpleNamespace(family="tabular")
+
+    ran: list[tuple] = []
+    monkeypatch.setattr(studies, "SEEDS", (0,))
+    monkeypatch.setattr(studies, "prepare", prepare)
+    for name in ("repair_study", "samples_study"):
+        monkeypatch.setattr(studies, name, study)
+    for _ in range(2):
+        studies.run_studies(["adult"], tmp_path, source="twin", jobs=1)
+    assert len(ran) == len(set(ran)) == 4  # three of repairs, one of samples
+    for name in ("samples.csv", "repair.csv"):
+        (tmp_path / name).write_text("task,seed\nadult,0\n")
+        with pytest.raises(DemixError, match=f"{name} has other columns"):
+            studies.run_studies(["adult"], tmp_path, source="twin", jobs=1)
+    assert len(ran) == 4
+
+
 def test_the_study_of_repairs_tries_every_repair_with_our_verdicts_and_the_true_ones():
     from demix_lite.benchmark import studies
     from demix_lite.benchmark.pipeline import prepare
@@ -544,6 +574,7 @@ def test_the_study_of_repairs_tries_every_repair_with_our_verdicts_and_the_true_
     rows = pd.DataFrame(studies.repair_study(prepared, studies.ErrorDetector.shipped("tabular")))
     told = rows.pivot_table(index="variant", columns="diagnosis", values="metric")
     assert set(told.index) == {*studies.REPAIRS, studies.DROP}
+    assert set(studies.REPAIR_COLUMNS) <= set(rows)
     usual = told["oracle"]["each in its own way"]
     assert usual == prepared.evaluations["oracle"].metric
     # Someone certain has nothing to hedge.

@@ -236,6 +236,7 @@ def prepare(
         "rule": injection.rule.name,
         "train_rows": len(dirty),
         "validation": run.sources[0].valid_count,
+        "co_occurring": co_occurring,
         "metric_name": task.metric_name,
         "metric_better": "higher" if task.label.larger_is_better else "lower",
         "data_sha256": splits.card.sha256,

@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from demix_lite.benchmark.evaluate import evaluate
-from demix_lite.benchmark.ledger import append_rows, provenance
+from demix_lite.benchmark.ledger import append_rows, check_columns, keys_of, provenance
 from demix_lite.benchmark.pipeline import Prepared, model_outputs, prepare
 from demix_lite.benchmark.suite import SEEDS
 from demix_lite.detector import ErrorDetector, open_run
@@ -91,7 +91,6 @@ def repair_study(prepared: Prepared, detector: ErrorDetector) -> Iterator[dict[s
     fixed = {
         **prepared.facts,
         **provenance(prepared.device),
-        "co_occurring": bool((injection.train.errors[["label", "feature"]].all(axis=1)).any()),
         "metric_dirty": before.metric,
         "worst_group_dirty": before.worst_group,
         "metric_clean": prepared.evaluations["clean"].metric,
@@ -136,7 +135,16 @@ def samples_study(
 def run_studies(
     tasks: Sequence[str], folder: Path, *, source: str = "real", jobs: int | None = None
 ) -> None:
-    """Write ``repair.csv`` and ``samples.csv``; a run that is there is not run again."""
+    """Write ``repair.csv`` and ``samples.csv``; a run that is there is not run again.
+
+    Raises
+    ------
+    DemixError
+        If one of the files has other columns.
+    """
+    repairs, samples = folder / "repair.csv", folder / "samples.csv"
+    check_columns(repairs, REPAIR_COLUMNS)
+    check_columns(samples, SAMPLES_COLUMNS)
     ratios = (0.5, 0.8)
     grid = [
         (name, seed, ratio, together)
@@ -144,8 +152,8 @@ def run_studies(
         for ratio, together in (*((r, False) for r in ratios), (0.5, True))
         for name in tasks
     ]
-    work = [delayed(_repairs)(*cell, folder / "repair.csv", source) for cell in grid]
-    work += [delayed(_samples)(n, s, folder / "samples.csv", source) for s in SEEDS for n in tasks]
+    work = [delayed(_repairs)(*cell, repairs, source) for cell in grid]
+    work += [delayed(_samples)(n, s, samples, source) for s in SEEDS for n in tasks]
     done = Parallel(n_jobs=jobs or cpu_count(), return_as="generator_unordered")(work)
     for _ in tqdm(done, total=len(work), desc="studies", disable=None):
         pass
@@ -181,7 +189,4 @@ def _samples(name: str, seed: int, path: Path, source: str) -> None:
 
 def _is_there(path: Path, wanted: dict[str, Any]) -> bool:
     """Tell whether a file has rows with the wanted values."""
-    if not path.exists():
-        return False
-    rows = pd.read_csv(path)
-    return bool(rows[list(wanted)].eq(pd.Series(wanted)).all(axis=1).any())
+    return tuple(map(str, wanted.values())) in keys_of(path, tuple(wanted))
