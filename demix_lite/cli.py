@@ -294,37 +294,54 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _bench(options: argparse.Namespace) -> None:
+    from demix_lite.benchmark.ablation import chosen_variants, run_ablation
     from demix_lite.benchmark.protocols import family_tasks
+    from demix_lite.benchmark.studies import run_studies
     from demix_lite.benchmark.suite import run_suite, some, suite
+    from demix_lite.data.store import check_source
+    from demix_lite.models.training import resolve_device
     from demix_lite.tasks import get_task
 
-    if options.quick and (options.studies or options.ablation):
-        raise DemixError("--quick is a slice of the grid: leave it out, or --studies, --ablation.")
-    if options.device != "cpu" and (options.studies or options.ablation):
-        raise DemixError("--studies and --ablation run on the CPU: leave --device out.")
+    _check_bench(options)
     source = options.source or ("twin" if options.quick else "real")
-    ledger = options.ledger or _default_ledger(source, quick=options.quick)
-    check_writable(ledger)
+    check_source(source)
+    resolve_device(options.device)
     wanted = [get_task(name).name for name in options.tasks or ()]
     cells = suite(options.suite, quick=options.quick, tasks=wanted)
+    if options.ablation:
+        chosen_variants(options.methods)
+    else:
+        cells = some(cells, methods=options.methods, protocols=options.protocols)
+    # Nothing is made before all that was asked for is known to be there.
+    ledger = options.ledger or _default_ledger(source, quick=options.quick)
+    check_writable(ledger)
     names, folder = wanted or family_tasks(options.suite), ledger.parent
     how: dict[str, Any] = {"source": source}
     if options.studies:
-        from demix_lite.benchmark.studies import run_studies
-
         run_studies(names, folder, jobs=options.jobs, **how)
         _say(f"written: {folder}/repair.csv and samples.csv")
     elif options.ablation:
-        from demix_lite.benchmark.ablation import run_ablation
-
         file = folder / "ablation.csv"
         run_ablation(names, file, names=options.methods, announce=_say, **how)
         _say(f"written: {file}")
     else:
-        cells = some(cells, methods=options.methods, protocols=options.protocols)
         how["device"] = options.device
         run_suite(cells, ledger, jobs=options.jobs, announce=_say, **how)
         _say(f"written: {ledger}")
+
+
+def _check_bench(options: argparse.Namespace) -> None:
+    """Refuse options of ``bench`` that would be passed over."""
+    if options.studies and options.ablation:
+        raise DemixError("--studies and --ablation are run one after the other: leave one out.")
+    if options.quick and (options.studies or options.ablation):
+        raise DemixError("--quick is a slice of the grid: leave it out, or --studies, --ablation.")
+    if options.device != "cpu" and (options.studies or options.ablation):
+        raise DemixError("--studies and --ablation run on the CPU: leave --device out.")
+    if options.studies and (options.methods or options.protocols):
+        raise DemixError("--studies have no other methods: leave --methods, --protocols out.")
+    if options.ablation and options.protocols:
+        raise DemixError("--ablation has a protocol of its own: leave --protocols out.")
 
 
 def _default_ledger(source: str, *, quick: bool) -> Path:

@@ -137,6 +137,18 @@ def no_work(monkeypatch):
         (["bench", "--protocols", "in-tusk"], "unknown protocol 'in-tusk'"),
         (["bench", "--quick", "--studies"], "--quick is a slice of the grid"),
         (["bench", "--ablation", "--methods", "deep set"], "unknown variant 'deep set'"),
+        (["bench", "--ablation", "--studies"], "leave one out"),
+        (["bench", "--ablation", "--protocols", "unified"], "leave --protocols out"),
+        (["bench", "--studies", "--methods", "ddc"], "leave --methods, --protocols out"),
+        (["bench", "--studies", "--protocols", "unified"], "leave --methods, --protocols out"),
+        (["bench", "--source", "twim"], "unknown data source 'twim'; did you mean 'twin'"),
+        (["bench", "--quick", "--suite", "tabula"], "unknown family 'tabula'"),
+        (["bench", "--quick", "--methods", "dcd"], "unknown method 'dcd'"),
+        (["bench", "--quick", "--device", "gpu"], "unknown device 'gpu'"),
+        (
+            ["bench", "--source", "twin", "--ablation", "--methods", "deep set"],
+            "unknown variant 'deep set'",
+        ),
         (["train-detector", "tabula"], "unknown family 'tabula'; did you mean 'tabular'"),
         (["train-detector", "tabular", "--only", "tabular-only-bnak"], "unknown detector"),
     ],
@@ -148,6 +160,7 @@ def test_the_benchmark_refuses_unknown_names_before_the_work(
     monkeypatch.chdir(tmp_path)
     assert sentence in refusal(arguments, capsys)
     assert no_work == []
+    assert [path.name for path in tmp_path.rglob("*")] == ["book", "results"]
 
 
 @pytest.mark.parametrize("arguments", [["bench", "--jobs", "few"], ["train-detector"]])

@@ -79,6 +79,21 @@ def variants() -> dict[str, DetectorSettings]:
     }
 
 
+def chosen_variants(names: Sequence[str] | None) -> dict[str, DetectorSettings]:
+    """Return the variants with these names, all of them by default; refuse an unknown one.
+
+    Examples
+    --------
+    >>> list(chosen_variants(["deep sets"]))
+    ['deep sets']
+    """
+    every = variants()
+    for name in names or ():
+        if name not in every:
+            raise unknown_name("variant", name, every)
+    return {name: every[name] for name in names or every}
+
+
 def new_architecture(task: str) -> str:
     """Return the architecture that no variant learns from: the last one of the task's family.
 
@@ -108,15 +123,12 @@ def run_ablation(
     DemixError
         If a variant is unknown.
     """
-    every = variants()
-    for name in names or ():
-        if name not in every:
-            raise unknown_name("variant", name, every)
+    chosen = chosen_variants(names)
     check_columns(path, COLUMNS)
     done = keys_of(path, ("variant", "task", "source"))
     todo = {
-        name: every[name]
-        for name in names or every
+        name: settings
+        for name, settings in chosen.items()
         if any((name, task, source) not in done for task in tasks)
     }
     if not todo:

@@ -25,7 +25,7 @@ from joblib import Parallel, cpu_count, delayed
 from tqdm import tqdm
 
 from demix_lite.benchmark.ledger import provenance
-from demix_lite.data.store import data_home
+from demix_lite.data.store import check_source, data_home
 from demix_lite.detector import DetectorSettings, Environment, ErrorDetector, TrainingSettings
 from demix_lite.detector.classifier import SHIPPED, check_injections
 from demix_lite.detector.environments import injection_environments
@@ -347,6 +347,7 @@ def train_detectors(
         If there are too few injections, or a detector could not be written.
     """
     check_injections(injections)
+    check_source(source)
     resolve_device(device)
     missing = [plan for plan in plans if again or not _is_there(plan.path)]
     for plan in plans:

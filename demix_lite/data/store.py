@@ -240,8 +240,7 @@ def load_tables(
     >>> list(tables), card.target, card.keys
     (['interactions', 'users', 'items'], 'rating', ('user', 'item', 'time', 'title'))
     """
-    if source not in SOURCES:
-        raise unknown_name("data source", source, SOURCES)
+    check_source(source)
     known = known_tables(home)
     if name not in known:
         raise unknown_name("table", name, known)
@@ -255,6 +254,17 @@ def load_tables(
     card = make_card(twin["card"], source="twin", rows=0, sha256="")
     tables = _sample(twin, rows, seed)
     return tables, describe(tables, card)
+
+
+def check_source(source: str) -> None:
+    """Refuse a source of data that there is not.
+
+    Examples
+    --------
+    >>> check_source("twin")
+    """
+    if source not in SOURCES:
+        raise unknown_name("data source", source, SOURCES)
 
 
 def _sample(twin: dict[str, Any], rows: int | None, seed: int) -> Tables:
