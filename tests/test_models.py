@@ -12,7 +12,7 @@ from demix_lite.errors import DemixError
 from demix_lite.models import MLP, fit, predict
 from demix_lite.models.training import resolve_device
 from demix_lite.tasks import get_task
-from demix_lite.tasks.base import seeded_model
+from demix_lite.tasks.base import fit_model, seeded_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -77,6 +77,15 @@ def test_dropout_draws_from_the_seed_and_leaves_the_global_generator_alone(adult
     torch.rand(5)  # whatever else ran in between
     assert torch.equal(one, found())
     assert not torch.equal(one, found(seed=1))
+
+
+def test_what_the_caller_asks_for_comes_before_the_settings_of_the_task():
+    task = copy.copy(get_task("bike"))
+    vars(task)["training"] = {"epochs": 2}  # tasks are frozen
+    train = task.load(rows=300).train
+    asked = ({}, {"epochs": 1})
+    fitted = [fit_model(task, "mlp2", train, 0, **settings)[0] for settings in asked]
+    assert [len(trained.losses) for trained in fitted] == [2, 1]
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -340,7 +340,7 @@ def fit_model(
     device : str, optional
         Where to train.
     **settings
-        Those of :func:`demix_lite.models.training.fit`; the task's own come before them.
+        Those of :func:`demix_lite.models.training.fit`; they come before the task's own.
 
     Returns
     -------
@@ -356,5 +356,5 @@ def fit_model(
     """
     encoder = encoder or task.encoder(frame)
     model = seeded_model(task, architecture, encoder, seed)
-    options = {**settings, **task.training, "weights": weights, "seed": seed, "device": device}
+    options = {**task.training, **settings, "weights": weights, "seed": seed, "device": device}
     return fit(model, task.loss, *encoder.transform(frame, task.target), **options), encoder
