@@ -11,9 +11,8 @@ something. What is said of them shows what a verdict is worth in this very table
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from itertools import chain
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,7 +22,6 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 from demix_lite.detector import ErrorDetector, Run, open_run
-from demix_lite.detector.runs import RelativeScale
 from demix_lite.models.training import Trained, predict
 from demix_lite.seeds import derive_seed, generator
 from demix_lite.tasks.base import Encoder, Task, fit_model
@@ -48,29 +46,6 @@ class Controls:
     origin: np.ndarray
     kind: np.ndarray
     way: np.ndarray
-
-
-@dataclass(frozen=True)
-class JoinedRun(Run):
-    """Runs over the parts of a table, judged as one; vectors are relative to their own part."""
-
-    parts: tuple[Run, ...] = ()
-
-    @classmethod
-    def of(cls, parts: list[Run]) -> "JoinedRun":
-        """Join runs that share their task and encoder."""
-        rows = pd.concat([part.train for part in parts], ignore_index=True)
-        samples = parts[0].encoder.transform(rows, parts[0].task.target)
-        joined = {**vars(parts[0]), "train": rows, "samples": samples}
-        return cls(**joined, parts=tuple(parts))
-
-    def rescaled(self, scale: RelativeScale) -> Self:
-        """Return the runs with their values relative to something else."""
-        return replace(self, scale=scale, parts=tuple(part.rescaled(scale) for part in self.parts))
-
-    def blocks(self, *, size: int = 512) -> Iterator[Tensor]:
-        """Yield the relative vectors of all rows, block by block, in order."""
-        return chain.from_iterable(part.blocks(size=size) for part in self.parts)
 
 
 @dataclass(frozen=True)
@@ -146,7 +121,7 @@ def judge_table(
             if not repeat:
                 first.append((rows, runs[-1]))
         announce(f"judge the rows, {repeat + 1} of {repeats}")
-        chance = detector.predict_proba(JoinedRun.of(runs)).clip(1e-6, 1 - 1e-6)
+        chance = detector.predict_proba(*runs).clip(1e-6, 1 - 1e-6)
         sums[np.concatenate(places)] += logit(chance)
     mean = expit(sums / repeats)
     return Judgement(mean[: len(frame)], mean[len(frame) :], controls, outputs / repeats, first)

@@ -150,10 +150,14 @@ class ErrorDetector:
         self.facts = dict(facts or {})
         return self
 
-    def predict_proba(self, run: Run) -> np.ndarray:
-        """Return calibrated probabilities of the three error types, shape ``(N, 3)``."""
+    def predict_proba(self, *runs: Run) -> np.ndarray:
+        """Return calibrated probabilities of the three error types, shape ``(N, 3)``.
+
+        Runs over the parts of one table, with one encoder, are judged as one, part after part;
+        values are relative to their own part.
+        """
         slope, shift = self.calibration.T
-        return expit(slope * self._logits(run) + shift)
+        return expit(slope * self._logits(*runs) + shift)
 
     def predict(self, run: Run, *, margin: float = 0.0) -> Diagnosis:
         """Diagnose every row; flag at the threshold with the largest expected F1 in this run.
@@ -174,7 +178,7 @@ class ErrorDetector:
         path.parent.mkdir(parents=True, exist_ok=True)
         tensors = {k: v.contiguous() for k, v in self.network.state_dict().items()}
         if self.pooled_scale is not None:
-            tensors |= {f"scale.{k}": v for k, v in vars(self.pooled_scale).items()}
+            tensors["scale.grid"] = self.pooled_scale.grid
         about = {
             "format": FORMAT,
             "channels": CHANNELS,
@@ -213,8 +217,8 @@ class ErrorDetector:
             channels = tuple(settings.pop("channels"))
             detector = cls(DetectorSettings(channels=channels, **settings, training=training))
             if "scale.grid" in tensors:
-                scale = tensors.pop("scale.grid"), tensors.pop("scale.scores")
-                detector.pooled_scale = RelativeScale.of(*scale)
+                tensors.pop("scale.scores", None)  # older files have what follows from the grid
+                detector.pooled_scale = RelativeScale(tensors.pop("scale.grid")[None])
             detector.network.load_state_dict(tensors)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise DemixError(
@@ -238,19 +242,21 @@ class ErrorDetector:
         return cls.load(SHIPPED / name)
 
     @torch.no_grad()
-    def _first_pass(self, run: Run) -> Judged:
+    def _first_pass(self, *runs: Run) -> Judged:
         """Judge every row by its own influence vector."""
         self.first.eval()
-        blocks = self._seen(run).blocks(size=BLOCK)
+        blocks = (block for run in runs for block in self._seen(run).blocks(size=BLOCK))
         hidden, logits = self.first.judge(torch.cat([self.first.embed(block) for block in blocks]))
-        return Judged(Rows.of(run), hidden, logits)
+        parts = [Rows.of(run) for run in runs]
+        rows = replace(parts[0], columns=np.concatenate([part.columns for part in parts]))
+        return Judged(rows, hidden, logits)
 
     def _seen(self, run: Run) -> Run:
         """Return the run with its values relative to what this detector compares with."""
         return run if self.pooled_scale is None else run.rescaled(self.pooled_scale)
 
-    def _logits(self, run: Run) -> np.ndarray:
-        judged = self._first_pass(run)
+    def _logits(self, *runs: Run) -> np.ndarray:
+        judged = self._first_pass(*runs)
         for second in self.rounds:
             judged = replace(judged, logits=second.judge(judged))
         return judged.logits.numpy().astype(float)

@@ -54,7 +54,8 @@ class RelativeScale:
     Parameters
     ----------
     reference : Tensor
-        Vectors of a sample of the run's training rows, shape ``(n, C, M)``.
+        Vectors of a sample of the run's training rows, shape ``(n, C, M)``. Those
+        ``grid[None]`` of a scale make the same scale again.
 
     Examples
     --------
@@ -62,6 +63,8 @@ class RelativeScale:
     >>> scores = RelativeScale(values)(values)
     >>> bool(scores.mean().abs() < 0.01), bool((scores.std() - 1).abs() < 0.02)
     (True, True)
+    >>> torch.equal(RelativeScale(RelativeScale(values).grid[None])(values), scores)
+    True
     """
 
     def __init__(self, reference: Tensor):
@@ -69,13 +72,6 @@ class RelativeScale:
         steps = ((torch.arange(QUANTILES) + 0.5) / QUANTILES * values.shape[1]).long()
         self.grid = values[:, steps].contiguous()
         self.scores = torch.stack([_normal_scores(row) for row in self.grid])
-
-    @classmethod
-    def of(cls, grid: Tensor, scores: Tensor) -> "RelativeScale":
-        """Return a scale that was fitted before."""
-        scale = cls.__new__(cls)
-        scale.grid, scale.scores = grid, scores
-        return scale
 
     def __call__(self, vectors: Tensor) -> Tensor:
         """Return the scores of vectors ``(n, C, M)``, about standard normal per channel."""
