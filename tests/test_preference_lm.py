@@ -13,6 +13,7 @@ from demix_lite.influence import InfluenceSource, influence_vectors, vectors
 from demix_lite.models import preference_lm
 from demix_lite.models.preference_lm import (
     ALPHA,
+    BETA,
     RANK,
     SMALL_LM,
     LowRank,
@@ -340,7 +341,7 @@ def test_the_loss_is_that_of_trl(tiny, pairs, tmp_path):
         model=ours.language_model,
         ref_model=tiny.model,
         args=trl.DPOConfig(
-            output_dir=str(tmp_path), beta=ours.beta, report_to="none", use_cpu=True, bf16=False
+            output_dir=str(tmp_path), beta=BETA, report_to="none", use_cpu=True, bf16=False
         ),
         train_dataset=datasets.Dataset.from_list(rows),
         processing_class=tiny.tokenizer,

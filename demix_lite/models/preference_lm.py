@@ -27,6 +27,8 @@ SMALL_LM = Path(__file__).parent / "weights" / "small_lm"
 """The model that ships with the package, trained by ``data_scripts/train_small_lm.py``."""
 
 BETA = 0.5
+"""How far the model may move from the reference."""
+
 RANK, ALPHA = 4, 8.0
 MOST_TOKENS = 512
 """Tokens of a prompt and an answer, half of them each, unless the tokenizer asks for fewer; prompts
@@ -238,28 +240,20 @@ class PreferenceLM(nn.Module):
     """Compares two answers: the DPO margin of the first over the second.
 
     Both answers stand in one sequence behind their prompt, which is thus read once; an answer
-    looks back at the prompt and at itself, but not at the other one.
-
-    Parameters
-    ----------
-    language_model : nn.Module
-        A causal language model that takes a mask of queries and keys; what it does not train is
-        shared with its copies.
-    beta : float
-        How far the model may move from the reference.
+    looks back at the prompt and at itself, but not at the other one. So the causal language model
+    has to take a mask of queries and keys; what it does not train is shared with its copies.
     """
 
-    def __init__(self, language_model: nn.Module, beta: float = BETA):
+    def __init__(self, language_model: nn.Module):
         super().__init__()
         self.language_model: Any = language_model
-        self.beta = beta
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "PreferenceLM":
         """Copy what is trained; share what is frozen."""
         copied = copy.deepcopy(
             self.language_model, memo | {id(p): p for p in self.parameters() if not p.requires_grad}
         )
-        return PreferenceLM(copied, self.beta).train(self.training)
+        return PreferenceLM(copied).train(self.training)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "PreferenceLM":
         """Move or convert it alone: what is frozen stays where other models share it."""
@@ -289,8 +283,9 @@ class PreferenceLM(nn.Module):
     def _margin(self, inputs: dict[str, Tensor]) -> Tensor:
         ids, ends = inputs["ids"][:, : int(inputs["ends"].max())], inputs["ends"]
         kind = next(self.language_model.parameters()).dtype
-        asked = _announcing(ends, ids.shape[1])
-        # Only what announces a token of an answer goes through the output layer.
+        # The last token of the prompt and those behind it announce a token of an answer each.
+        asked = within(torch.stack([ends[:, 0] - 1, ends[:, 2]], dim=1), ids.shape[1])
+        # Only they go through the output layer.
         head = self.language_model.get_output_embeddings()
         handle = head.register_forward_pre_hook(lambda _, given: (given[0][asked],))
         try:
@@ -302,7 +297,7 @@ class PreferenceLM(nn.Module):
             )
         finally:
             handle.remove()
-        return self.beta * (log_ratio(said.logits, asked, inputs) - inputs["reference"])[:, None]
+        return BETA * (log_ratio(said.logits, asked, inputs) - inputs["reference"])[:, None]
 
 
 def _positions(ends: Tensor, length: int) -> Tensor:
@@ -321,18 +316,6 @@ def _visible(ends: Tensor, length: int, kind: torch.dtype) -> Tensor:
     return torch.zeros(hidden.shape, dtype=kind, device=ends.device).masked_fill_(
         hidden, torch.finfo(kind).min
     )[:, None]
-
-
-def _announcing(ends: Tensor, length: int) -> Tensor:
-    """Tell which tokens announce one of an answer, ``(n, length)``: the last of a prompt and on.
-
-    Examples
-    --------
-    >>> _announcing(torch.tensor([[2, 3, 4]]), 5)
-    tensor([[False,  True,  True,  True, False]])
-    """
-    place = torch.arange(length, device=ends.device)
-    return (place >= ends[:, :1] - 1) & (place < ends[:, 2:])
 
 
 def log_ratio(logits: Tensor, asked: Tensor, inputs: dict[str, Tensor]) -> Tensor:
@@ -400,30 +383,23 @@ def pair_inputs(first: Sequence[Answer], second: Sequence[Answer]) -> dict[str, 
 class LowRank(nn.Module):
     """A frozen linear layer with a trained correction of low rank (LoRA; Hu et al., 2022).
 
-    Parameters
-    ----------
-    base : nn.Linear
-        The layer; it stays as it is.
-    rank : int
-        Rank of the correction, which is zero before training.
-    alpha : float
-        The correction counts ``alpha / rank`` times.
+    The correction is zero before training, and counts ``ALPHA / RANK`` times.
 
     Examples
     --------
     >>> layer, x = nn.Linear(6, 3), torch.randn(2, 6)
-    >>> torch.equal(LowRank(layer, rank=2)(x), layer(x))
+    >>> torch.equal(LowRank(layer)(x), layer(x))
     True
     """
 
-    def __init__(self, base: nn.Linear, rank: int = RANK, alpha: float = ALPHA):
+    def __init__(self, base: nn.Linear):
         super().__init__()
         self.base = base
         place = base.weight.device
-        self.down = nn.Parameter(torch.empty(rank, base.in_features, device=place))
-        self.up = nn.Parameter(torch.zeros(base.out_features, rank, device=place))
+        self.down = nn.Parameter(torch.empty(RANK, base.in_features, device=place))
+        self.up = nn.Parameter(torch.zeros(base.out_features, RANK, device=place))
         nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))
-        self.scale = alpha / rank
+        self.scale = ALPHA / RANK
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the layer and its correction, as one matrix where they have one precision."""
@@ -445,7 +421,7 @@ class LowRank(nn.Module):
         return torch.cat([down.flatten(1), up.flatten(1)], dim=1)
 
 
-def with_adapters(language_model: nn.Module, rank: int = RANK, alpha: float = ALPHA) -> nn.Module:
+def with_adapters(language_model: nn.Module) -> nn.Module:
     """Return the model with a :class:`LowRank` around every linear layer but the output.
 
     What follows the blocks (the last norm) is trained, too: it says how sure the model is. The
@@ -459,7 +435,7 @@ def with_adapters(language_model: nn.Module, rank: int = RANK, alpha: float = AL
         if type(module) is nn.Linear and module is not head
     ]
     for name, module in linear:
-        adapted.set_submodule(name, LowRank(module, rank, alpha))
+        adapted.set_submodule(name, LowRank(module))
     _train_ending(adapted)
     return adapted
 
