@@ -30,18 +30,20 @@ class Label(ABC):
         Number of outputs of a model of this label.
     classes : int
         Number of classes; 0 for a number.
-    two_sided : bool
-        Whether another label always lies on the other side of a shortcut, as with two classes.
     least_doubt : float
         Probability of a label error below which a repair trusts the label all the same.
     """
 
     metric_name: str
     larger_is_better: bool
-    outputs: int
-    classes: int
-    two_sided: bool
+    outputs: int = 1
+    classes: int = 0
     least_doubt: float = 0.0
+
+    @property
+    def two_sided(self) -> bool:
+        """Whether another label always lies on the other side of a shortcut."""
+        return self.classes == 2
 
     @property
     def other_known(self) -> bool:
@@ -80,9 +82,14 @@ class Label(ABC):
     def groups(self, labels: pd.Series, reference: pd.Series) -> pd.Series:
         """Put labels into the few groups whose rows are typical of each other."""
 
-    @abstractmethod
     def strata(self, labels: pd.Series) -> pd.Series | None:
-        """Return what a split has to keep the shares of, or None."""
+        """Return what a split has to keep the shares of; None if it keeps them well enough."""
+        return None
+
+
+def _like(labels: pd.Series, values: np.ndarray) -> pd.Series:
+    """Return values as labels of the same rows, name and type."""
+    return pd.Series(values, index=labels.index, name=labels.name).astype(labels.dtype)
 
 
 @dataclass(frozen=True)
@@ -114,11 +121,6 @@ class Classes(Label):
         """One output a class."""
         return len(self.names)
 
-    @property
-    def two_sided(self) -> bool:  # type: ignore[override]
-        """True with two classes."""
-        return len(self.names) == 2
-
     def codes(self, labels: pd.Series) -> np.ndarray:
         """Return class numbers; -1 for what is not a class."""
         return pd.Index(self.names).get_indexer(labels.astype(object)).astype(np.int64)
@@ -131,7 +133,7 @@ class Classes(Label):
         """Draw one of the other classes uniformly for every label."""
         shift = rng.integers(1, len(self.names), size=len(labels))
         wrong = np.asarray(self.names)[(self.codes(labels) + shift) % len(self.names)]
-        return pd.Series(wrong, index=labels.index, name=labels.name).astype(labels.dtype)
+        return _like(labels, wrong)
 
     def of_others(self, labels: pd.Series, known: pd.Series, rng: np.random.Generator) -> pd.Series:
         """Draw one of the other classes for every label, as often as the known rows have them.
@@ -152,7 +154,7 @@ class Classes(Label):
             mine = codes == own
             drawn[mine] = rng.choice(self.classes, mine.sum(), p=others / others.sum())
         wrong = np.asarray(self.names)[drawn]
-        return pd.Series(wrong, index=labels.index, name=labels.name).astype(labels.dtype)
+        return _like(labels, wrong)
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the cross-entropy of every sample, in nats."""
@@ -167,7 +169,7 @@ class Classes(Label):
         scores = outputs.detach().cpu().clone()
         scores[torch.arange(len(labels)), self.encode(labels)] = -torch.inf
         best = np.asarray(self.names)[scores.argmax(dim=1).numpy()]
-        return pd.Series(best, index=labels.index, name=labels.name).astype(labels.dtype)
+        return _like(labels, best)
 
     def groups(self, labels: pd.Series, reference: pd.Series) -> pd.Series:
         """Return the classes themselves."""
@@ -196,7 +198,7 @@ class LogOdds(Classes):
     def better(self, labels: pd.Series, outputs: Tensor) -> pd.Series:
         """Return the other label."""
         other = np.asarray(self.names)[1 - self.codes(labels)]
-        return pd.Series(other, index=labels.index, name=labels.name).astype(labels.dtype)
+        return _like(labels, other)
 
 
 @dataclass(frozen=True)
@@ -273,9 +275,6 @@ class Number(Label):
     high: float
     metric_name = "MSE"
     larger_is_better = False
-    outputs = 1
-    classes = 0
-    two_sided = False
 
     def encode(self, labels: pd.Series) -> Tensor:
         """Return the labels with the range scaled to [0, 1], float32, shape ``(n,)``."""
@@ -295,7 +294,7 @@ class Number(Label):
             # Rounding may lead back towards the label; round away from it then.
             away = np.where(place < below, np.floor(wrong), np.ceil(wrong))
             wrong = np.where(np.abs(whole - right) < gap, away, whole)
-        return self._like(wrong, labels)
+        return self._numbers(labels, wrong)
 
     def of_others(self, labels: pd.Series, known: pd.Series, rng: np.random.Generator) -> pd.Series:
         """Draw for every label one that at least a quarter of the known rows lie between.
@@ -317,9 +316,8 @@ class Number(Label):
         above = np.maximum(middle + SMALLEST_SHIFT, after).clip(max=1)
         place = rng.uniform(0, 1, size=len(middle)) * (below + 1 - above)
         place = np.where(place < below, place, place - below + above)
-        return self._like(
-            ranked[(place * len(ranked)).astype(int).clip(max=len(ranked) - 1)], labels
-        )
+        chosen = (place * len(ranked)).astype(int).clip(max=len(ranked) - 1)
+        return self._numbers(labels, ranked[chosen])
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the squared error of every sample, in units of the squared range."""
@@ -332,18 +330,13 @@ class Number(Label):
     def better(self, labels: pd.Series, outputs: Tensor) -> pd.Series:
         """Return the model's prediction, kept within the range."""
         scaled = outputs[:, 0].detach().cpu().double().numpy().clip(0, 1)
-        return self._like(self.low + scaled * (self.high - self.low), labels)
+        return self._numbers(labels, self.low + scaled * (self.high - self.low))
 
     def groups(self, labels: pd.Series, reference: pd.Series) -> pd.Series:
         """Return the fifth of the reference labels that each label falls into."""
         edges = np.quantile(reference, np.linspace(0, 1, IMPUTE_GROUPS + 1)[1:-1])
         return pd.Series(np.searchsorted(edges, labels.to_numpy(float)), index=labels.index)
 
-    def strata(self, labels: pd.Series) -> None:
-        """Return None: a random split keeps the shape of a number well enough."""
-        return
-
-    def _like(self, numbers: np.ndarray, labels: pd.Series) -> pd.Series:
+    def _numbers(self, labels: pd.Series, numbers: np.ndarray) -> pd.Series:
         whole = pd.api.types.is_integer_dtype(labels.dtype)
-        numbers = np.rint(numbers) if whole else numbers
-        return pd.Series(numbers, index=labels.index, name=labels.name).astype(labels.dtype)
+        return _like(labels, np.rint(numbers) if whole else numbers)
