@@ -282,10 +282,10 @@ def environment_bank(
     dict
         Name of a task to its environments, injection by injection.
     """
+    options: dict[str, Any] = {"rows": rows, "architectures": architectures, "device": device}
     work = [(name, number) for number in range(injections) for name in tasks]
     made = Parallel(n_jobs=jobs or cpu_count(), return_as="generator")(
-        delayed(_make)(name, source, number, rows, architectures, sample, practice, device)
-        for name, number in work
+        delayed(_make)(name, source, number, sample, practice, **options) for name, number in work
     )
     bar = tqdm(made, total=len(work), desc="environments", disable=None)
     bank: Bank = {name: [] for name in tasks}
@@ -298,17 +298,9 @@ def environment_bank(
 
 
 def _make(
-    name: str,
-    source: str,
-    number: int,
-    rows: int | None,
-    architectures: Sequence[str] | None,
-    sample: int | None,
-    practice: bool,
-    device: str | None,
+    name: str, source: str, number: int, sample: int | None, practice: bool, **options: Any
 ) -> list[Environment]:
     torch.set_num_threads(1)
-    options: dict[str, Any] = {"architectures": architectures, "rows": rows, "device": device}
     made = [
         environment
         for drawn in ((False, True) if practice else (False,))
