@@ -26,13 +26,12 @@ from demix_lite.models.din import DIN, Layout
 from demix_lite.seeds import derive_seed, generator
 from demix_lite.tasks.base import SEPARATOR, Encoder, FeatureErrorPlan, Rule, Splits, Task
 from demix_lite.tasks.labels import Clicks, Label
+from demix_lite.tasks.tabular import OUTLIER_SDS, SCALE_RANGE, far_off, rounded, usual_number
 
 PARTS = {"train": 0.7, "valid": 0.85, "test": 1.0}
 """Where the parts of a user's history end."""
 
 CLICKS = Clicks()
-OUTLIER_SDS = 5.0
-SCALE_RANGE = (0.2, 5.0)
 MAX_COLUMNS = 3
 MOST_TAGS = 64
 HISTORY_WIDTH = 128
@@ -180,7 +179,8 @@ class RecommendationTask(Task):
             elsewhere = suspects[side].map(_usual_values(suspects[side], trusted, column))
             known = elsewhere.notna()
             if column in self.numeric:
-                doubted, blank = _extreme(suspects[column], trusted[column])
+                doubted = far_off(suspects[column], trusted[column])
+                blank = usual_number(trusted[column])
             else:
                 doubted, blank = _spread_otherwise(suspects[column], trusted[column]), np.nan
             copied = known & (elsewhere != suspects[column])
@@ -223,11 +223,7 @@ def _wrong_number(values: pd.Series, plan: FeatureErrorPlan, draw: np.ndarray) -
     if plan.kind == "scale":
         low, high = SCALE_RANGE
         wrong = np.where(np.isnan(number), wrong, number * (low + (high - low) * draw))
-    if pd.api.types.is_integer_dtype(values.dtype):
-        wrong = np.rint(wrong)
-        # Rounding may lead back to the value itself; move it by one then.
-        return np.where(wrong == number, number + 1, wrong).astype(values.dtype)
-    return wrong
+    return rounded(wrong, values)
 
 
 def _other_category(values: pd.Series, known: Sequence[str], draw: np.ndarray) -> pd.Series:
@@ -246,13 +242,6 @@ def _usual_values(entities: pd.Series, trusted: pd.DataFrame, column: str) -> pd
     rows = trusted[trusted[entities.name].isin(doubted.index[vouched > doubted])]
     counts = rows.groupby([entities.name, column], observed=True).size()
     return counts.sort_values(kind="stable").groupby(level=0).tail(1).reset_index(level=1)[column]
-
-
-def _extreme(values: pd.Series, peers: pd.Series) -> tuple[pd.Series, float]:
-    """Tell which numbers lie three standard deviations off, and return the usual number."""
-    usual = peers.median()
-    whole = pd.api.types.is_integer_dtype(peers.dtype)
-    return (values - peers.mean()).abs() > 3 * peers.std(), round(usual) if whole else float(usual)
 
 
 def _spread_otherwise(values: pd.Series, peers: pd.Series) -> bool:

@@ -183,19 +183,27 @@ def _wrong_number(
     values: pd.Series, plan: FeatureErrorPlan, rng: np.random.Generator
 ) -> np.ndarray:
     """Return an outlier or a scaled value for every number, whole where the column is whole."""
-    number = values.to_numpy(dtype=float)
     if plan.kind == "outlier":
         mean, sd = plan.details["spread"][values.name]
-        wrong = mean + OUTLIER_SDS * sd * rng.choice([-1.0, 1.0], size=len(number))
-    else:
-        wrong = number * rng.uniform(*SCALE_RANGE, size=len(number))
-    if pd.api.types.is_integer_dtype(values.dtype):
-        wrong = np.rint(wrong)
-        # Rounding may lead back to the value itself; move it by one then. Zero scales to zero.
-        back = (wrong == number) & ((plan.kind == "outlier") | (number != 0))
-        wrong = np.where(back, number + 1, wrong)
-        return wrong.astype(values.dtype)
-    return wrong
+        return rounded(mean + OUTLIER_SDS * sd * rng.choice([-1.0, 1.0], size=len(values)), values)
+    number = values.to_numpy(dtype=float)
+    wrong = number * rng.uniform(*SCALE_RANGE, size=len(number))
+    return rounded(wrong, values, stays=number == 0)  # zero scales to zero
+
+
+def rounded(wrong: np.ndarray, values: pd.Series, stays: np.ndarray | bool = False) -> np.ndarray:
+    """Round wrong numbers where the column is whole, none to its right value unless that stays.
+
+    Examples
+    --------
+    >>> rounded(np.array([2.4, 2.6]), pd.Series([2, 2])).tolist()
+    [3, 3]
+    """
+    if not pd.api.types.is_integer_dtype(values.dtype):
+        return wrong
+    number, wrong = values.to_numpy(dtype=float), np.rint(wrong)
+    back = (wrong == number) & ~np.asarray(stays)
+    return np.where(back, number + 1, wrong).astype(values.dtype)
 
 
 def _other_category(
@@ -216,16 +224,22 @@ def _other_category(
 
 def _extreme(values: pd.Series, peers: pd.Series, numeric: bool) -> np.ndarray:
     if numeric:
-        spread = peers.std()
-        distance = (values - peers.mean()).abs()
-        return (distance > 3.0 * spread).to_numpy(dtype=bool)
+        return far_off(values, peers).to_numpy(dtype=bool)
     share = peers.value_counts(normalize=True, dropna=False)
     return (values.map(share).fillna(0.0) < 0.01).to_numpy(dtype=bool)
 
 
 def _typical(peers: pd.Series, numeric: bool) -> object:
-    if not numeric:
-        return peers.mode(dropna=False).iloc[0]
+    return usual_number(peers) if numeric else peers.mode(dropna=False).iloc[0]
+
+
+def far_off(values: pd.Series, peers: pd.Series) -> pd.Series:
+    """Tell which numbers lie three standard deviations of their peers off the peers' mean."""
+    return (values - peers.mean()).abs() > 3.0 * peers.std()
+
+
+def usual_number(peers: pd.Series) -> float:
+    """Return the median, a whole one of whole numbers."""
     median = peers.median()
     return round(median) if pd.api.types.is_integer_dtype(peers.dtype) else float(median)
 
