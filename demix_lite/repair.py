@@ -1,4 +1,4 @@
-"""Repair each error in its own way: relabel or doubt, impute or drop, up-weight."""
+"""Repair each error in its own way: relabel or doubt, impute, up-weight."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -62,15 +62,15 @@ def repair(
     outputs: Tensor,
     *,
     labels: Literal["hedge", "flip"] = "hedge",
-    features: Literal["impute", "hedge", "drop"] = "impute",
+    features: Literal["impute", "hedge"] = "impute",
     spurious_weight: float = SPURIOUS_WEIGHT,
 ) -> Repaired:
     """Repair the rows that a diagnosis suspects.
 
     Flagged labels are changed by the task (two classes: flipped); the extreme cells of rows with
-    feature errors are imputed from rows of the same class without label or feature error, or the
-    rows are dropped; rows that break the shortcut are weighted up. A task may ask for more than a
-    flag before a label (``label.least_doubt``) or features (``least_broken``) are changed.
+    feature errors are imputed from rows of the same class without label or feature error; rows that
+    break the shortcut are weighted up. A task may ask for more than a flag before a label
+    (``label.least_doubt``) or features (``least_broken``) are changed.
 
     Of more than two classes, and of numbers, the other label is what the dirty model believes.
     ``frame`` shows it as a suggestion; trained on, it would only teach the errors again.
@@ -90,7 +90,7 @@ def repair(
         model finds hard is not turned into what the model believes. Where more labels are possible
         it trains on the recorded one, weighted by the probability that it is right. ``"flip"``
         believes the flags.
-    features : {"impute", "hedge", "drop"}
+    features : {"impute", "hedge"}
         What happens to rows with feature errors. ``"hedge"`` trains on every row as it is and as it
         would be imputed, each weighted by its probability, whether it is flagged or not.
     spurious_weight : float
@@ -105,10 +105,7 @@ def repair(
     broken = (flag["feature"] & (chance >= task.least_broken)).to_numpy()
     other = task.relabel(frame[task.target], outputs)
     relabelled = frame.assign(**{task.target: frame[task.target].where(~wrong, other)})
-    kept = ~broken if features == "drop" else np.ones(len(frame), dtype=bool)
-    doubted = np.zeros_like(kept) if features == "drop" else broken
-    if features == "hedge":
-        doubted = broken | (chance >= SMALLEST_CHANCE)
+    doubted = broken | (chance >= SMALLEST_CHANCE) if features == "hedge" else broken
     imputed, cells = _impute(task, relabelled, doubted, ~broken & ~wrong)
     repaired = relabelled.copy()
     repaired.loc[broken] = imputed.loc[broken]
@@ -123,10 +120,10 @@ def repair(
         [f.assign(**{task.target: label}) for f, _ in versions for label, _ in said]
     )
     weights = np.concatenate([share * weight for _, share in versions for _, weight in said])
-    used = np.tile(kept, len(versions) * len(said)) & (weights >= SMALLEST_WEIGHT)
+    used = weights >= SMALLEST_WEIGHT
     mean_one = torch.tensor(weights[used] / weights[used].mean()).float()
     cells[~broken] = False
-    return Repaired(repaired[kept], samples[used], mean_one, cells[kept], frame.index[wrong & kept])
+    return Repaired(repaired, samples[used], mean_one, cells, frame.index[wrong])
 
 
 def _impute(

@@ -56,12 +56,6 @@ def test_an_unflagged_outlier_stays(rows):
     assert done.frame.loc[3, "age"] == 900
 
 
-def test_dropping_drops_exactly_the_flagged_rows(rows):
-    done = mend(rows, flags(rows, feature=[1, 2]), features="drop")
-    assert done.frame.index.tolist() == [i for i in rows.index if i not in (1, 2)]
-    assert len(done.weights) == len(done.cells) == len(rows) - 2
-
-
 def test_the_minority_is_weighted_up_and_the_mean_weight_is_one(rows):
     done = mend(rows, flags(rows, spurious=[7]))
     pd.testing.assert_frame_equal(done.samples, rows)
