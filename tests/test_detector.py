@@ -65,7 +65,9 @@ def detector(environments):
 def test_the_network_ignores_the_order_of_the_validation_samples(pooling):
     torch.manual_seed(0)
     agreement = CHANNELS.index("label_agreement")
-    network = SetTransformer(len(CHANNELS), agreement, width=16, pooling=pooling).eval()
+    network = SetTransformer(
+        len(CHANNELS), agreement, width=16, pooling=pooling, summarise=True
+    ).eval()
     vectors = torch.randn(6, len(CHANNELS), 40)
     shuffled = vectors[..., torch.randperm(40)]
     torch.testing.assert_close(network(vectors), network(shuffled), rtol=1e-4, atol=1e-5)

@@ -84,20 +84,14 @@ class SetTransformer(nn.Module):
 
     Examples
     --------
-    >>> net = SetTransformer(3, agreement=2, width=8).eval()
+    >>> net = SetTransformer(3, 2, width=8, pooling="attention", summarise=True).eval()
     >>> x = torch.randn(5, 3, 20)
     >>> torch.allclose(net(x), net(x.flip(-1)), atol=1e-5)
     True
     """
 
     def __init__(
-        self,
-        channels: int,
-        agreement: int,
-        *,
-        width: int = 64,
-        pooling: Pooling = "attention",
-        summarise: bool = True,
+        self, channels: int, agreement: int, *, width: int, pooling: Pooling, summarise: bool
     ):
         super().__init__()
         self.agreement = agreement
