@@ -310,21 +310,21 @@ def test_any_number_of_neighbours_can_be_asked_for(judged):
 
 
 def test_the_oracle_is_always_right(judged):
-    said = YARDSTICKS["oracle"]().told(errors_of(judged)).predict(judged.run)
+    said = YARDSTICKS["oracle"](errors_of(judged)).predict(judged.run)
     assert score(said, errors_of(judged))["f1_macro"] == 1.0
 
 
 @pytest.mark.parametrize("name", ["ceiling", "ceiling_all_rows"])
 def test_the_ceiling_judges_all_rows_better_than_chance(name):
     made = environment("number", "ceiling", rows=200)
-    ceiling = YARDSTICKS[name]().told(errors_of(made))
+    ceiling = YARDSTICKS[name](errors_of(made))
     said = ceiling.predict(made.run)
     assert len(said.flag) == len(made.run)
     assert roc_auc_score(made.errors[:, FEATURE], said.probability["feature"]) > 0.6
 
 
 def test_the_ceiling_is_the_same_again_for_every_kind_of_label(judged):
-    ceiling = YARDSTICKS["ceiling_all_rows"]().told(errors_of(judged))
+    ceiling = YARDSTICKS["ceiling_all_rows"](errors_of(judged))
     said = ceiling.predict(judged.run)
     assert roc_auc_score(judged.errors[:, FEATURE], said.probability["feature"]) > 0.6
     pd.testing.assert_frame_equal(said.probability, ceiling.predict(judged.run).probability)
@@ -344,19 +344,15 @@ def test_the_forest_of_the_ceiling_sees_no_more_rows_than_promised(easy, monkeyp
     kind = YARDSTICKS["ceiling"]
     monkeypatch.setattr(kind, "_model", lambda self, categorical: Counting(1))
     monkeypatch.setattr(kind, "most", 100)
-    kind().told(errors_of(easy)).predict(easy.run)
+    kind(errors_of(easy)).predict(easy.run)
     assert set(seen) == {100}
 
 
 @pytest.mark.parametrize("name", list(YARDSTICKS))
 def test_a_yardstick_has_to_be_told_the_errors_of_this_run(name, easy):
-    yardstick = YARDSTICKS[name]()
+    yardstick = YARDSTICKS[name](errors_of(easy).iloc[1:])
     with pytest.raises(DemixError, match="told the true errors"):
         yardstick.predict(easy.run)
-    knowing = yardstick.told(errors_of(easy).iloc[1:])
-    with pytest.raises(DemixError, match="told the true errors"):
-        knowing.predict(easy.run)
-    assert yardstick.errors is None
 
 
 def test_doubt_is_what_the_own_label_lacks(judged):

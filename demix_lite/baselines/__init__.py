@@ -2,8 +2,8 @@
 
 A method is a class with ``name``, ``fit(environments)`` and ``predict(run) -> Diagnosis``; it
 learns from the same environments as the detector and sees the same run. A new baseline is one new
-file and one line here. A method that has to know the true errors of the run it judges is told them
-first (``told(errors)``); it stands in the ledger as a yardstick.
+file and one line here. A method that has to know the true errors of the run it judges is made with
+them (``Yardstick(errors)``), learns nothing, and stands in the ledger as a yardstick.
 """
 
 from demix_lite.baselines.base import Baseline

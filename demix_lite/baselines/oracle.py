@@ -1,20 +1,17 @@
 """Yardsticks: methods that are told the true errors of the run they judge. Cheating by design."""
 
-import copy
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import pandas as pd
 
-from demix_lite.detector.environments import Environment
 from demix_lite.detector.runs import Run
 from demix_lite.diagnosis import Diagnosis, certain
 from demix_lite.errors import DemixError
 
 
 class Yardstick(ABC):
-    """A method that has to be told the true errors of a run before it judges it.
+    """A method that is told the true errors of the run it judges, aligned with the training rows.
 
     Attributes
     ----------
@@ -24,18 +21,8 @@ class Yardstick(ABC):
 
     name: ClassVar[str]
 
-    def __init__(self) -> None:
-        self.errors: pd.DataFrame | None = None
-
-    def told(self, errors: pd.DataFrame) -> Self:
-        """Return a copy that knows the true errors, aligned with the training rows."""
-        knowing = copy.copy(self)
-        knowing.errors = errors
-        return knowing
-
-    def fit(self, environments: Sequence[Environment]) -> Self:
-        """Learn nothing."""
-        return self
+    def __init__(self, errors: pd.DataFrame) -> None:
+        self.errors = errors
 
     @abstractmethod
     def predict(self, run: Run) -> Diagnosis:
@@ -47,9 +34,9 @@ class Yardstick(ABC):
         Raises
         ------
         DemixError
-            If they were not told, or belong to another run.
+            If they belong to another run.
         """
-        if self.errors is None or not self.errors.index.equals(run.index):
+        if not self.errors.index.equals(run.index):
             raise DemixError(f"{self.name} has to be told the true errors of the run it judges.")
         return self.errors
 

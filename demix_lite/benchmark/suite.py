@@ -226,7 +226,7 @@ def _method(name: str, protocol: str, prepared: Prepared, source: str) -> Any:
     """Return a method that is ready to judge a run."""
     task = prepared.task.name
     if name in YARDSTICKS:
-        return YARDSTICKS[name]().told(prepared.injection.train.errors)
+        return YARDSTICKS[name](prepared.injection.train.errors)
     if name in ("demix_lite", "demix_paper"):
         protocol = "paper" if name == "demix_paper" else protocol
         return detector_for(protocol, task, prepared.facts["architecture"])
