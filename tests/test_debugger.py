@@ -12,7 +12,14 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 from test_diagnose import LossDetector, people
 
 from demix_lite.debugger import DataDebugger
-from demix_lite.debugger.evidence import flag_from, is_dirty, largest_share, weigh, with_share
+from demix_lite.debugger.evidence import (
+    flag_from,
+    is_close_call,
+    is_dirty,
+    largest_share,
+    weigh,
+    with_share,
+)
 from demix_lite.debugger.judging import Controls, Judgement, draw_controls, judge_table
 from demix_lite.debugger.outliers import outlyingness, with_outliers
 from demix_lite.debugger.shortcut_names import NamedShortcut, name_shortcuts
@@ -225,6 +232,13 @@ def test_a_table_is_dirty_where_many_labels_and_features_are_wrong(classes):
     assert is_dirty(told_apart(0.25, classes))
     assert not is_dirty(told_apart(0.03, classes))
     assert not is_dirty(told_apart(0.25, classes, rows=400)), "too small to be sure"
+
+
+def test_near_the_line_it_is_said_that_chance_decides():
+    found = [told_apart(share, 2) for share in (0.03, 0.18, 0.25, 0.3)]
+    assert [is_dirty(judgement) for judgement in found] == [False, False, True, True]
+    assert [is_close_call(judgement) for judgement in found] == [False, True, True, False]
+    assert not is_close_call(told_apart(0.18, 2, rows=400)), "a small table is never dirty"
 
 
 def test_a_table_in_which_nothing_is_seen_does_not_count_as_dirty():

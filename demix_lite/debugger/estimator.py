@@ -13,7 +13,7 @@ from sklearn.utils.validation import validate_data
 from torch import Tensor
 
 from demix_lite.debugger.conclude import conclude, with_slips
-from demix_lite.debugger.evidence import Evidence
+from demix_lite.debugger.evidence import Evidence, is_close_call, is_dirty
 from demix_lite.debugger.judging import Announce, Judgement, judge_table, train_model
 from demix_lite.detector import ErrorDetector
 from demix_lite.diagnosis import ERROR_TYPES, Diagnosis
@@ -91,6 +91,8 @@ class DataDebugger(BaseEstimator):
         How often each error type occurs, and whether the detector can see it in this table.
     shortcuts_ : list of NamedShortcut
         Suspected shortcuts.
+    close_call_ : {"", "dirty", "tidy"}
+        What the table was taken for, if chance decided: in a dirty one far more is flagged.
     repaired_ : DataFrame
         Features and label as the model reads them, repaired; the label with what is suggested.
     witnesses_ : DataFrame
@@ -196,6 +198,8 @@ class DataDebugger(BaseEstimator):
         task, frame = self.table_.task, self.table_.mended
         self._say("weigh the verdicts")
         diagnosis, evidence, named = conclude(task, frame, judgement)
+        taken_for = "dirty" if is_dirty(judgement) else "tidy"
+        self.close_call_ = taken_for if is_close_call(judgement) else ""
         broken = diagnosis.flag["spurious"].any()
         self.shortcuts_ = [shortcut for shortcut in named if broken and shortcut.suspected]
         repaired = _as_written(repair(task, frame, diagnosis, judgement.outputs), task, frame)

@@ -38,6 +38,9 @@ labels and features added up. There flags are set for the largest expected F1, m
 right. In a tidy table most suspicious rows are true exceptions: more flags have to be right. The
 numbers were chosen on the tables of the page of measurements."""
 
+NEAR = 0.3
+"""So far from the line, as a share of it, chance decides whether a table counts as dirty."""
+
 CONFUSED = 0.18
 """In a tidy table broken features cannot be told where rows look worse than controls more often
 than this: rows are unusual by nature there. Of labels it is no sign: wrong ones do just that."""
@@ -117,9 +120,20 @@ def weigh(judgement: Judgement, shortcuts: list[NamedShortcut]) -> tuple[Diagnos
 
 def is_dirty(judgement: Judgement) -> bool:
     """Say whether so many rows look like controls that a large share of them must be wrong."""
+    return _dirtiness(judgement) >= 1
+
+
+def is_close_call(judgement: Judgement) -> bool:
+    """Say whether another draw of controls may turn a dirty table into a tidy one, or back."""
+    return abs(_dirtiness(judgement) - 1) <= NEAR
+
+
+def _dirtiness(judgement: Judgement) -> float:
+    """Return how dirty a table looks, against 1 from where it counts as dirty; 0 if it is small."""
+    if len(judgement.probability) < SMALL:
+        return 0.0
     labels, features = (_looks_worse(judgement, kind) for kind in WITH_CONTROLS)
-    enough = len(judgement.probability) >= SMALL
-    return enough and labels >= DIRTY_LABELS and labels + features >= DIRTY
+    return min(labels / DIRTY_LABELS, (labels + features) / DIRTY)
 
 
 def _looks_worse(judgement: Judgement, kind: str) -> float:
