@@ -3,12 +3,13 @@
 A detector compares the rows of a run with each other, so it finds the most suspicious rows of any
 table, a clean one too. Whether they are *wrong* takes a yardstick of the table's own: the controls,
 copies of its rows in which we broke something. If errors like ours were in a share π of the rows,
-at least π times as many rows as controls would have to score as high as any level, so π is at most
-the smallest such ratio. Errors are put in in a few ways, some easier to see than others; the median
-of their bounds is the share we believe in. The probabilities are brought down to it (their odds
-divided by one number) and flags are set on what is left. Where rows and controls score alike, the
-detector cannot see such errors here, and nothing is flagged. Of rows that break a shortcut there
-are no controls; they are a minority at most.
+at least π times as many rows as controls would have to score as high as any level. So the smallest
+such ratio is an estimate of π: with endless controls π could be no larger, with a few dozen it may
+be. Errors are put in in a few ways, some easier to see than others; the median of their estimates
+is the share we believe in. The probabilities are brought down to it (their odds divided by one
+number) and flags are set on what is left. Where rows and controls score alike, the detector cannot
+see such errors here, and nothing is flagged. Of rows that break a shortcut there are no controls;
+they are a minority at most.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from sklearn.metrics import roc_auc_score
 from demix_lite.debugger.judging import Judgement
 from demix_lite.debugger.shortcut_names import NamedShortcut
 from demix_lite.diagnosis import ERROR_TYPES, Diagnosis, expected_f1_threshold
+from demix_lite.tasks.tabular import TabularTask
 
 LEVELS = (0.1, 0.25, 0.5, 0.75)
 """Shares of the controls that reach the levels at which rows and controls are compared."""
@@ -54,10 +56,6 @@ LEAST_PRECISION = {
 }
 """Share of the flags that must be right by the detector's own account. A label that is wrong and a
 row that is merely unusual or goes against a true pattern differ in how easily they are confused."""
-
-MINORITY = 0.15
-"""In all that a detector learned from at most this share of the rows breaks the shortcut. Where it
-says more, it hears patterns that the table has by nature."""
 
 DRAWS = 200
 
@@ -103,7 +101,9 @@ def weigh(judgement: Judgement, shortcuts: list[NamedShortcut]) -> tuple[Diagnos
         seen.append(share <= BLIND and told)
         if seen[-1]:
             said[:, number] = with_share(said[:, number], share)
-    said[:, -1] = with_share(said[:, -1], MINORITY)
+    # The detector learned from no larger minority: where it says more, it hears patterns that the
+    # table has by nature.
+    said[:, -1] = with_share(said[:, -1], TabularTask.minority_share)
     least = LEAST_PRECISION["dirty" if dirty else "tidy"]
     thresholds = [flag_from(p, least[kind]) for kind, p in _by_kind(said)]
     named = any(shortcut.suspected for shortcut in shortcuts)
@@ -161,18 +161,18 @@ def _by_kind(said: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
 def _share(
     judgement: Judgement, kind: str, draw: Callable[[np.ndarray], np.ndarray] = np.asarray
 ) -> float:
-    """Bound the share of an error by the controls of each way it was put in; take the median."""
+    """Estimate the share of an error by the controls of each way it was put in; take the median."""
     controls, number = judgement.controls, ERROR_TYPES.index(kind)
     rows = draw(judgement.probability[:, number])
     ways = [(controls.kind == kind) & (controls.way == w) for w in np.unique(controls.way)]
-    bounds = [
+    found = [
         largest_share(rows, draw(judgement.of_controls[way, number])) for way in ways if way.any()
     ]
-    return float(np.median(bounds))
+    return float(np.median(found))
 
 
 def largest_share(rows: np.ndarray, controls: np.ndarray) -> float:
-    """Bound the share of rows that are like the controls: the smallest ratio over the levels.
+    """Estimate the share of rows that are like the controls: the smallest ratio over the levels.
 
     One more row counts at every level, so that a small table does not promise too much.
 
