@@ -547,6 +547,19 @@ def doubted(outcome, rows):
     outcome.debugger.diagnosis_ = lines.assign(label_error=lines.index < rows)
 
 
+def test_a_slip_in_one_label_does_not_empty_the_others(quick):
+    frame = people()
+    frame.loc[299, "buys"] = "yess"
+    outcome = diagnose_frame(frame, "buys")
+    doubted(outcome, 5)
+    assert outcome.repaired()["buys"].notna().all()
+    assert any("the class 'yess' (1 row): a slip?" in said for said in outcome.summary["checks"])
+    three = people().assign(buys=lambda f: f["buys"].where(f["age"] < 60, "perhaps"))
+    outcome = diagnose_frame(three, "buys")
+    doubted(outcome, 5)
+    assert outcome.repaired()["buys"][:5].isna().all()
+
+
 def test_a_doubtful_one_of_many_whole_labels_is_emptied_in_a_parquet_file(quick, tmp_path):
     frame = with_prices().assign(price=lambda f: f["price"].round().astype(int))
     outcome = diagnose_frame(frame, "price")

@@ -22,7 +22,14 @@ from demix_lite.diagnose.page import report_page
 from demix_lite.diagnosis import ERROR_TYPES
 from demix_lite.report import diagnosis_summary, rule_in_words
 from demix_lite.tasks.labels import Number
-from demix_lite.tasks.own_table import DataError, Kind, check_target, without_label
+from demix_lite.tasks.own_table import (
+    LEAST_ROWS,
+    DataError,
+    Kind,
+    OwnTable,
+    check_target,
+    without_label,
+)
 from demix_lite.tasks.reading import has_decimal_comma, unit_of, without_unit
 
 AS_READ = ("sep", "encoding", "lineterminator", "header")
@@ -75,9 +82,9 @@ class Outcome:
     def repaired(self) -> pd.DataFrame:
         """Return the file with suggested values in the cells that are suspicious.
 
-        Of two classes a flagged label becomes the other one. Where more labels are possible it is
-        emptied: a model learns more without the row than from a guess, and the score after the
-        repair is that of such a model.
+        Of two classes (beside such as have too few rows to be learned) a flagged label becomes the
+        other one. Where more labels are possible it is emptied: a model learns more without the row
+        than from a guess, and the score after the repair is that of such a model.
         """
         table, after = self.debugger.table_, self.debugger.repaired_
         before = table.frame.set_axis(after.index)
@@ -92,7 +99,7 @@ class Outcome:
                 kind = self.raw[column].dtype
                 is_category = isinstance(kind, pd.CategoricalDtype)
                 mended[column] = mended[column].astype("category" if is_category else kind)
-        if not table.task.label.other_known:
+        if not _one_other(table):
             lines = self.debugger.diagnosis_
             labels = _with_room_for_gaps(self.raw[self.target])
             doubted = self.raw.index.isin(lines.index[lines["label_error"]])
@@ -246,6 +253,12 @@ def _labelled(frame: pd.DataFrame, target: str, name: str) -> tuple[pd.DataFrame
     if len(frame.columns) == 1:
         raise DataError(f"{name} has no column beside {target!r} to learn it from.")
     return rows.drop(columns=target), rows[target]
+
+
+def _one_other(table: OwnTable) -> bool:
+    """Say whether a wrong label can be one other only, slips in a few labels left aside."""
+    frequent = table.frame[table.task.target].value_counts() >= LEAST_ROWS
+    return table.task.label.other_known or bool(table.task.label.classes and frequent.sum() == 2)
 
 
 def _with_room_for_gaps(values: pd.Series) -> pd.Series:

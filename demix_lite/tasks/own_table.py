@@ -219,7 +219,7 @@ def _plain_checks(
     rare = counts[counts < LEAST_ROWS]
     if task.label.classes and len(rare):
         listed = ", ".join(f"{name!r} ({_count(count, 'row')})" for name, count in rare.items())
-        notes.append(f"{task.target}: too few rows to learn the class {listed}.")
+        notes.append(f"{task.target}: too few rows to learn the class {listed}: a slip?")
     for column in task.numeric if task.label.classes else (*task.numeric, task.target):
         far = is_far(frame[column])
         if far.any() and column not in known:
