@@ -248,15 +248,17 @@ def test_every_task_has_injections_in_every_part_and_no_injection_is_in_two():
         _split([*made, *(fake("c", n, "mlp1") for n in range(7))], 60)
 
 
-def test_the_second_pass_learns_from_practice_alone_if_there_is_any():
+def test_later_parts_take_practice_alone_if_asked():
     made = [
         fake("a", n, architecture, practice)
         for n in range(20)
         for practice in (False, True)
         for architecture in ("mlp1", "mlp2")
     ]
-    first, *later = _split(made, 60)
+    first, *later = _split(made, 60, practice=True)
+    assert first == _split(made, 60)[0]
     assert {e.practice for e in first} == {False, True}
+    assert all({e.practice for e in part} == {False, True} for part in _split(made, 60)[1:])
     for part in later:
         assert all(e.practice for e in part)
         assert {e.architecture for e in part} == {"mlp1", "mlp2"}

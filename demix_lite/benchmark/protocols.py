@@ -61,6 +61,9 @@ PRACTISING = ("tabular",)
 WITHOUT_PLAIN_SUPPORT = ("alignment",)
 """Families in which it gained nothing: columns of a preference pair hardly tell its label."""
 
+WITH_QUESTIONS = ("practised", "leave-one-task-out")
+"""Protocols whose detectors also learn from other questions."""
+
 NAMES = {
     "unified": "{family}",
     "practised": "{family}-practised",
@@ -107,7 +110,7 @@ class Curriculum:
     @property
     def practises(self) -> bool:
         """Whether it also learns from other questions asked of its tables."""
-        return self.protocol in ("practised", "leave-one-task-out")
+        return self.protocol in WITH_QUESTIONS
 
     @property
     def path(self) -> Path:
@@ -179,7 +182,11 @@ def _settings(protocol: str, family: str, steps: int) -> DetectorSettings:
             rounds=0,
             training=training,
         )
-    return DetectorSettings(plain_support=family not in WITHOUT_PLAIN_SUPPORT, training=training)
+    return DetectorSettings(
+        practises=protocol in WITH_QUESTIONS and family in PRACTISING,
+        plain_support=family not in WITHOUT_PLAIN_SUPPORT,
+        training=training,
+    )
 
 
 def curriculum_for(protocol: str, task_name: str, architecture: str) -> Curriculum:

@@ -53,6 +53,10 @@ class DetectorSettings:
         Width of the set transformer.
     rounds : int
         How often the verdicts on similar rows are taken into account; 0 for the first pass alone.
+    practises : bool
+        Whether as many rounds again learn from practice alone, beside those that learn from all;
+        what both say is averaged. To them the shortcut of every run is new, as that of a table
+        never seen; the others have learned how much verdicts on known shortcuts can be trusted.
     plain_support : bool
         Whether the second pass also hears how well the rows support every label if all count alike.
     whole_runs : int
@@ -68,6 +72,7 @@ class DetectorSettings:
     summarise: bool = True
     width: int = 64
     rounds: int = 2
+    practises: bool = False
     plain_support: bool = True
     whole_runs: int = 60
     training: TrainingSettings = field(default_factory=TrainingSettings)
@@ -105,12 +110,16 @@ class ErrorDetector:
                 summarise=self.settings.summarise,
             )
             plain = self.settings.plain_support
-            self.rounds = [
-                SecondPass(2 * width, plain_support=plain) for _ in range(self.settings.rounds)
-            ]
-        parts = {"first": self.first, "rounds": nn.ModuleList(self.rounds)}
-        self.network = nn.ModuleDict(parts)
-        self.calibration = np.tile([1.0, 0.0], (3, 1))
+            names = ["rounds", "practised"][: 1 + self.settings.practises]
+            self.chains = {
+                name: [
+                    SecondPass(2 * width, plain_support=plain) for _ in range(self.settings.rounds)
+                ]
+                for name in names
+            }
+        parts = {name: nn.ModuleList(chain) for name, chain in self.chains.items()}
+        self.network = nn.ModuleDict({"first": self.first, **parts})
+        self.calibration = np.tile([1.0, 0.0], (len(names), 3, 1))
         self.pooled_scale: RelativeScale | None = None
         self.facts: dict[str, Any] = {}
 
@@ -139,14 +148,17 @@ class ErrorDetector:
         if not self.settings.relative:
             self.pooled_scale = _pooled_scale(environments)
             environments = [replace(e, run=self._seen(e.run), _samples={}) for e in environments]
-        first, second, held = _split(environments, self.settings.whole_runs)
+        training, most = self.settings.training, self.settings.whole_runs
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.settings.training.seed)
-            train_first_pass(self.first, first, self.settings.training)
-            torch.manual_seed(self.settings.training.seed + 1)
-            self._train_rounds(second)
-        logits = np.concatenate([self._logits(e.run) for e in tqdm(held, **BAR)])
-        self.calibration = calibrate(logits, np.concatenate([e.errors for e in held]))
+            torch.manual_seed(training.seed)
+            train_first_pass(self.first, _split(environments, most)[0], training)
+            for number, chain in enumerate(self.chains.values()):
+                _, second, held = _split(environments, most, practice=number > 0)
+                torch.manual_seed(training.seed + 1)
+                self._train_rounds(chain, second)
+                logits = [_logits(chain, self._first_pass(e.run)) for e in tqdm(held, **BAR)]
+                truths = np.concatenate([e.errors for e in held])
+                self.calibration[number] = calibrate(np.concatenate(logits), truths)
         self.facts = dict(facts or {})
         return self
 
@@ -156,8 +168,14 @@ class ErrorDetector:
         Runs over the parts of one table, with one encoder, are judged as one, part after part;
         values are relative to their own part.
         """
-        slope, shift = self.calibration.T
-        return expit(slope * self._logits(*runs) + shift)
+        judged = self._first_pass(*runs)
+        odds = [
+            slope * _logits(chain, judged) + shift
+            for chain, (slope, shift) in zip(
+                self.chains.values(), self.calibration.swapaxes(1, 2), strict=True
+            )
+        ]
+        return expit(np.mean(odds, axis=0))
 
     def predict(self, run: Run, *, margin: float = 0.0) -> Diagnosis:
         """Diagnose every row; flag at the threshold with the largest expected F1 in this run.
@@ -226,7 +244,8 @@ class ErrorDetector:
                 "or settings; train it again with: demix-lite train-detector."
             ) from error
         detector.network.eval()
-        detector.calibration = np.array(about["calibration"])
+        # Older files have the calibration of their only chain.
+        detector.calibration = np.array(about["calibration"]).reshape(-1, 3, 2)
         detector.facts = about["facts"]
         return detector
 
@@ -237,7 +256,7 @@ class ErrorDetector:
         Examples
         --------
         >>> ErrorDetector.shipped("tabular").calibration.shape
-        (3, 2)
+        (1, 3, 2)
         """
         return cls.load(SHIPPED / name)
 
@@ -255,21 +274,22 @@ class ErrorDetector:
         """Return the run with its values relative to what this detector compares with."""
         return run if self.pooled_scale is None else run.rescaled(self.pooled_scale)
 
-    def _logits(self, *runs: Run) -> np.ndarray:
-        judged = self._first_pass(*runs)
-        for second in self.rounds:
-            judged = replace(judged, logits=second.judge(judged))
-        return judged.logits.numpy().astype(float)
-
-    def _train_rounds(self, environments: Sequence[Environment]) -> None:
+    def _train_rounds(self, chain: list[SecondPass], environments: Sequence[Environment]) -> None:
         """Train one network a round, each on the verdicts of the round before."""
-        if not self.rounds:
+        if not chain:
             return
         truths = [e.errors for e in environments]
         judged = [self._first_pass(e.run) for e in tqdm(environments, **BAR)]
-        for number, second in enumerate(self.rounds):
+        for number, second in enumerate(chain):
             logits = second.fit(judged, truths, seed=self.settings.training.seed + number)
             judged = [replace(run, logits=own) for run, own in zip(judged, logits, strict=True)]
+
+
+def _logits(chain: Sequence[SecondPass], judged: Judged) -> np.ndarray:
+    """Return the verdicts after all rounds of a chain, shape ``(N, 3)``."""
+    for second in chain:
+        judged = replace(judged, logits=second.judge(judged))
+    return judged.logits.numpy().astype(float)
 
 
 def check_injections(number: int) -> None:
@@ -293,24 +313,22 @@ def _files(path: Path) -> tuple[Path, Path]:
 
 
 def _split(
-    environments: Sequence[Environment], whole_runs: int
+    environments: Sequence[Environment], whole_runs: int, *, practice: bool = False
 ) -> tuple[list[Environment], list[Environment], list[Environment]]:
     """Divide injections 60 : 28 : 12 within every task; later parts take one run an injection.
 
-    If some are practice, later parts take these alone: to the second pass the shortcut of every run
-    is then a new one, as that of a table it never saw.
+    With ``practice`` later parts take practice runs alone.
     """
     groups: dict[str, dict[str, list[Environment]]] = {}
     for e in environments:
         groups.setdefault(e.run.task.name, {}).setdefault(e.injection, []).append(e)
     check_injections(min(map(len, groups.values()), default=0))
-    practises = any(e.practice for e in environments)
     parts: tuple[list[Environment], ...] = ([], [], [])
     for injections in map(list, map(dict.values, groups.values())):
         one, two = round(0.6 * len(injections)), round(0.88 * len(injections))
         parts[0].extend(e for group in injections[:one] for e in group)
         places = range(one, len(injections))
-        later = [p for p in places if injections[p][0].practice or not practises]
+        later = [p for p in places if injections[p][0].practice or not practice]
         # Later parts judge whole runs, so one architecture per injection, in turn, is enough.
         for turn, place in enumerate(later):
             group = injections[place]
