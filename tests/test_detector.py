@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.special import expit, logit
 from sklearn.metrics import roc_auc_score
 
 from demix_lite.detector import (
@@ -185,6 +186,33 @@ def test_a_channel_that_is_left_out_has_no_effect_on_the_verdict(pooling, enviro
     verdict = blind.predict_proba(run)
     np.testing.assert_array_equal(blind.predict_proba(other), verdict)
     assert not np.allclose(blind.predict_proba(seen), verdict)
+
+
+def test_rounds_that_learned_from_practice_are_averaged_with_the_others(
+    tmp_path, environments, detector
+):
+    made = [replace(e, practice=e.injection.endswith(("5", "6", "7"))) for e in environments]
+    both = ErrorDetector(replace(TINY, practises=True)).fit(made)
+    assert list(both.chains) == ["rounds", "practised"]
+    for name, weights in detector.network.state_dict().items():
+        assert torch.equal(weights, both.network.state_dict()[name]), "the others are as they were"
+    run = environments[2].run
+    alone = ErrorDetector(TINY)
+    alone.network.load_state_dict(
+        {
+            name.replace("practised", "rounds"): weights
+            for name, weights in both.network.state_dict().items()
+            if not name.startswith("rounds")
+        }
+    )
+    alone.network.eval()
+    alone.calibration = both.calibration[1:]
+    odds = logit(detector.predict_proba(run)) + logit(alone.predict_proba(run))
+    np.testing.assert_allclose(both.predict_proba(run), expit(odds / 2), atol=1e-6)
+    assert not np.allclose(alone.predict_proba(run), detector.predict_proba(run))
+    both.save(tmp_path / "both")
+    again = ErrorDetector.load(tmp_path / "both")
+    np.testing.assert_array_equal(again.predict_proba(run), both.predict_proba(run))
 
 
 def test_weights_for_other_channels_are_refused(tmp_path, detector):
