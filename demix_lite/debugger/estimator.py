@@ -13,7 +13,7 @@ from sklearn.utils.validation import validate_data
 from torch import Tensor
 
 from demix_lite.debugger.conclude import conclude, with_slips
-from demix_lite.debugger.evidence import Evidence, is_close_call, is_dirty
+from demix_lite.debugger.evidence import Evidence
 from demix_lite.debugger.judging import Announce, Judgement, judge_table, train_model
 from demix_lite.detector import ErrorDetector
 from demix_lite.diagnosis import ERROR_TYPES, Diagnosis
@@ -30,6 +30,9 @@ EXPLAINED = 10
 WITNESSES = 2
 BOTH_WAYS = 20_000
 """Tables up to so many rows are scored both ways round."""
+
+HeldOut = tuple[Tensor, Tensor, Tensor]
+"""Outputs before and after the repair, and targets, of the rows one way round."""
 
 DRAWS, SURE = 200, 0.975
 """So often held-out rows are drawn again; in this share of the draws a clear gain is one."""
@@ -197,22 +200,21 @@ class DataDebugger(BaseEstimator):
     ) -> None:
         task, frame = self.table_.task, self.table_.mended
         self._say("weigh the verdicts")
-        diagnosis, evidence, named = conclude(task, frame, judgement)
-        taken_for = "dirty" if is_dirty(judgement) else "tidy"
-        self.close_call_ = taken_for if is_close_call(judgement) else ""
+        found = conclude(task, frame, judgement)
+        diagnosis, self.close_call_ = found.diagnosis, found.close_call
         broken = diagnosis.flag["spurious"].any()
-        self.shortcuts_ = [shortcut for shortcut in named if broken and shortcut.suspected]
+        self.shortcuts_ = [rule for rule in found.shortcuts if broken and rule.suspected]
         repaired = _as_written(repair(task, frame, diagnosis, judgement.outputs), task, frame)
         slips = self.table_.slips.any(axis=1).to_numpy()
-        said, self.evidence_ = with_slips(diagnosis, evidence, slips)
+        said, self.evidence_ = with_slips(diagnosis, found.evidence, slips)
         self.diagnosis_ = _lines(self.table_, said, self.evidence_, repaired).set_axis(index)
         self.repaired_ = repaired.frame.set_axis(index)
         self.witnesses_ = _witnesses(judgement, self.diagnosis_, valid_index)
-        label, flagged = task.label, said.flag.any(axis=None)
-        self.score_ = Score(label.metric_name, label.larger_is_better, np.nan, np.nan, False, 0)
-        if flagged:
+        held_out = []
+        if said.flag.any(axis=None):
             self._say("train on the repaired rows")
-            self.score_ = _score(self.table_, judgement, diagnosis, valid, seed)
+            held_out = _retrained(self.table_, judgement, diagnosis, valid, seed)
+        self.score_ = _compare(task, held_out)
 
 
 def _joined(X: Any, y: Any, target: str | None = None) -> tuple[pd.DataFrame, str]:
@@ -351,14 +353,14 @@ def _witnesses(
     return pd.DataFrame(lines, columns=["row", "validation_row", "influence"])
 
 
-def _score(
+def _retrained(
     table: OwnTable,
     judgement: Judgement,
     diagnosis: Diagnosis,
     valid: pd.DataFrame | None,
     seed: object,
-) -> Score:
-    """Train on rows as they are and repaired; measure on validation rows, or on the other half.
+) -> list[HeldOut]:
+    """Train on rows as they are and repaired; predict validation rows, or those of the other half.
 
     Of the other half without suspicious features: where one model saw such numbers and the other
     did not, a few of them would decide.
@@ -371,7 +373,7 @@ def _score(
         pairs = ((one, two), (two, one)) if len(frame) <= BOTH_WAYS else ((one, two),)
         unusual = diagnosis.flag["feature"].to_numpy() | table.slips.any(axis=1).to_numpy()
         ways = [(rows, frame.iloc[held[~unusual[held]]]) for rows, held in pairs]
-    held_out: list[tuple[Tensor, Tensor, Tensor]] = []
+    held_out: list[HeldOut] = []
     for rows, held in ((rows, held) for rows, held in ways if len(held)):
         own = Diagnosis(*(part.iloc[rows] for part in vars(diagnosis).values()))
         repaired = repair(task, table.mended.iloc[rows], own, judgement.outputs[rows])
@@ -383,11 +385,11 @@ def _score(
             )
             said.append(predict(trained.model, encoder.inputs(held)))
         held_out.append((said[0], said[1], encoder.targets(held[task.target])))
-    return _compare(task, held_out)
+    return held_out
 
 
-def _compare(task: TabularTask, held_out: list[tuple[Tensor, Tensor, Tensor]]) -> Score:
-    """Measure outputs before and after the repair, ``(before, after, targets)`` a way round."""
+def _compare(task: TabularTask, held_out: list[HeldOut]) -> Score:
+    """Measure outputs before and after the repair."""
     label, total = task.label, sum(len(targets) for *_, targets in held_out)
     if not total:
         return Score(label.metric_name, label.larger_is_better, np.nan, np.nan, False, 0)

@@ -40,9 +40,6 @@ labels and features added up. There flags are set for the largest expected F1, m
 right. In a tidy table most suspicious rows are true exceptions: more flags have to be right. The
 numbers were chosen on the tables of the page of measurements."""
 
-NEAR = 0.3
-"""So far from the line, as a share of it, chance decides whether a table counts as dirty."""
-
 CONFUSED = 0.18
 """In a tidy table broken features cannot be told where rows look worse than controls more often
 than this: rows are unusual by nature there. Of labels it is no sign: wrong ones do just that."""
@@ -91,10 +88,11 @@ class Evidence:
     slips: int = 0
 
 
-def weigh(judgement: Judgement, shortcuts: list[NamedShortcut]) -> tuple[Diagnosis, list[Evidence]]:
+def weigh(
+    judgement: Judgement, shortcuts: list[NamedShortcut], *, dirty: bool
+) -> tuple[Diagnosis, list[Evidence]]:
     """Turn what the detector says into probabilities and flags that hold for this table."""
-    said = judgement.probability.copy()
-    seen, dirty = [], is_dirty(judgement)
+    said, seen = judgement.probability.copy(), []
     for number, kind in enumerate(WITH_CONTROLS):
         share = _share(judgement, kind)
         told = dirty or kind == "label" or _looks_worse(judgement, kind) <= CONFUSED
@@ -118,18 +116,11 @@ def weigh(judgement: Judgement, shortcuts: list[NamedShortcut]) -> tuple[Diagnos
     return Diagnosis.from_probability(said, np.array(thresholds)), evidence
 
 
-def is_dirty(judgement: Judgement) -> bool:
-    """Say whether so many rows look like controls that a large share of them must be wrong."""
-    return _dirtiness(judgement) >= 1
+def dirtiness(judgement: Judgement) -> float:
+    """Return how dirty a table looks, against 1 from where it counts as dirty; 0 if it is small.
 
-
-def is_close_call(judgement: Judgement) -> bool:
-    """Say whether another draw of controls may turn a dirty table into a tidy one, or back."""
-    return abs(_dirtiness(judgement) - 1) <= NEAR
-
-
-def _dirtiness(judgement: Judgement) -> float:
-    """Return how dirty a table looks, against 1 from where it counts as dirty; 0 if it is small."""
+    A table is dirty if so many rows look like controls that a large share of them must be wrong.
+    """
     if len(judgement.probability) < SMALL:
         return 0.0
     labels, features = (_looks_worse(judgement, kind) for kind in WITH_CONTROLS)

@@ -7,7 +7,8 @@ at the rows side by side, sees both halves together. A small table is cut severa
 verdicts are averaged.
 
 Beside each half stand a few *controls*: copies of rows of the other half in which we broke
-something. What is said of them shows what a verdict is worth in this very table.
+something, others in every cut. What is said of them shows what a verdict is worth in this very
+table.
 """
 
 from collections.abc import Callable, Iterator
@@ -28,7 +29,7 @@ from demix_lite.tasks.base import Encoder, Task, fit_model
 
 CONTROL_SHARE = 0.12
 LEAST_CONTROLS, MOST_CONTROLS = 120, 2000
-CONTROL_PLANS = 4
+CONTROLS_A_PLAN = 30
 ENOUGH_ROWS, MOST_REPEATS = 6000, 5
 BATCHES, SMALLEST_BATCH, LARGEST_BATCH = 16, 16, 256
 Announce = Callable[[str], None]
@@ -99,13 +100,14 @@ def judge_table(
     announce : callable
         Told what begins.
     """
-    controls = draw_controls(task, frame, seed=seed)
-    encoder = task.encoder(pd.concat([frame, controls.frame], ignore_index=True))
     repeats = max(1, repeats or usual_repeats(len(frame)))
-    sums = np.zeros((len(frame) + len(controls.frame), 3))
+    odds = np.zeros((len(frame), 3))
     outputs = torch.zeros(len(frame), task.label.outputs)
+    drawn, of_controls = [], []
     first: list[tuple[np.ndarray, Run]] = []
     for repeat in range(repeats):
+        controls = draw_controls(task, frame, cut=repeat, seed=seed)
+        encoder = task.encoder(pd.concat([frame, controls.frame], ignore_index=True))
         places, runs = [], []
         for number, (rows, others) in enumerate(_halves(task, frame, (seed, repeat))):
             announce(f"train model {2 * repeat + number + 1} of {2 * repeats}")
@@ -121,10 +123,14 @@ def judge_table(
             if not repeat:
                 first.append((rows, runs[-1]))
         announce(f"judge the rows, {repeat + 1} of {repeats}")
-        chance = detector.predict_proba(*runs).clip(1e-6, 1 - 1e-6)
-        sums[np.concatenate(places)] += logit(chance)
-    mean = expit(sums / repeats)
-    return Judgement(mean[: len(frame)], mean[len(frame) :], controls, outputs / repeats, first)
+        said = np.zeros((len(frame) + len(controls.frame), 3))
+        said[np.concatenate(places)] = detector.predict_proba(*runs).clip(1e-6, 1 - 1e-6)
+        odds += logit(said[: len(frame)]) / repeats
+        drawn.append(controls)
+        of_controls.append(said[len(frame) :])
+    return Judgement(
+        expit(odds), np.concatenate(of_controls), _together(drawn), outputs / repeats, first
+    )
 
 
 def usual_repeats(rows: int) -> int:
@@ -158,13 +164,14 @@ def train_model(
     return fit_model(task, task.architectures[0], frame, fit_seed, rows=rows, **options)
 
 
-def draw_controls(task: Task, frame: pd.DataFrame, *, seed: object = 0) -> Controls:
+def draw_controls(task: Task, frame: pd.DataFrame, *, cut: int = 0, seed: object = 0) -> Controls:
     """Copy some rows; break the label of one half and features of the other, in a few ways.
 
+    Features are broken in many ways, other ones in every cut, so that none decides what is seen.
     Where a label can be wrong in more than one way, every second wrong one is that of another row:
     the frequent mistakes are harder to see than those drawn evenly.
     """
-    rng = generator(task.name, "controls", seed)
+    rng = generator(task.name, "controls", cut, seed)
     least = min(LEAST_CONTROLS, len(frame) // 3)
     count = int(np.clip(CONTROL_SHARE * len(frame), least, MOST_CONTROLS))
     origin = rng.permutation(len(frame))[:count]
@@ -180,11 +187,19 @@ def draw_controls(task: Task, frame: pd.DataFrame, *, seed: object = 0) -> Contr
     rows.loc[exchanged, task.target] = task.label.of_others(
         given[exchanged], frame[task.target], rng
     )
-    for number, part in enumerate(np.array_split(features, CONTROL_PLANS)):
+    plans = max(1, len(features) // CONTROLS_A_PLAN)
+    for number, part in enumerate(np.array_split(features, plans)):
+        way[part] = cut * plans + number
         plan = task.plan_feature_errors(frame, rng)
         rows.loc[part] = task.corrupt_features(rows.loc[part], plan, rng)
-        way[part] = number
     return Controls(rows, origin, kind, way)
+
+
+def _together(drawn: list[Controls]) -> Controls:
+    """Put the controls of all cuts one after the other."""
+    arrays = zip(*((each.origin, each.kind, each.way) for each in drawn), strict=True)
+    frame = pd.concat([each.frame for each in drawn], ignore_index=True)
+    return Controls(frame, *map(np.concatenate, arrays))
 
 
 def _halves(

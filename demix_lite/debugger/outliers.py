@@ -16,7 +16,6 @@ from scipy.optimize import brentq
 from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 
-from demix_lite.debugger.evidence import is_dirty
 from demix_lite.debugger.judging import Judgement
 from demix_lite.diagnosis import ERROR_TYPES
 from demix_lite.tasks.tabular import TabularTask
@@ -65,8 +64,6 @@ def with_outliers(judgement: Judgement, task: TabularTask, frame: pd.DataFrame) 
     Rows keep the mean probability that the detector gave them; the order of the rows changes only
     where outlying numbers tell controls from rows better than the verdicts alone.
     """
-    if is_dirty(judgement):
-        return judgement
     number = ERROR_TYPES.index("feature")
     broken = judgement.controls.kind == "feature"
     said = logit(judgement.probability[:, number]), logit(judgement.of_controls[:, number])
