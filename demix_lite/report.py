@@ -148,7 +148,7 @@ def diagnosis_summary(about: Mapping[str, Any]) -> str:
             )
         lines.append(f"  {names[kind]:19} {about['flagged'][kind]:>6,} flagged; {share}")
         lines += [f"    {hint}"] if (hint := flags_beside_share(about, kind)) else []
-    lines += [hint for hint in (if_many_are_flagged(about), if_chance_decided(about)) if hint]
+    lines += [many] if (many := if_many_are_flagged(about)) else []
     lines += [f"suspected shortcut: {found['rule']}" for found in about["shortcuts"]]
     score = about["score"]
     if score["before"] is not None and score["after"] is not None:
@@ -209,23 +209,6 @@ def if_many_are_flagged(about: Mapping[str, Any]) -> str:
         "right but rare look wrong, too. Check some by hand, note which are wrong in a CSV file "
         "(columns row, label, feature, spurious: 1 or 0), and --known says how far to believe the "
         "others."
-    )
-
-
-def if_chance_decided(about: Mapping[str, Any]) -> str:
-    """Say that another seed may flag far more or far fewer rows, where that is so.
-
-    Examples
-    --------
-    >>> if_chance_decided({"close_call": "tidy"})[:41]
-    'This table was taken for a tidy one, but '
-    """
-    if not about["close_call"]:
-        return ""
-    other = "fewer" if about["close_call"] == "dirty" else "more"
-    return (
-        f"This table was taken for a {about['close_call']} one, but only just: with another seed "
-        f"(--seed) far {other} rows may be flagged. See whether the flags stay."
     )
 
 

@@ -49,7 +49,7 @@ class LossDetector:
 @pytest.fixture
 def quick(monkeypatch):
     monkeypatch.setattr(ErrorDetector, "shipped", classmethod(lambda cls, name: LossDetector()))
-    monkeypatch.setattr(judging, "MOST_REPEATS", 1)
+    monkeypatch.setattr(judging, "MOST_REPEATS", 2)
 
 
 def people(rows=300, wrong=30):

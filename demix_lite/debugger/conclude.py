@@ -1,6 +1,6 @@
 """From what is said of a table to what holds there, for a diagnosis and its self-check alike."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -12,46 +12,20 @@ from demix_lite.debugger.shortcut_names import NamedShortcut, name_shortcuts
 from demix_lite.diagnosis import Diagnosis
 from demix_lite.tasks.tabular import TabularTask
 
-NEAR = 0.3
-"""So far from the line, as a share of it, chance decides whether a table counts as dirty."""
-
 SLIP = 0.95
 """Probability that a row with a cell written unlike its column has a feature error."""
 
 
-@dataclass(frozen=True)
-class Conclusion:
-    """What holds in a table, given what the detector says of it.
-
-    Attributes
-    ----------
-    diagnosis : Diagnosis
-        Probabilities and flags of every row.
-    evidence : list of Evidence
-        What is known of each error type.
-    shortcuts : list of NamedShortcut
-        Rules that would explain the spurious verdicts, the best first.
-    close_call : {"", "dirty", "tidy"}
-        What the table was taken for, where another draw of controls may decide otherwise.
-    """
-
-    diagnosis: Diagnosis
-    evidence: list[Evidence]
-    shortcuts: list[NamedShortcut]
-    close_call: str
-
-
-def conclude(task: TabularTask, frame: pd.DataFrame, judgement: Judgement) -> Conclusion:
-    """Decide whether a judged table is dirty or tidy, and what is wrong with its rows therefore."""
-    how_dirty = dirtiness(judgement)
-    dirty = how_dirty >= 1
-    if not dirty:
-        judgement = with_outliers(judgement, task, frame)
+def conclude(
+    task: TabularTask, frame: pd.DataFrame, judgement: Judgement
+) -> tuple[Diagnosis, list[Evidence], list[NamedShortcut]]:
+    """Return the diagnosis of a judged table, what is known of each error, and the shortcuts."""
+    dirty = dirtiness(judgement)
+    # Half-way to dirty the detector judges alone: there many broken numbers hide each other.
+    judgement = with_outliers(judgement, task, frame, weight=max(0.0, 1 - 2 * dirty))
     encoder = judgement.parts[0][1].encoder
     named = name_shortcuts(task, encoder, frame, judgement.probability)
-    taken_for = "dirty" if dirty else "tidy"
-    close_call = taken_for if abs(how_dirty - 1) <= NEAR else ""
-    return Conclusion(*weigh(judgement, named, dirty=dirty), named, close_call)
+    return *weigh(judgement, named, dirty=dirty), named
 
 
 def with_slips(

@@ -94,8 +94,6 @@ class DataDebugger(BaseEstimator):
         How often each error type occurs, and whether the detector can see it in this table.
     shortcuts_ : list of NamedShortcut
         Suspected shortcuts.
-    close_call_ : {"", "dirty", "tidy"}
-        What the table was taken for, if chance decided: in a dirty one far more is flagged.
     repaired_ : DataFrame
         Features and label as the model reads them, repaired; the label with what is suggested.
     witnesses_ : DataFrame
@@ -200,13 +198,12 @@ class DataDebugger(BaseEstimator):
     ) -> None:
         task, frame = self.table_.task, self.table_.mended
         self._say("weigh the verdicts")
-        found = conclude(task, frame, judgement)
-        diagnosis, self.close_call_ = found.diagnosis, found.close_call
+        diagnosis, evidence, named = conclude(task, frame, judgement)
         broken = diagnosis.flag["spurious"].any()
-        self.shortcuts_ = [rule for rule in found.shortcuts if broken and rule.suspected]
+        self.shortcuts_ = [rule for rule in named if broken and rule.suspected]
         repaired = _as_written(repair(task, frame, diagnosis, judgement.outputs), task, frame)
         slips = self.table_.slips.any(axis=1).to_numpy()
-        said, self.evidence_ = with_slips(diagnosis, found.evidence, slips)
+        said, self.evidence_ = with_slips(diagnosis, evidence, slips)
         self.diagnosis_ = _lines(self.table_, said, self.evidence_, repaired).set_axis(index)
         self.repaired_ = repaired.frame.set_axis(index)
         self.witnesses_ = _witnesses(judgement, self.diagnosis_, valid_index)

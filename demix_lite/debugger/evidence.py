@@ -40,9 +40,16 @@ labels and features added up. There flags are set for the largest expected F1, m
 right. In a tidy table most suspicious rows are true exceptions: more flags have to be right. The
 numbers were chosen on the tables of the page of measurements."""
 
+NEAR = 0.3
+"""So far on either side of the line, as a share of it, a table is partly dirty: no cliff there."""
+
 CONFUSED = 0.18
 """In a tidy table broken features cannot be told where rows look worse than controls more often
 than this: rows are unusual by nature there. Of labels it is no sign: wrong ones do just that."""
+
+ALONE = 0.6
+"""A shortcut stands alone where no other explains the spurious verdicts so well, as a share of how
+well it does. Patterns that a table has by nature come in company, since its columns go together."""
 
 SMALL = 500
 """Below so many rows the controls are too few to be sure that a table is dirty."""
@@ -89,21 +96,27 @@ class Evidence:
 
 
 def weigh(
-    judgement: Judgement, shortcuts: list[NamedShortcut], *, dirty: bool
+    judgement: Judgement, shortcuts: list[NamedShortcut], *, dirty: float
 ) -> tuple[Diagnosis, list[Evidence]]:
-    """Turn what the detector says into probabilities and flags that hold for this table."""
-    said, seen = judgement.probability.copy(), []
+    """Turn what the detector says into probabilities and flags that hold for this table.
+
+    ``dirty`` is 1 for a dirty table, 0 for a tidy one, and in between for one near the line.
+    """
+    said, seen = judgement.probability, []
     for number, kind in enumerate(WITH_CONTROLS):
         share = _share(judgement, kind)
-        told = dirty or kind == "label" or _looks_worse(judgement, kind) <= CONFUSED
+        told = kind == "label" or _looks_worse(judgement, kind) * (1 - dirty) <= CONFUSED
         seen.append(share <= BLIND and told)
         if seen[-1]:
             said[:, number] = with_share(said[:, number], share)
     # The detector learned from no larger minority: where it says more, it hears patterns that the
     # table has by nature.
     said[:, -1] = with_share(said[:, -1], TabularTask.minority_share)
-    least = LEAST_PRECISION["dirty" if dirty else "tidy"]
-    thresholds = [flag_from(p, least[kind]) for kind, p in _by_kind(said)]
+    as_dirty = dict.fromkeys(ERROR_TYPES, dirty)
+    if _stands_alone(shortcuts):
+        as_dirty["spurious"] = 1.0
+    least = [_least_precision(kind, as_dirty[kind]) for kind in ERROR_TYPES]
+    thresholds = [flag_from(p, enough) for p, enough in zip(said.T, least, strict=True)]
     named = any(shortcut.suspected for shortcut in shortcuts)
     seen.append(named and bool((said[:, -1] >= thresholds[-1]).any()))
     thresholds = [t if can else 1.1 for t, can in zip(thresholds, seen, strict=True)]
@@ -117,14 +130,25 @@ def weigh(
 
 
 def dirtiness(judgement: Judgement) -> float:
-    """Return how dirty a table looks, against 1 from where it counts as dirty; 0 if it is small.
+    """Return how far a table counts as dirty, from 0 (tidy) to 1; a small one is tidy.
 
-    A table is dirty if so many rows look like controls that a large share of them must be wrong.
+    It is dirty if so many rows look like controls that a large share of them must be wrong.
     """
-    if len(judgement.probability) < SMALL:
+    if judgement.by_cut.shape[1] < SMALL:
         return 0.0
     labels, features = (_looks_worse(judgement, kind) for kind in WITH_CONTROLS)
-    return min(labels / DIRTY_LABELS, (labels + features) / DIRTY)
+    ratio = min(labels / DIRTY_LABELS, (labels + features) / DIRTY)
+    return float(np.clip((ratio - 1 + NEAR) / (2 * NEAR), 0.0, 1.0))
+
+
+def _least_precision(kind: str, dirty: float) -> float:
+    return (1 - dirty) * LEAST_PRECISION["tidy"][kind] + dirty * LEAST_PRECISION["dirty"][kind]
+
+
+def _stands_alone(shortcuts: list[NamedShortcut]) -> bool:
+    """Say whether one suspected shortcut explains the spurious verdicts and no other does."""
+    first, second, *_ = [*(shortcut.link for shortcut in shortcuts), 0.0, 0.0]
+    return any(s.suspected for s in shortcuts) and second <= ALONE * first
 
 
 def _looks_worse(judgement: Judgement, kind: str) -> float:
@@ -137,7 +161,7 @@ def _looks_worse(judgement: Judgement, kind: str) -> float:
     if _share(judgement, kind) > BLIND:
         return 0.0
     number = ERROR_TYPES.index(kind)
-    rows = judgement.probability[:, number]
+    rows = judgement.by_cut[:, :, number].ravel()
     controls = judgement.of_controls[judgement.controls.kind == kind, number]
     is_row = np.repeat([1, 0], [len(rows), len(controls)])
     often = float(roc_auc_score(is_row, np.concatenate([rows, controls])))
@@ -154,7 +178,7 @@ def _share(
 ) -> float:
     """Estimate the share of an error by the controls of each way it was put in; take the median."""
     controls, number = judgement.controls, ERROR_TYPES.index(kind)
-    rows = draw(judgement.probability[:, number])
+    rows = draw(judgement.by_cut[:, :, number].ravel())
     ways = [(controls.kind == kind) & (controls.way == w) for w in np.unique(controls.way)]
     found = [
         largest_share(rows, draw(judgement.of_controls[way, number])) for way in ways if way.any()

@@ -29,7 +29,7 @@ from demix_lite.tasks.base import Encoder, Task, fit_model
 
 CONTROL_SHARE = 0.12
 LEAST_CONTROLS, MOST_CONTROLS = 120, 2000
-CONTROLS_A_PLAN = 30
+CONTROL_PLANS = 4
 ENOUGH_ROWS, MOST_REPEATS = 6000, 5
 BATCHES, SMALLEST_BATCH, LARGEST_BATCH = 16, 16, 256
 Announce = Callable[[str], None]
@@ -55,8 +55,10 @@ class Judgement:
 
     Attributes
     ----------
-    probability, of_controls : array
-        Probabilities of the three error types, shapes ``(N, 3)`` and ``(controls, 3)``.
+    by_cut : array
+        Probabilities of the three error types in every cut, shape ``(cuts, N, 3)``.
+    of_controls : array
+        Those of the controls, each of which stood in one cut, shape ``(controls, 3)``.
     controls : Controls
         The controls.
     outputs : Tensor
@@ -65,11 +67,16 @@ class Judgement:
         The first cut: positions of the rows of each half, and the run whose first rows they are.
     """
 
-    probability: np.ndarray
+    by_cut: np.ndarray
     of_controls: np.ndarray
     controls: Controls
     outputs: Tensor
     parts: list[tuple[np.ndarray, Run]]
+
+    @property
+    def probability(self) -> np.ndarray:
+        """Probabilities over all cuts, shape ``(N, 3)``; their odds are averaged."""
+        return expit(logit(self.by_cut).mean(axis=0))
 
 
 def judge_table(
@@ -101,7 +108,7 @@ def judge_table(
         Told what begins.
     """
     repeats = max(1, repeats or usual_repeats(len(frame)))
-    odds = np.zeros((len(frame), 3))
+    by_cut = np.zeros((repeats, len(frame), 3))
     outputs = torch.zeros(len(frame), task.label.outputs)
     drawn, of_controls = [], []
     first: list[tuple[np.ndarray, Run]] = []
@@ -125,12 +132,11 @@ def judge_table(
         announce(f"judge the rows, {repeat + 1} of {repeats}")
         said = np.zeros((len(frame) + len(controls.frame), 3))
         said[np.concatenate(places)] = detector.predict_proba(*runs).clip(1e-6, 1 - 1e-6)
-        odds += logit(said[: len(frame)]) / repeats
+        by_cut[repeat] = said[: len(frame)]
         drawn.append(controls)
         of_controls.append(said[len(frame) :])
-    return Judgement(
-        expit(odds), np.concatenate(of_controls), _together(drawn), outputs / repeats, first
-    )
+    together = np.concatenate(of_controls)
+    return Judgement(by_cut, together, _together(drawn), outputs / repeats, first)
 
 
 def usual_repeats(rows: int) -> int:
@@ -167,7 +173,7 @@ def train_model(
 def draw_controls(task: Task, frame: pd.DataFrame, *, cut: int = 0, seed: object = 0) -> Controls:
     """Copy some rows; break the label of one half and features of the other, in a few ways.
 
-    Features are broken in many ways, other ones in every cut, so that none decides what is seen.
+    Features are broken in other ways in every cut, so that no way decides what is seen in a table.
     Where a label can be wrong in more than one way, every second wrong one is that of another row:
     the frequent mistakes are harder to see than those drawn evenly.
     """
@@ -187,9 +193,8 @@ def draw_controls(task: Task, frame: pd.DataFrame, *, cut: int = 0, seed: object
     rows.loc[exchanged, task.target] = task.label.of_others(
         given[exchanged], frame[task.target], rng
     )
-    plans = max(1, len(features) // CONTROLS_A_PLAN)
-    for number, part in enumerate(np.array_split(features, plans)):
-        way[part] = cut * plans + number
+    for number, part in enumerate(np.array_split(features, CONTROL_PLANS)):
+        way[part] = cut * CONTROL_PLANS + number
         plan = task.plan_feature_errors(frame, rng)
         rows.loc[part] = task.corrupt_features(rows.loc[part], plan, rng)
     return Controls(rows, origin, kind, way)

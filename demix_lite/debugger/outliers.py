@@ -58,25 +58,30 @@ def outlyingness(task: TabularTask, frame: pd.DataFrame, reference: pd.DataFrame
     return furthest
 
 
-def with_outliers(judgement: Judgement, task: TabularTask, frame: pd.DataFrame) -> Judgement:
+def with_outliers(
+    judgement: Judgement, task: TabularTask, frame: pd.DataFrame, *, weight: float = 1.0
+) -> Judgement:
     """Let outlying numbers raise the suspicion of feature errors, as far as the controls warrant.
 
+    With ``weight`` by so much of that; 0 leaves the judgement as it is.
     Rows keep the mean probability that the detector gave them; the order of the rows changes only
     where outlying numbers tell controls from rows better than the verdicts alone.
     """
     number = ERROR_TYPES.index("feature")
     broken = judgement.controls.kind == "feature"
-    said = logit(judgement.probability[:, number]), logit(judgement.of_controls[:, number])
+    said = logit(judgement.by_cut[:, :, number]), logit(judgement.of_controls[:, number])
     far = [outlyingness(task, rows, frame) for rows in (frame, judgement.controls.frame)]
-    evidence = [np.column_stack(pair) for pair in zip(said, far, strict=True)]
-    slope = _slope(evidence[0], evidence[1][broken])
-    if slope <= 0:
+    rows = np.column_stack([said[0].ravel(), np.tile(far[0], len(said[0]))])
+    slope = _slope(rows, np.column_stack([said[1], far[1]])[broken])
+    if weight * slope <= 0:
         return judgement
-    odds = [verdict + slope * distance for verdict, distance in zip(said, far, strict=True)]
-    shift = _shift_to(odds[0], judgement.probability[:, number].mean())
-    probability, of_controls = judgement.probability.copy(), judgement.of_controls.copy()
-    probability[:, number], of_controls[:, number] = (expit(o - shift) for o in odds)
-    return replace(judgement, probability=probability, of_controls=of_controls)
+    odds = [
+        verdict + weight * slope * distance for verdict, distance in zip(said, far, strict=True)
+    ]
+    shift = _shift_to(odds[0].mean(axis=0), judgement.probability[:, number].mean())
+    by_cut, of_controls = judgement.by_cut.copy(), judgement.of_controls.copy()
+    by_cut[:, :, number], of_controls[:, number] = (expit(o - shift) for o in odds)
+    return replace(judgement, by_cut=by_cut, of_controls=of_controls)
 
 
 def _slope(rows: np.ndarray, broken: np.ndarray) -> float:

@@ -51,7 +51,7 @@ def self_check(
         truth = errors.to_numpy()
         announce(f"self-check {trial + 1} of {TRIALS}")
         judged = judge_table(practice, dirty, detector, repeats=1, seed=name, announce=announce)
-        flag = conclude(practice, dirty, judged).diagnosis.flag.to_numpy()
+        flag = conclude(practice, dirty, judged)[0].flag.to_numpy()
         counts += np.array([(flag & truth).sum(0), flag.sum(0), truth.sum(0)])
     hits, flags, known = counts
     table = {"precision": hits / np.maximum(flags, 1), "recall": hits / np.maximum(known, 1)}

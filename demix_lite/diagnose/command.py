@@ -320,7 +320,6 @@ def _summary(
             }
             for said in debugger.evidence_
         },
-        "close_call": debugger.close_call_,
         "shortcuts": [
             _shortcut(s, debugger.table_.mended, task.target) for s in debugger.shortcuts_
         ],

@@ -15,7 +15,6 @@ from demix_lite.report import (
     flags_beside_share,
     gain_in_words,
     how_right,
-    if_chance_decided,
     if_many_are_flagged,
     in_digits,
 )
@@ -74,7 +73,6 @@ def report_page(outcome: "Outcome") -> str:
         },
         hints={kind: flags_beside_share(about, kind) for kind in ERROR_TYPES},
         many=if_many_are_flagged(about),
-        close_call=if_chance_decided(about),
         places=_places(outcome),
         in_digits=in_digits,
         gain=gain_in_words,
