@@ -5,15 +5,26 @@ import itertools
 import math
 import sys
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from sklearn.dummy import DummyRegressor
 from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 from toy import toy_learnable_splits, toy_number_splits, toy_number_task, toy_task
 
-from demix_lite.baselines import BASELINES, YARDSTICKS
+from demix_lite.baselines import (
+    BASELINES,
+    YARDSTICKS,
+    ceiling,
+    composite,
+    ddc,
+    isolation_forest,
+    knn_shapley,
+)
 from demix_lite.baselines.datalab import issues
 from demix_lite.baselines.ddc import disagreeing, underperforming
 from demix_lite.baselines.isolation_forest import isolation
@@ -22,6 +33,7 @@ from demix_lite.baselines.looks import (
     doubt,
     encoded,
     held_out,
+    label_bins,
     once_per_run,
     out_of_fold,
     targets,
@@ -140,6 +152,26 @@ def test_a_number_is_predicted_from_other_rows_and_from_no_more_than_asked():
     assert len(np.unique(few)) <= 6
 
 
+def test_rows_to_learn_from_are_drawn_by_the_seed_and_from_all_of_the_others():
+    x, y = np.arange(60.0)[:, None], np.arange(60.0)
+
+    def said(seed):
+        return held_out(KNeighborsRegressor(1), x, y, folds=2, most=3, seed=seed)
+
+    np.testing.assert_array_equal(said(0), said(0))
+    assert max(said(seed).max() for seed in range(3)) > 30
+    apart = np.square(x)  # no two rows are equally near
+    cuts = [held_out(KNeighborsRegressor(1), apart, y, folds=2, seed=seed) for seed in (0, 1)]
+    assert (cuts[0] != cuts[1]).any()
+
+
+def test_every_row_keeps_its_weight_while_it_is_learned_from():
+    y, weights = np.array([0.0, 1.0, 2.0, 3.0]), np.array([1.0, 2.0, 3.0, 4.0])
+    said = held_out(DummyRegressor(), np.zeros((4, 1)), y, weights=weights, folds=4)
+    others = [np.delete(np.arange(4), row) for row in range(4)]
+    np.testing.assert_allclose(said, [np.average(y[o], weights=weights[o]) for o in others])
+
+
 class Careless(KNeighborsRegressor):
     """Leaves the filters of warnings empty, as two threads of scikit-learn may."""
 
@@ -240,7 +272,13 @@ def test_datalab_answers_with_its_own_flags(judged, capfd):
     lab = Datalab({"y": targets(run)}, label_name="y", task=kind, verbosity=0)
     lab.find_issues(pred_probs=out_of_fold(run), features=encoded(run))
     said = BASELINES["datalab"]().fit([]).predict(run)
-    for ours, theirs in (("label", "label"), ("feature", "outlier")):
+    group = "non_iid" if number else "underperforming_group"
+    looked_for = set(lab.get_issue_summary()["issue_type"])
+    for ours, theirs in (("label", "label"), ("feature", "outlier"), ("spurious", group)):
+        if theirs not in looked_for:
+            assert theirs == group
+            assert not said.flag[ours].any()
+            continue
         found = lab.get_issues(theirs)
         assert said.flag[ours].tolist() == found[f"is_{theirs}_issue"].tolist()
         np.testing.assert_allclose(said.probability[ours], 1 - found[f"{theirs}_score"])
@@ -353,6 +391,143 @@ def test_a_yardstick_has_to_be_told_the_errors_of_this_run(name, easy):
     yardstick = YARDSTICKS[name](errors_of(easy).iloc[1:])
     with pytest.raises(DemixError, match="told the true errors"):
         yardstick.predict(easy.run)
+
+
+class Bare:
+    """A run of which only what is named is there."""
+
+    def __init__(self, **known):
+        vars(self).update(known)
+
+    def __len__(self):
+        return self.rows
+
+
+def test_the_composite_counts_rare_labels_and_unsure_rows_as_it_is_told(monkeypatch):
+    rare, said = np.array([0, 0, 0, 1]), np.array([[0.9, 0.1], [0.5, 0.5], [1, 0], [0.2, 0.8]])
+    monkeypatch.setattr(composite, "label_bins", lambda run: rare)
+    monkeypatch.setattr(composite, "out_of_fold", lambda run: said)
+    monkeypatch.setattr(composite, "class_count", lambda run: 2)
+    monkeypatch.setattr(composite, "doubt", lambda run: np.arange(4))
+    monkeypatch.setattr(composite, "isolation", lambda run: 10 * np.arange(4))
+    unsure = np.array([0.1, 0.5, 0, 0.2])
+    for group, wanted in (("rare", rare), ("unsure", unsure), ("rare or unsure", rare + unsure)):
+        found = BASELINES["composite"](group=group).scores(Bare(rows=4))
+        np.testing.assert_allclose(
+            found, np.column_stack([np.arange(4), 10 * np.arange(4), wanted])
+        )
+
+
+def test_cleaning_puts_issues_first_and_looks_at_the_groups_it_is_told(monkeypatch):
+    for name, values in (
+        ("poor_labels", [0.1, 0.9, 0.5]), ("label_issues", [True, False, False]),
+        ("outliers", [1, 2, 3]), ("underperforming", [4, 5, 6]), ("disagreeing", [7, 8, 9]),
+    ):  # fmt: skip
+        monkeypatch.setattr(ddc, name, lambda run, values=values: np.array(values))
+    run = Bare(rows=3)
+    found = BASELINES["ddc"](issues_first=True, group="underperforming").scores(run)
+    np.testing.assert_allclose(found.T, [[1.1, 0.9, 0.5], [1, 2, 3], [4, 5, 6]])
+    found = BASELINES["ddc"](issues_first=False, group="disagreeing").scores(run)
+    np.testing.assert_allclose(found.T, [[0.1, 0.9, 0.5], [1, 2, 3], [7, 8, 9]])
+
+
+def test_groups_are_categories_fifths_and_what_is_missing():
+    column = np.r_[np.arange(10.0), np.nan]
+    values = np.column_stack([column, np.arange(11) % 2, np.zeros(11)])
+    fifths, categories = ddc.groups(Bare(columns=lambda: (values, np.array([False, True, True]))))
+    assert fifths.tolist() == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 0]
+    assert categories.tolist() == [0, 1] * 5 + [0]
+
+
+def test_suspicion_of_groups_by_hand(monkeypatch):
+    one, other = np.array([0, 0, 0, 1]), np.array([0, 1, 1, 1])
+    loss, label = np.array([1.0, 0, 0, 3]), np.array([0, 0, 0, 1])
+    monkeypatch.setattr(ddc, "groups", lambda run: iter([one, other]))
+    monkeypatch.setattr(ddc, "doubt", lambda run: loss)
+    monkeypatch.setattr(ddc, "label_bins", lambda run: label)
+    # As if ten rows with the mean loss of 1 lay in every group.
+    first, second = np.array([11 / 13, 13 / 11]), np.array([11 / 11, 13 / 13])
+    wanted = (first[one] + second[other]) / 2
+    np.testing.assert_allclose(ddc.underperforming.__wrapped__(None), wanted)
+    # Three quarters of the run have label 0, so 2.25 of the three rows of a group are expected to.
+    rarer = [
+        [12.25 / 13, 12.25 / 13, 12.25 / 13, 10.25 / 11],
+        [10.75 / 11, 12.25 / 12, 12.25 / 12, 10.75 / 11],
+    ]
+    np.testing.assert_allclose(ddc.disagreeing.__wrapped__(None), np.max(rarer, axis=0))
+
+
+def test_what_is_not_typical_of_its_neighbours_is_an_outlier(monkeypatch):
+    judge = SimpleNamespace(fit_score=lambda features, verbose: np.array([0.9, 0.25]))
+    library = SimpleNamespace(OutOfDistribution=lambda: judge)
+    monkeypatch.setattr(ddc, "cleanlab", lambda module: library)
+    monkeypatch.setattr(ddc, "encoded", lambda run: None)
+    np.testing.assert_allclose(ddc.outliers.__wrapped__(None), [0.1, 0.75])
+
+
+def test_trees_of_the_isolation_forest_have_as_many_rows_as_asked_for(monkeypatch):
+    rows = np.random.default_rng(0).normal(size=(400, 2))
+    monkeypatch.setattr(isolation_forest, "TREES", 5)
+    monkeypatch.setattr(isolation_forest, "encoded", lambda run: rows)
+    run = Bare(rows=400)
+    few, many = (BASELINES["isolation_forest"](samples=n).scores(run) for n in (256, 1024))
+    assert not np.array_equal(few, many)
+    np.testing.assert_array_equal(many, isolation(run, 400))
+    np.testing.assert_array_equal(few, isolation(run))
+
+
+def test_numbers_fall_into_fifths_of_their_range():
+    label = Bare(classes=0)
+    own = torch.tensor([0.0, 0.19, 0.2, 0.99, 1.0])
+    run = Bare(task=Bare(label=label), samples=(None, own))
+    assert label_bins(run).tolist() == [0, 0, 1, 4, 4]
+
+
+def test_validation_rows_of_knn_shapley_are_drawn_and_all_of_them_count(easy, monkeypatch):
+    asked = []
+
+    def remember(x, y, x_valid, y_valid, ks, *, classes):
+        asked.append(x_valid)
+        return np.zeros((len(ks), len(x)))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(knn_shapley, "MOST_VALID", 20)
+        patch.setattr(knn_shapley, "shapley_values", remember)
+        knn_shapley._run_values.__wrapped__(easy.run, (5,))
+    inputs = easy.run.encoder.inputs(easy.run.valid).numpy()
+    places = [np.flatnonzero((inputs == row).all(1))[0] for row in asked[0]]
+    assert len(set(places)) == 20
+    assert max(places) > 100
+    draw = np.random.default_rng(0)
+    x, y = draw.normal(size=(9, 2)), draw.integers(0, 2, 9)
+    whole = shapley_values(x, y, x, y, (2,), classes=True)
+    monkeypatch.setattr(knn_shapley, "CHUNK", 4)
+    np.testing.assert_allclose(shapley_values(x, y, x, y, (2,), classes=True), whole)
+
+
+@pytest.mark.parametrize(
+    ("name", "folds", "most"), [("ceiling", 5, 2000), ("ceiling_all_rows", 3, None)]
+)
+def test_the_ceiling_flags_at_the_threshold_that_is_best_for_the_truth(
+    name, folds, most, easy, monkeypatch
+):
+    asked = []
+
+    def certain(model, columns, known, *, classes, **options):
+        asked.append(options)
+        return np.column_stack([1 - 0.2 * known, 0.2 * known])
+
+    monkeypatch.setattr(ceiling, "held_out", certain)
+    monkeypatch.setattr(ceiling, "best_threshold", lambda known, said: said[known > 0].min())
+    said = YARDSTICKS[name](errors_of(easy)).predict(easy.run)
+    np.testing.assert_array_equal(said.flag, easy.errors)
+    assert asked == [{"folds": folds, "most": most}] * 3
+
+
+def test_errors_of_other_rows_are_refused_though_there_are_as_many(easy):
+    errors = errors_of(easy)
+    with pytest.raises(DemixError, match="told the true errors"):
+        YARDSTICKS["oracle"](errors.set_axis(errors.index + 1)).predict(easy.run)
 
 
 def test_doubt_is_what_the_own_label_lacks(judged):

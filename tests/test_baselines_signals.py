@@ -3,6 +3,8 @@
 import copy
 import json
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -12,8 +14,8 @@ from sklearn.metrics import roc_auc_score
 from torch.func import functional_call, grad, vmap
 from toy import toy_learnable_splits, toy_number_splits, toy_number_task, toy_task
 
-from demix_lite.baselines import BASELINES
-from demix_lite.baselines.base import Baseline
+from demix_lite.baselines import BASELINES, map_d, retraining, reward_margin, summary_gbm
+from demix_lite.baselines.base import BINS, Baseline, _places, _rates
 from demix_lite.baselines.map_d import (
     ATYPICAL,
     CORRUPTED,
@@ -23,10 +25,14 @@ from demix_lite.baselines.map_d import (
     _corrupt,
     _mislabel,
 )
-from demix_lite.detector import make_environment
+from demix_lite.baselines.retraining import run_seed
+from demix_lite.detector import CHANNELS, make_environment
+from demix_lite.detector.ranks import normal_ranks
+from demix_lite.detector.set_transformer import summaries
 from demix_lite.diagnosis import ERROR_TYPES, score
 from demix_lite.errors import DemixError
 from demix_lite.models.training import take
+from demix_lite.tasks.labels import Preference
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -292,3 +298,146 @@ def test_a_constant_score_flags_all_rows(tiny):
     np.testing.assert_allclose(
         f1(known[2], told.predict(known[2].run)), 2 * share / (1 + share), rtol=1e-6
     )
+
+
+class Tuned(Baseline):
+    """Knows the truth with one of its settings, and nothing with the others."""
+
+    name = "tuned"
+    space: ClassVar = {"k": (1, 2)}
+
+    def scores(self, run):
+        known = self.settings["k"] == 2
+        return self.truth[id(run)].astype(float) if known else np.zeros(len(run))
+
+
+class Even(Tuned):
+    """Does equally well with every setting."""
+
+    def scores(self, run):
+        return self.truth[id(run)].astype(float)
+
+
+def test_the_best_setting_is_kept_with_what_it_learned_unless_one_is_given(tiny):
+    known = list(tiny.values())
+    Tuned.truth = {id(e.run): e.errors for e in known}
+    tuned = Tuned().fit(known[:1])
+    assert tuned.settings == {"k": 2}
+    assert f1(known[2], tuned.predict(known[2].run)) == [1.0, 1.0, 1.0]
+    assert Tuned(k=1).fit(known[:1]).settings == {"k": 1}
+    assert Even().fit(known[:1]).settings == {"k": 1}, "of equals the first"
+
+
+def test_an_error_that_does_not_occur_is_no_reason_not_to_learn(tiny):
+    known = list(tiny.values())
+    without = [replace(e, errors=e.errors & [True, True, False]) for e in known]
+    told = Told(without, lambda errors: errors).fit(without[:2])
+    assert f1(without[2], told.predict(without[2].run))[:2] == [1.0, 1.0]
+
+
+def test_ranks_become_bins_and_an_empty_bin_has_the_usual_share():
+    places = _places(np.array([np.nan, -1.0, 1.0]))
+    assert places.tolist() == [[25] * 3, [8] * 3, [41] * 3]
+    errors = np.array([[1, 0, 0], [1, 0, 0], [0, 0, 1]], dtype=bool)
+    rates = _rates([places], [errors])
+    assert rates.shape == (BINS, 3)
+    np.testing.assert_allclose(rates[0], [2 / 3, 0, 1 / 3])
+    np.testing.assert_allclose(rates[25], [(1 + 2 / 3) / 2, 0, (1 / 3) / 2])
+
+
+def test_a_seed_belongs_to_a_baseline_and_a_run(tiny):
+    run = tiny["2"].run
+    other = replace(run, valid_index=run.valid_index[::-1])
+    seeds = {run_seed(run, "a"), run_seed(run, "b"), run_seed(other, "a")}
+    assert len(seeds) == 3
+    assert run_seed(run, "a") == run_seed(replace(run), "a")
+
+
+def test_a_model_is_trained_again_as_long_as_the_first_one(tiny, monkeypatch):
+    run, asked = tiny["2"].run, []
+
+    def fit(model, *_, **settings):
+        asked.append(settings["epochs"])
+        return SimpleNamespace(model=model)
+
+    monkeypatch.setattr(retraining, "fit", fit)
+    retraining.retrain(run, run.samples, "any")
+    retraining.retrain(run, run.samples, "any", epochs=3)
+    assert asked == [len(run.trained.losses), 3]
+    assert asked[0] > 1
+
+
+def test_atypical_rows_are_learned_last_and_typical_ones_at_once(monkeypatch):
+    early = np.array([0.1] * 12 + [9.0] * 2 + [5.0] * 10)
+    final = np.array([0.1] * 12 + [0.1] * 2 + [5.0] * 10)
+    losses = {"final": final, "early": early}
+    monkeypatch.setattr(map_d, "row_losses", lambda run, model, samples: losses[model])
+    run = SimpleNamespace(trained=SimpleNamespace(model="final", early="early"), samples=None)
+    run = type("Run", (), {**vars(run), "__len__": lambda self: 24})()
+    *typical, atypical = _choose(run, np.random.default_rng(0))
+    assert set(atypical) == {12, 13}
+    assert set(np.concatenate(typical)) <= set(range(12))
+
+
+def test_votes_name_the_probes_whose_losses_a_row_has(monkeypatch):
+    chosen = [np.array([0]), np.array([1]), np.array([2]), np.array([3])]
+    monkeypatch.setattr(map_d, "run_seed", lambda *_: 0)
+    monkeypatch.setattr(map_d, "_choose", lambda *_: chosen)
+    monkeypatch.setattr(map_d, "_mislabel", lambda *_: pd.DataFrame({"x": [1]}))
+    monkeypatch.setattr(map_d, "_corrupt", lambda *_: [pd.DataFrame({"x": [1]})])
+    # Rows 4 to 7 look like a typical, a mislabelled, a corrupted and an atypical probe.
+    curves = np.array([0.0, 9, 9, 3, 0, 1, 2, 3, 1, 2])[:, None]
+    monkeypatch.setattr(map_d, "_loss_curves", lambda *_: curves)
+    votes = map_d.MapD(neighbours=1).scores(range(8))
+    assert votes[4:].tolist() == [[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]]
+
+
+def test_a_pair_that_the_model_contradicts_is_swapped_and_one_without_a_margin_is_broken(
+    monkeypatch,
+):
+    outputs = {"final": torch.tensor([[2.0], [-3.0], [0.0]]), "early": torch.ones(3, 1)}
+    monkeypatch.setattr(reward_margin, "predict", lambda model, _: outputs[model])
+    run = SimpleNamespace(
+        task=SimpleNamespace(label=Preference()),
+        samples=(None, torch.tensor([0, 0, 1])),
+        trained=SimpleNamespace(model="final", early="early"),
+    )
+    found = reward_margin.RewardMargin().scores(run)
+    assert found.tolist() == [[2, -2, 2], [-3, -3, -3], [0, 0, 0]]
+    early = reward_margin.RewardMargin(model="early").scores(run)
+    assert early[:, 0].tolist() == [1, 1, -1]
+
+
+def test_summaries_are_ranked_within_the_sample_and_within_the_whole_run(monkeypatch):
+    class Environment:
+        def sample(self, rows):
+            assert rows == 30
+            return vectors[:rows], torch.zeros(rows, 3)
+
+    class Model:
+        def predict_proba(self, x):
+            seen.append(x)
+            return np.tile([0.9, 0.1], (len(x), 1))
+
+    seen = []
+    vectors = torch.randn(50, len(CHANNELS), 8, generator=torch.Generator().manual_seed(0))
+    run = SimpleNamespace(blocks=lambda: vectors.split(7), index=pd.RangeIndex(50))
+    monkeypatch.setattr(summary_gbm, "HistGradientBoostingClassifier", lambda **_: Fitted())
+    summary_gbm.SummaryGBM(rows=30).fit([Environment(), Environment()])
+    assert Fitted.shapes == [(60,)] * 3
+    method = summary_gbm.SummaryGBM()
+    method.models = [Model()] * 3
+    said = method.predict(run)
+    wanted = normal_ranks(summaries(vectors, CHANNELS.index("label_agreement")).numpy())
+    np.testing.assert_allclose(seen[0], wanted)
+    assert (said.probability == 0.1).all(axis=None)
+
+
+class Fitted:
+    """Remembers what it was fitted to."""
+
+    shapes: ClassVar[list] = []
+
+    def fit(self, x, y):
+        self.shapes.append(y.shape)
+        return self

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from demix_lite.data import Card, data_home, load_table, save_table
-from demix_lite.data.store import content_sha256
+from demix_lite.data.store import content_sha256, keep_users, known_tables
 from demix_lite.errors import DemixError
 
 FRAME = pd.DataFrame(
@@ -168,3 +168,29 @@ def test_subsample_of_a_real_table(tmp_path):
     assert card.sha256 == content_sha256(part)
     with pytest.raises(DemixError, match="has 200 rows"):
         load_table("toy", "real", rows=201, home=tmp_path)
+
+
+def test_users_are_kept_as_long_as_they_fit_and_others_with_another_seed():
+    users = [f"u{n}" for n in range(9)]
+    met = pd.DataFrame({"user": np.repeat(users, 2), "item": "x"})
+    tables = {
+        "interactions": met,
+        "users": pd.DataFrame({"user": users}),
+        "items": pd.DataFrame({"item": ["x"]}),
+    }
+    kept = [frozenset(keep_users(tables, 4, "toy", seed)["users"]["user"]) for seed in range(6)]
+    assert {len(names) for names in kept} == {2}
+    assert len(set(kept)) > 1
+
+
+def test_a_table_that_is_half_written_is_not_known(tmp_path):
+    folder = save_table(FRAME, CARD, tmp_path)
+    folder.rename(folder.parent / ".toy-1")
+    assert "toy" not in known_tables(tmp_path)
+    assert not [name for name in known_tables(tmp_path) if name.startswith(".")]
+
+
+def test_another_seed_makes_other_pairs():
+    one, same, other = (load_table("capybara", rows=40, seed=seed)[0] for seed in (0, 0, 1))
+    pd.testing.assert_frame_equal(one, same)
+    assert not one.equals(other)

@@ -18,15 +18,27 @@ from demix_lite.detector import (
     Environment,
     ErrorDetector,
     TrainingSettings,
+    classifier,
     make_environment,
     open_run,
+    second_pass,
 )
-from demix_lite.detector.classifier import _split, _thinned
+from demix_lite.detector.classifier import POOLED_ROWS, _pooled_scale, _split, _thinned
 from demix_lite.detector.interventions import alignment_loss, contrastive_loss, validation_view
 from demix_lite.detector.ranks import normal_ranks
 from demix_lite.detector.runs import RelativeScale
-from demix_lite.detector.second_pass import Judged, Rows, SecondPass, consensus, label_support
+from demix_lite.detector.second_pass import (
+    Judged,
+    Rows,
+    SecondPass,
+    _class_support,
+    _number_support,
+    calibrate,
+    consensus,
+    label_support,
+)
 from demix_lite.detector.set_transformer import Pooling, SetTransformer, summaries
+from demix_lite.detector.shortcuts import ShortcutScorer
 from demix_lite.detector.training import FirstPass
 from demix_lite.diagnosis import ERROR_TYPES, Diagnosis, certain, expected_f1_threshold, score
 from demix_lite.errors import DemixError
@@ -397,6 +409,132 @@ def test_a_detector_that_hears_no_plain_support_is_saved_and_loaded(tmp_path, en
     np.testing.assert_array_equal(loaded.predict_proba(run), detector.predict_proba(run))
 
 
+def test_parts_of_one_table_are_judged_in_their_order(environments, detector):
+    one, other = (environments[n].run for n in (2, 5))
+    together = detector._first_pass(one, other)
+    columns = [run.columns()[0] for run in (one, other)]
+    np.testing.assert_array_equal(together.rows.columns, np.concatenate(columns))
+    for run, logits in zip((one, other), together.logits.tensor_split([len(one)]), strict=True):
+        alone = detector._first_pass(run).logits
+        assert np.corrcoef(alone[:, 0], logits[:, 0])[0, 1] > 0.9
+
+
+def test_the_first_verdicts_are_calibrated_before_the_second_pass(environments, detector):
+    second = _split(environments, TINY.whole_runs)[1]
+    judged = [detector._first_pass(e.run) for e in second]
+    logits = np.concatenate([run.logits.numpy() for run in judged])
+    wanted = calibrate(logits, np.concatenate([e.errors for e in second]))
+    (chain,) = detector.chains["rounds"]
+    np.testing.assert_allclose(chain.calibration, wanted, rtol=1e-3, atol=1e-3)
+    said = 1 / (1 + np.exp(-(wanted[:, 0] * judged[0].logits.numpy() + wanted[:, 1])))
+    np.testing.assert_allclose(chain._verdicts(judged[0]), said, atol=1e-3)
+
+
+def test_every_round_hears_the_verdicts_of_the_round_before():
+    class Round:
+        def fit(self, judged, truths, *, seed):
+            self.heard, self.seed = [run.logits for run in judged], seed
+            return [run.logits + 1 for run in judged]
+
+    rounds, detector = [Round(), Round(), Round()], ErrorDetector(TINY)
+    detector._first_pass = lambda run: Judged(run, torch.zeros(2, 1), torch.zeros(2, 3))
+    detector._train_rounds(rounds, [fake("a", n, "mlp1") for n in range(2)])
+    assert [[int(x.max()) for x in each.heard] for each in rounds] == [[0, 0], [1, 1], [2, 2]]
+    assert [each.seed for each in rounds] == [0, 1, 2]
+
+
+def test_practised_rounds_learn_from_practice_alone(environments, monkeypatch):
+    made = [replace(e, practice=e.injection.endswith(("5", "7"))) for e in environments]
+    learned = []
+    monkeypatch.setattr(classifier, "train_first_pass", lambda *_: None)
+    monkeypatch.setattr(
+        ErrorDetector, "_train_rounds", lambda self, _, some: learned.append(sorted(names(some)))
+    )
+    ErrorDetector(replace(TINY, rounds=0, practises=True)).fit(made)
+    assert learned == [["adult test 5", "adult test 6"], ["adult test 5"]]
+
+
+def names(environments):
+    return [e.injection for e in environments]
+
+
+def test_the_scale_of_all_runs_is_made_of_rows_of_all(environments):
+    some = [e.run.raw_vectors(POOLED_ROWS) for e in environments]
+    pooled = _pooled_scale(environments)
+    assert torch.equal(pooled.grid, RelativeScale(torch.cat(some)).grid)
+
+
+def test_whole_runs_are_limited_and_two_fifths_as_many_calibrate():
+    parts = _split([fake("a", n, "mlp1") for n in range(100)], 10)
+    assert [len(part) for part in parts] == [60, 10, 4]
+
+
+def test_tied_values_share_the_middle_of_their_ranks():
+    same = torch.ones(50, 1, 4)
+    assert not RelativeScale(same)(same).any()
+    half = (torch.arange(200).reshape(50, 1, 4) % 2).float()
+    low, high = RelativeScale(half)(half).unique().tolist()
+    assert low == -high
+
+
+def test_evidence_of_a_shortcut_comes_from_a_scorer_that_has_not_seen_the_run(monkeypatch):
+    learned = {}
+
+    def learn(scorer, found, truths, *, seed):
+        assert [truth.tolist() for truth in truths] == [[run] for run in found]
+        learned[scorer] = found
+
+    def evidence(scorer, found):
+        assert found not in learned[scorer]
+        return found
+
+    monkeypatch.setattr(second_pass, "train_scorer", learn)
+    monkeypatch.setattr(second_pass, "_candidates", lambda rows, _: rows)
+    monkeypatch.setattr(ShortcutScorer, "evidence", evidence)
+    runs = [Judged(number, None, None) for number in range(5)]
+    truths = [np.array([[0, 0, number]]) for number in range(5)]
+    second = SecondPass(1)
+    assert second._fit_shortcuts(runs, [None] * 5, truths, seed=0) == list(range(5))
+    assert learned[second.shortcuts] == list(range(5))
+
+
+def test_labels_are_supported_by_rows_as_far_as_the_verdicts_trust_them(monkeypatch):
+    def support(rows, trust, *, seed):
+        assert seed == 90
+        return np.repeat(trust[:, None], 6, axis=1)
+
+    monkeypatch.setattr(second_pass, "label_support", support)
+    monkeypatch.setattr(second_pass, "consensus", lambda rows, verdicts, *, seed: verdicts)
+    verdicts = np.random.default_rng(0).random((90, 3))
+    run = Judged(None, torch.zeros(90, 1), torch.zeros(90, 3))
+    heard = SecondPass(1, plain_support=False)._evidence(run, verdicts, np.zeros((90, 2)))
+    np.testing.assert_allclose(heard[:, 13:19].T, [1 - verdicts[:, 0]] * 6, rtol=1e-5)
+
+
+def test_support_of_a_class_by_hand():
+    said = np.array([[0.9, 0.1, 0.0], [0.2, 0.5, 0.3], [0.1, 0.2, 0.7], [0.4, 0.5, 0.1]])
+    found = _class_support(said, np.array([0.0, 0, 2, 1]), np.array([1, 0.5, 1, 0.5]))
+    support = np.log([0.9 / 0.1, 0.2 / 0.5, 0.7 / 0.2, 0.5 / 0.4])
+    common, rare, middle = -np.log(np.array([1.5, 0.5, 1]) / 3 + 1e-3)
+    rarity, rival = [common, common, middle, rare], [rare, rare, rare, common]
+    np.testing.assert_allclose(found[:, 0], support)
+    np.testing.assert_allclose(found[:, 1], rarity)
+    ranked = np.column_stack([support, rarity, rival, -np.abs(support)])
+    np.testing.assert_allclose(found[:, 2:], normal_ranks(ranked))
+
+
+def test_support_of_a_number_by_hand():
+    labels = np.r_[np.zeros(9), 10.0]
+    said = labels.copy()
+    said[[0, 9]] = 5, 9
+    found = _number_support(said, labels, np.r_[np.full(9, 0.5), 1.0])
+    assert found[:, 0].argsort()[:2].tolist() == [0, 9], "far from what is predicted"
+    np.testing.assert_allclose(found[:, 0], 2 * found[:, 2])
+    rarity = -np.log(np.array([4.5] * 9 + [1.0]) / 5.5 + 1e-3)
+    np.testing.assert_allclose(found[:, 1], rarity)
+    np.testing.assert_allclose(found[:, 3:], normal_ranks(np.column_stack([rarity, labels, said])))
+
+
 def test_normal_ranks_are_symmetric():
     ranks = normal_ranks(np.random.default_rng(0).normal(size=(101, 2)))
     np.testing.assert_allclose(ranks.mean(0), 0, atol=1e-9)
@@ -429,6 +567,26 @@ def test_scores_against_hand_computed_values():
     assert result["f1_label"] == pytest.approx(0.5)
     assert result["f1_feature"] == result["f1_spurious"] == 1.0
     assert np.isnan(score(certain(truth * False), truth * False)["f1_label"])
+
+
+def test_average_precision_goes_by_probability_and_any_error_by_all_three():
+    said = Diagnosis.from_probability(
+        np.array([[0.6, 0.6, 0.0], [0.7, 0.0, 0.0], [0.65, 0.0, 0.0], [0.4, 0.4, 0.0]]),
+        np.full(3, 0.3),
+    )
+    truth = pd.DataFrame(False, index=range(4), columns=list(ERROR_TYPES))
+    truth.loc[[1, 0], ["label", "feature"]] = [[True, False], [False, True]]
+    found = score(said, truth)
+    # The chance of any error falls from row 0 (0.84) over row 1 (0.7) and 2 to row 3 (0.64).
+    assert found["ap_any"] == found["ap_label"] == 1.0
+    assert found["f1_label"] < 1
+    assert np.isnan(found["f1_macro"]), "no row breaks a shortcut, so nothing is known of that"
+
+
+def test_someone_certain_speaks_of_the_rows_by_their_names():
+    truth = pd.DataFrame(True, index=["b", "a"], columns=list(ERROR_TYPES))
+    for table in vars(certain(truth)).values():
+        assert table.index.tolist() == ["b", "a"]
 
 
 def test_the_shipped_detector_beats_chance_by_far_on_the_twin():

@@ -10,6 +10,7 @@ import time
 import warnings
 from decimal import Decimal
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -25,13 +26,30 @@ from demix_lite.cli import main
 from demix_lite.data import user_file
 from demix_lite.data.user_file import read_user_file
 from demix_lite.debugger import DataDebugger, judging
-from demix_lite.debugger.estimator import _compare
+from demix_lite.debugger.estimator import Score, _compare
+from demix_lite.debugger.evidence import Evidence
+from demix_lite.debugger.shortcut_names import NamedShortcut
 from demix_lite.detector import ErrorDetector
-from demix_lite.diagnose import diagnose_file, diagnose_frame, files, write_outcome
+from demix_lite.diagnose import (
+    command,
+    diagnose_file,
+    diagnose_frame,
+    files,
+    page,
+    write_outcome,
+)
 from demix_lite.diagnose.known import check_known
 from demix_lite.errors import DemixError
 from demix_lite.models.training import predict
-from demix_lite.tasks.own_table import OTHER, DataError, own_table, without_label
+from demix_lite.tasks import reading
+from demix_lite.tasks.base import Rule
+from demix_lite.tasks.own_table import (
+    KEPT_CATEGORIES,
+    OTHER,
+    DataError,
+    own_table,
+    without_label,
+)
 
 
 class LossDetector:
@@ -649,6 +667,96 @@ def test_the_line_that_names_the_separator_is_no_header(tmp_path):
     assert read_user_file(path).to_dict("list") == {"name, given": ["A"], "age": ["1"]}
 
 
+def test_a_word_stands_for_what_is_missing_if_it_repeats_and_there_are_few_such_words():
+    numbers = [str(number) for number in range(20)]
+
+    def missing(*words):
+        text = pd.Series([*numbers, *words])
+        found = reading.stands_for_missing(text, pd.to_numeric(text, errors="coerce"))
+        return text[found].tolist()
+
+    assert missing(*["secret"] * 3, "soon", "5+", "5+", "5+") == ["secret"] * 3
+    assert missing(*list("abc") * 3) == list("abc") * 3
+    assert missing(*list("abcd") * 3) == []
+
+
+def test_a_unit_stands_at_nearly_every_number():
+    assert reading.unit_of(pd.Series(["5 kg"] * 19 + ["7 lb"])) == ("", " kg")
+    assert reading.unit_of(pd.Series(["5 kg"] * 17 + ["7 lb"] * 3)) == ("", "")
+    assert reading.unit_of(pd.Series(["5 kg"] * 17 + ["room 7, left"] * 3)) == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("1/31/68", "2068-01-31 00:00"), ("1/31/69", "1969-01-31 00:00"),
+        ("7/21/2024 12:05 PM", "2024-07-21 12:05"), ("7/21/2024 12:05 am", "2024-07-21 00:05"),
+        ("2024/7/21 3:05", "2024-07-21 03:05"), ("3.4.2024", "2024-04-03 00:00"),
+        ("3/4/2024", "2024-03-04 00:00"), ("9:30", "1970-01-01 09:30"),
+    ],
+)  # fmt: skip
+def test_a_date_by_hand(written, read):
+    assert str(reading.as_dates(pd.Series([written]))[0])[:16] == read
+
+
+def test_codes_have_one_width():
+    assert reading.are_codes(pd.Series(["01234", "98765"]))
+    assert not reading.are_codes(pd.Series(["01234", "987"]))
+    assert not reading.are_codes(pd.Series(["12345", "98765"]))
+
+
+def test_checks_of_rows_and_classes_by_hand():
+    frame = people(300, wrong=0).assign(x=1.5 * np.arange(300))
+    once = "\n".join(own_table(frame, "buys").checks)
+    assert "alike" not in once
+    twice = pd.concat([frame, frame.head(4)], ignore_index=True)
+    twice.loc[300, "buys"] = "no" if frame["buys"][0] == "yes" else "yes"
+    said = "\n".join(own_table(twice, "buys").checks)
+    assert "3 rows alike to an earlier one" in said
+    assert "1 group of rows alike but for their label" in said
+    for count, told in ((9, True), (10, False)):
+        rare = frame.assign(buys=frame["buys"].where(frame.index >= count, "perhaps"))
+        assert ("perhaps" in "\n".join(own_table(rare, "buys").checks)) == told
+    far = frame.assign(income=frame["income"].where(frame.index % 10 > 0, 99_999.0))
+    checks = [said for said in own_table(far, "buys").checks if said.startswith("income")]
+    assert len(checks) == 1
+    assert "apart from all others" in checks[0]
+
+
+def test_columns_that_number_the_rows_are_left_out_and_others_stay():
+    frame = people(120).assign(
+        n=range(7, 127),
+        group_id=lambda f: f["age"] % 9,
+        born=pd.date_range("1960-01-01", periods=120),
+        town=[f"Town {chr(65 + i % 26)}{chr(97 + i % 4)}" for i in range(120)],
+    )
+    table = own_table(pd.concat([frame] * 2, ignore_index=True), "buys")
+    assert {"group_id", "born (days)", "n"} <= set(table.task.numeric)
+    assert table.frame["town"].nunique() == 52
+    assert "n was left out: it numbers the rows." in own_table(frame, "buys").notes
+    many = [f"{a}{b} street" for a in "ABCDEFGHIJ" for b in "abcdefgh"]
+    kept = own_table(people(400).assign(town=many * 5), "buys").frame["town"]
+    assert kept.nunique() == KEPT_CATEGORIES
+    assert kept.eq(OTHER).sum() == 5 * (80 - KEPT_CATEGORIES + 1)
+    part = table.take(slice(5, 9))
+    assert part.frame.index.tolist() == part.mended.index.tolist() == [0, 1, 2, 3]
+    assert part.frame["age"].tolist() == frame["age"][5:9].tolist()
+
+
+def test_the_spelling_that_is_written_most_is_the_name():
+    frame = people(200).assign(buys=lambda f: f["buys"].str.title())
+    frame.loc[:60, "buys"] = frame["buys"][:61].str.upper()
+    assert own_table(frame, "buys").task.label.names == ("No", "Yes")
+
+
+def test_numbers_beyond_what_is_exact_are_not_whole():
+    assert (
+        own_table(people(40).assign(x=2.0**60 + 2.0**30 * np.arange(40)), "buys").frame["x"].dtype
+        == float
+    )
+    assert own_table(people(40).assign(x=3.0 * np.arange(40)), "buys").frame["x"].dtype == int
+
+
 CELLS = st.one_of(
     st.sampled_from(["", "NA", "inf", "1", "2.5", "-3", "yes", "no", "2020-01-02", "<b>", "=1"]),
     st.text(max_size=6),
@@ -860,3 +968,187 @@ def test_a_repair_that_changes_nothing_makes_no_clear_difference():
     found = _compare(task, [(one, right, targets)])
     assert found.clear
     assert (found.after, found.rows) == (1.0, 300)
+
+
+# ------------------------------------------------------------------ parts of the page
+
+
+def small_outcome(rows=6, **summary):
+    """Row 2 of the file has no label; row 1 has two errors, row 4 a slip, row 5 an odd cell."""
+    raw = pd.DataFrame(
+        {"z": [1.0, 2, 3, 4, 5, 6], "a": [1, 2, 3, 400, 5, 6], "b": list("uvwxyz")}
+    ).assign(y=["no", None, "yes", "no", "yes", "no"])
+    index = pd.Index([0, 2, 3, 4, 5])
+    said = {
+        "label": [True, True, False, False, False],
+        "feature": [False, False, True, True, False],
+        "spurious": [True, False, False, False, True],
+    }
+    chance = {
+        f"{k}_probability": np.where(v, [0.9, 0.8, 0.7, 0.6, 0.5], 0.1) for k, v in said.items()
+    }
+    lines = pd.DataFrame(
+        {
+            **chance,
+            **{f"{kind}_error": flags for kind, flags in said.items()},
+            "suspicious_cells": ["", "", "a", "a; b", ""],
+            "suggested_label": ["yes", "perhaps", "", "", ""],
+            "suggested_values": ["", "", "a = 3", "a = 3; b = x", ""],
+        },
+        index=index,
+    )
+    slips = pd.DataFrame({"a": [0, 0, 1, 1, 0], "b": [0] * 5}, index=range(5)).astype(bool)
+    witnesses = [(0, 4, 0.5), (0, 2, -0.5), (3, 2, 0.1), (4, 5, 0.1)]
+    debugger = SimpleNamespace(
+        diagnosis_=lines,
+        table_=SimpleNamespace(slips=slips, source={"a": "a", "b": "b"}),
+        witnesses_=pd.DataFrame(witnesses, columns=["row", "validation_row", "influence"]),
+        shortcuts_=[SimpleNamespace(breaks=np.array([True, False, False, False, False]))],
+    )
+    about = {"kind": "classification", "shortcuts": [{"rule": "b = u → y = yes"}], **summary}
+    return SimpleNamespace(raw=raw, target="y", debugger=debugger, summary=about, validation=None)
+
+
+def test_a_row_is_shown_once_and_by_its_number_in_the_file():
+    groups = {group["kind"]: group for group in page._groups(small_outcome())}
+    numbers = {kind: [card["number"] for card in group["cards"]] for kind, group in groups.items()}
+    assert numbers == {"label": [1, 3], "feature": [4, 5], "spurious": [6]}
+    assert dict(groups["label"]["bars"]) == {"no → yes": 1, "yes → perhaps": 1}
+    assert groups["feature"]["bars"] == [("a", 2), ("b", 1)]
+
+
+def test_a_card_says_why_and_begins_with_what_matters():
+    outcome = small_outcome()
+    both, slip, odd, other = (page._card(outcome, row) for row in (0, 3, 4, 5))
+    assert both["flags"] == [("label", 0.9), ("spurious", 0.9)]
+    assert "The label is no;" in both["reasons"][0]
+    assert "yes fits better" in both["reasons"][0]
+    assert "shortcut b = u → y = yes without" in both["reasons"][1]
+    assert other["reasons"] == ["It goes against a pattern that most rows follow."]
+    assert [cell["column"] for cell in both["cells"]] == ["y", "z", "a", "b"]
+    assert [cell["column"] for cell in slip["cells"]] == ["y", "a", "z", "b"]
+    assert [cell["mark"] for cell in slip["cells"]] == ["lab", "mark", "", ""]
+    assert slip["reasons"] == ["Written unlike its column: a. Typical: a = 3."]
+    assert "unlike its column: a. Unusual for a row of its label: b." in odd["reasons"][0]
+    # Harm first; of a row with nothing but a slip the witnesses say nothing.
+    assert [(w["name"], w["influence"]) for w in both["witnesses"]] == [
+        ("row 3", -0.5),
+        ("row 5", 0.5),
+    ]
+    assert slip["witnesses"] == []
+    assert [w["name"] for w in odd["witnesses"]] == ["row 6"]
+    assert [line[0] for line in both["compared"]] == ["y", "a", "b"]
+
+
+def test_flagged_rows_are_counted_along_the_file():
+    outcome = small_outcome()
+    outcome.raw = pd.DataFrame(index=range(150))
+    flags = pd.Series(np.isin(np.arange(150), [5, 6, 149]), index=range(150))
+    outcome.debugger.diagnosis_ = pd.DataFrame(
+        {"label_error": flags, "feature_error": False, "spurious_error": False}
+    )
+    places = page._places(outcome)
+    assert (places["most"], places["each"], list(places["lines"])) == (2, 3, ["label"])
+    assert np.flatnonzero(places["lines"]["label"]).tolist() == [2, 59]
+    assert [places["lines"]["label"][part] for part in (2, 59)] == [1, 0.5]
+
+
+def test_what_was_not_checked_names_what_is_not_seen_and_small_tables():
+    errors = {"label": {"seen": True}, "feature": {"seen": False}, "spurious": {"seen": False}}
+    said = page._unchecked({"errors": errors, "judged": 199})
+    assert page.SMALL in said
+    assert page.BLIND.format("Wrong features") in said
+    assert page.BLIND.format("Wrong label") not in said
+    assert page.SMALL not in page._unchecked({"errors": errors, "judged": 200})
+    assert [page._round_above(share) for share in (0.05, 0.051, 1.0, 1.2)] == [0.05, 0.1, 1.0, 1.0]
+
+
+# ------------------------------------------------------------------ parts of the command
+
+
+def test_a_category_is_written_as_it_mostly_is_and_a_whole_number_without_a_point():
+    raw, read = pd.Series(["Yes", "YES", "Yes", "no"]), pd.Series(["yes", "yes", "yes", "no"])
+    assert command._as_in_file(raw, read, pd.Series(["no", "yes"])) == ["no", "Yes"]
+    numbers = pd.Series([1.0, 2.0, np.nan])
+    assert command._as_in_file(pd.Series(["1", "2", ""]), numbers, pd.Series([3.0])) == ["3"]
+
+
+def test_the_summary_has_every_number_in_its_place():
+    table = own_table(people(60), "buys")
+    diagnosis = pd.DataFrame(
+        {"label_error": [True, True, False], "feature_error": [True, False, False],
+         "spurious_error": False}
+    )  # fmt: skip
+    debugger = SimpleNamespace(
+        table_=table,
+        diagnosis_=diagnosis,
+        evidence_=[Evidence("label", True, 0.2, 0.1, 0.3, 0.5, 0.6, slips=4)],
+        shortcuts_=[],
+        score_=Score("accuracy", True, 0.7, 0.8, True, 50),
+    )
+    said = command._summary("f", pd.DataFrame(index=range(5)), debugger, None, None, 3, 1.0)
+    assert said["flagged"] == {"label": 2, "feature": 1, "spurious": 0}
+    assert (said["flagged_any"], said["rows"], said["judged"], said["seed"]) == (2, 5, 3, 3)
+    assert said["errors"]["label"] == {
+        "seen": True, "share": 0.2, "low": 0.1, "high": 0.3, "controls_found": 0.6, "slips": 4,
+    }  # fmt: skip
+    score = {"metric": "accuracy", "better": "larger", "before": 0.7, "after": 0.8}
+    assert said["score"] == {**score, "clear": True, "rows": 50}
+    number = own_table(people(60), "income")
+    debugger.table_, debugger.score_ = number, Score("MSE", False, 0.04, 0.01, False, 9)
+    assert command._score(debugger)["better"] == "smaller"
+
+
+def test_a_shortcut_is_counted_by_the_side_that_stands_alone():
+    rows = pd.DataFrame({"town": list("aaabbb"), "y": ["u", "u", "v", "u", "v", "v"]})
+    rule = Rule("r", {"town": frozenset("a")}, "u")
+    breaks = np.array([False, False, True, True, False, False])
+    breaks[5] = True  # as if it had town b and label u, too
+    said = command._shortcut(NamedShortcut(rule, 1.0, breaks), rows, "y")
+    assert said == {"rule": "town = a → y = u", "rows": 3, "condition_alone": 1, "label_alone": 2}
+
+
+def test_what_is_asked_for_reaches_the_debugger_and_the_self_check(monkeypatch):
+    asked = []
+
+    class Debugger:
+        def __init__(self, **options):
+            asked.append(options)
+            self.table_ = own_table(people(60), "buys")
+
+        def fit(self, *_):
+            return self
+
+    def check(*_, **options):
+        asked.append(options)
+        raise InterruptedError
+
+    monkeypatch.setattr(command, "DataDebugger", Debugger)
+    monkeypatch.setattr(command, "self_check", check)
+    options = {"kind": "classification", "seed": 7, "detector": LossDetector()}
+    with pytest.raises(InterruptedError):
+        diagnose_frame(people(60), "buys", with_self_check=True, **options)
+    assert (asked[0]["kind"], asked[0]["random_state"]) == ("classification", 7)
+    assert asked[0]["detector"] is options["detector"]
+    assert asked[1]["seed"] == 7
+
+
+def test_every_file_is_read_in_the_encoding_that_was_named(monkeypatch, tmp_path):
+    read = []
+
+    def remember(path, *, encoding):
+        read.append((path.name, encoding))
+        return path.name
+
+    monkeypatch.setattr(command, "read_user_file", remember)
+    monkeypatch.setattr(command, "diagnose_frame", lambda raw, target, **beside: (raw, beside))
+    files = {f"{name}_file": tmp_path / name for name in ("validation", "known")}
+    raw, beside = diagnose_file(tmp_path / "rows", "y", encoding="latin-1", **files)
+    assert read == [(name, "latin-1") for name in ("rows", "validation", "known")]
+    assert (raw, beside["validation"], beside["known"]) == ("rows", "validation", "known")
+
+
+def test_known_errors_are_numbers_or_words():
+    said = ["TRUE", "False", " 1.0", "0", "nan", None]
+    known = check_known(pd.DataFrame({"label": said}), 6, "k")["label"]
+    np.testing.assert_array_equal(known, [1, 0, 1, 0, np.nan, np.nan])

@@ -1,13 +1,15 @@
 """Runs to learn from: the same rows for all architectures, the right draws; losses by hand."""
 
+import copy
 from dataclasses import replace
 from math import exp, log
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from demix_lite.detector import CHANNELS, TrainingSettings, make_environment, training
+from demix_lite.detector import CHANNELS, TrainingSettings, make_environment, open_run, training
 from demix_lite.detector import environments as made
 from demix_lite.detector.training import FirstPass, asymmetric_loss, focal_loss
 from demix_lite.tasks import get_task
@@ -101,6 +103,59 @@ def test_training_injections_differ_in_ratio_rows_and_kind(monkeypatch):
     assert not by_seed["train 0"].equals(by_seed["train 1"])
 
 
+def test_another_seed_draws_other_validation_samples(through):
+    run = through[0].run
+    parts = run.task, run.architecture, run.encoder, run.trained, run.train, run.valid
+    same, other = (open_run(*parts, validation=32, seed=seed) for seed in ("a", "b"))
+    assert same.valid_index.equals(run.valid_index)
+    assert set(other.valid_index) != set(run.valid_index)
+    for drawn in (same, other):
+        assert drawn.valid_index.tolist() != list(range(32))
+
+
+def test_a_run_looks_at_the_trained_model_and_at_the_early_one(through):
+    run = through[0].run
+    assert [source.model for source in run.sources] == [run.trained.model, run.trained.early]
+    assert run.trained.model is not run.trained.early
+
+
+def test_inputs_are_compared_by_what_the_encoder_says(through):
+    run, encoder = through[0].run, copy.copy(through[0].run.encoder)
+    encoder.features = lambda inputs: inputs[:, :1]
+    parts = run.task, run.architecture, encoder, run.trained, run.train, run.valid
+    opened = open_run(*parts, validation=32, seed="a")
+    similar = CHANNELS.index("input_similarity")
+    assert set(opened.raw_vectors(9)[:, similar].unique().tolist()) == {-1.0, 1.0}
+    assert len(run.raw_vectors(9)[:, similar].unique()) > 9
+
+
+def test_practice_injections_ask_other_things_each_and_pass_by_slow_models(monkeypatch):
+    asked, draws = [], []
+
+    def practice(splits, rng):
+        draws.append(rng.random())
+        return adult, splits
+
+    def remember(task, splits, **options):
+        asked.append(options)
+        return made.Environment(options["seed"], options["architecture"], None, None)
+
+    adult = get_task("adult")
+    monkeypatch.setattr(made, "make_environment", remember)
+    for number in (0, 1):
+        for environment in made.injection_environments(
+            SimpleNamespace(name="any", practice=practice),
+            SimpleNamespace(sample=lambda rows, seed: None),
+            number,
+            practice=True,
+        ):
+            assert environment.practice
+    assert len(set(draws)) == 2
+    fast = [name for name in adult.architectures if name not in adult.slow_architectures]
+    assert [options["architecture"] for options in asked] == 2 * fast
+    assert {options["seed"] for options in asked} == {"practice 0", "practice 1"}
+
+
 # ------------------------------------------------------------------ losses
 
 
@@ -177,6 +232,77 @@ def test_each_intervention_can_be_left_out(settings, expected, through, monkeypa
     assert len(losses) == chosen.steps
     assert np.isfinite(losses).all()
     assert tuple(n // chosen.steps for n in calls.values()) == expected
+
+
+def test_rare_errors_weigh_more():
+    errors = torch.tensor([[1.0, 1, 0], [0, 1, 0], [0, 0, 0], [0, 0, 0]])
+    weight = training._positive_weight([SimpleNamespace(errors=part) for part in errors.split(1)])
+    assert weight.tolist() == pytest.approx([1.5, 0.5, 999 / 2], rel=1e-3)
+
+
+def test_two_that_are_drawn_differ():
+    draw = torch.Generator().manual_seed(0)
+    pairs = {training._two(3, draw) for _ in range(60)}
+    assert pairs == {(a, b) for a in range(3) for b in range(3) if a != b}
+    assert training._two(1, draw) == (0, 0)
+
+
+def numbered_rows(rows=6, architectures=2, views=3):
+    """A row set whose vectors and summaries say which row, architecture and view they are of."""
+    number = torch.arange(float(rows))
+    return training.RowSet(
+        [number[:, None, None].expand(rows, 2, 5) for _ in range(architectures)],
+        [
+            [
+                training.View(
+                    torch.arange(5), torch.stack([number, one + 0 * number, v + 0 * number], 1)
+                )
+                for v in range(views)
+            ]
+            for one in range(architectures)
+        ],
+        torch.stack([number, number, number], 1),
+    )
+
+
+def test_a_batch_looks_at_the_same_rows_through_another_model_and_against_other_samples():
+    draw = torch.Generator().manual_seed(0)
+    looks, errors = training._draw_batch([numbered_rows()], TINY, draw)
+    assert errors.shape == (TINY.batch, 3)
+    for elements, summary in looks:
+        assert torch.equal(elements[:, 0, 0], errors[:, 0])
+        assert torch.equal(summary[:, 0], errors[:, 0])
+    (_, first), (_, other), (_, again) = looks
+    assert (other[:, 1] != first[:, 1]).all()
+    assert torch.equal(other[:, 2], first[:, 2])
+    assert torch.equal(again[:, 1], first[:, 1])
+    assert (again[:, 2] != first[:, 2]).all()
+
+
+def test_the_loss_of_a_step_by_hand(monkeypatch):
+    network = SimpleNamespace(
+        pool=lambda elements: elements,
+        decide=lambda pooled, summary: (pooled, pooled),
+        projection=lambda hidden: hidden,
+    )
+    compared = {}
+
+    def remember(name, value):
+        def loss(one, other, *_):
+            compared[name] = float(one), float(other)
+            return torch.tensor(value)
+
+        return loss
+
+    monkeypatch.setattr(training, "focal_loss", lambda logits, *_: logits)
+    monkeypatch.setattr(training, "contrastive_loss", remember("contrastive", 10.0))
+    monkeypatch.setattr(training, "alignment_loss", remember("alignment", 100.0))
+    looks = [(torch.tensor(value), None) for value in (1.0, 2.0, 6.0)]
+    settings = replace(TINY, contrastive=0.5, alignment=0.2)
+    loss = training._step_loss(network, looks, None, None, settings)
+    assert float(loss) == pytest.approx((1 + 2 + 6) / 3 + 0.5 * 10 + 0.2 * 100)
+    # The same rows against other samples; the same rows through another model.
+    assert compared == {"contrastive": (1, 6), "alignment": (1, 2)}
 
 
 def row_sets(through, settings):

@@ -25,7 +25,7 @@ from demix_lite.influence.factors import (
     FactorCapture,
     LinearFactor,
 )
-from demix_lite.influence.gram import inner_products, prepare, squared_norms
+from demix_lite.influence.gram import inner_products, joined, prepare, squared_norms
 from demix_lite.models import MLP
 from demix_lite.models.training import count, take
 
@@ -914,6 +914,33 @@ def test_too_little_memory_is_said_before_the_run(monkeypatch):
     monkeypatch.setattr(psutil, "virtual_memory", lambda: free(100))
     with pytest.raises(DemixError, match="use fewer validation samples"):
         influence_vectors(model, loss, train, valid)
+
+
+def test_blocks_of_both_forms_are_joined_in_the_order_that_is_asked_for():
+    draw = torch.Generator().manual_seed(0)
+    one, other = (
+        LinearFactor(torch.randn(2, s, 3, generator=draw), torch.randn(2, s, 2, generator=draw))
+        for s in (1, 2)
+    )
+    order = torch.tensor([3, 0, 2, 1])
+    whole = torch.cat([one.dense(), other.dense()])[order]
+    written = [DenseFactor(factor.dense()) for factor in (one, other)]
+    for blocks in ([one, other], [one, written[1]], [written[0], other], written):
+        torch.testing.assert_close(joined(blocks, order).dense(), whole)
+
+
+def test_what_is_recorded_is_counted_by_sample():
+    model, loss, train, _ = problem("mlp")
+    entries = FactorCapture(model, loss)(*train).entries
+    layers = {name: model.get_submodule(name) for name in entries}
+    assert entries == {n: layer.in_features + layer.out_features for n, layer in layers.items()}
+
+
+def test_vectors_in_a_file_need_no_memory():
+    model, loss, _, valid = problem("mlp")
+    source = InfluenceSource(model, loss, valid, ALL)
+    kept = source.check_memory(ROWS, keep=True) - source.check_memory(ROWS, keep=False)
+    assert kept == ROWS * len(ALL) * VALID * 8
 
 
 def test_the_memory_needed_counts_gradients_that_are_written_out():

@@ -190,6 +190,21 @@ def test_rows_with_repeated_index_labels_are_dropped_one_by_one():
     assert_frame_equal(one.train.frame, other.train.frame)
 
 
+def test_training_and_validation_rows_go_wrong_apart():
+    splits = toy_splits()
+    injection = inject(toy_task(), replace(splits, valid=splits.train), 0.5)
+    assert not injection.train.errors.equals(injection.valid.errors)
+
+
+def test_the_minority_that_is_left_is_drawn_from_the_whole_file():
+    task, splits, injection = injected(0, rows=400)
+    minority = splits.train["row"][task.minority(splits.train, injection.rule)].to_numpy()
+    left = injection.train.original["row"][injection.train.errors["spurious"]]
+    assert len(left) < len(minority) / 2
+    for half in np.array_split(minority, 2):
+        assert left.isin(half).any()
+
+
 # ------------------------------------------------------------------ what
 
 

@@ -68,6 +68,12 @@ def test_classes_group_and_stratify_by_themselves():
     assert SEVEN.strata(labels).equals(labels)
 
 
+def test_a_better_preference_is_the_other_answer_whatever_the_model_says():
+    labels = pd.Series(["first", "second"], index=[4, 2])
+    better = Preference().better(labels, torch.tensor([[9.0], [9.0]]))
+    assert better.to_dict() == {4: "second", 2: "first"}
+
+
 # ------------------------------------------------------------------ numbers
 
 

@@ -1,6 +1,8 @@
 """The whole line: stages in order, honest rows, a ledger that loses nothing."""
 
 import math
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -10,13 +12,21 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from demix_lite.baselines import YARDSTICKS, SummaryGBM
-from demix_lite.benchmark import COLUMNS, append_row, judge, prepare, read_ledger, run_pipeline
+from demix_lite.benchmark import (
+    COLUMNS,
+    append_row,
+    judge,
+    ledger,
+    prepare,
+    read_ledger,
+    run_pipeline,
+)
 from demix_lite.benchmark.evaluate import evaluate
 from demix_lite.benchmark.ledger import STAGES, VARIANTS, append_rows
 from demix_lite.diagnosis import ERROR_TYPES
 from demix_lite.errors import DemixError
 from demix_lite.models.training import predict
-from tests.toy import toy_number_splits, toy_number_task
+from tests.toy import toy_frame, toy_number_splits, toy_number_task, toy_task
 
 SETTINGS = {"rows": 900, "architecture": "mlp2", "validation": 48}
 
@@ -220,3 +230,40 @@ def test_a_ledger_whose_last_line_was_not_ended_goes_on_in_the_next(tmp_path):
     path.write_text("a,b\n1,2")
     append_rows(path, [{"a": 3, "b": 4}], ("a", "b"))
     assert path.read_text() == "a,b\n1,2\n3,4\n"
+
+
+def test_groups_of_ten_are_judged_and_named_by_their_side_of_the_rule():
+    task, rule = toy_task(), toy_task().rules[0]
+    sizes = {"neither": 10, "target only": 9, "condition only": 11, "both": 10}
+    colour = np.repeat(["blue", "blue", "red", "red"], list(sizes.values()))
+    label = np.repeat(["no", "yes", "no", "yes"], list(sizes.values()))
+    test = toy_frame(40).assign(colour=colour, label=label)
+    right = np.repeat([1.0, 1.0, 0.0, 1.0], list(sizes.values()))
+    targets = torch.from_numpy((label == "yes").astype(int))
+    outputs = (
+        torch.nn.functional.one_hot(targets, 2) * torch.from_numpy(2 * right - 1).float()[:, None]
+    )
+    encoder = SimpleNamespace(
+        transform=lambda frame, _: (outputs[: len(frame)], targets[: len(frame)])
+    )
+    model = torch.nn.Linear(2, 2, bias=False)
+    torch.nn.init.eye_(model.weight)
+    done = evaluate(task, model, encoder, test, rule)
+    assert done.groups == {"neither": 1.0, "condition only": 0.0, "both": 1.0}
+    assert (done.metric, done.worst_group) == (29 / 40, 0.0)
+    few = evaluate(task, model, encoder, test.head(5), rule)
+    assert (few.metric, few.worst_group, few.groups) == (1.0, 1.0, {})
+
+
+def test_the_peak_of_memory_is_the_high_water_mark(monkeypatch, tmp_path):
+    status = tmp_path / "status"
+    status.write_text("VmPeak:\t9 kB\nVmHWM:\t  2000000 kB\nVmRSS:\t  1000 kB\n")
+    monkeypatch.setattr(ledger, "Path", lambda _: status)
+    assert ledger.peak_megabytes(None) == pytest.approx(2048)
+
+
+def test_a_ledger_has_one_lock_however_it_is_named(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "rows.csv"
+    assert ledger.lock_of(path) == ledger.lock_of(Path("rows.csv"))
+    assert ledger.lock_of(path) != ledger.lock_of(tmp_path / "other" / "rows.csv")

@@ -13,9 +13,18 @@ from demix_lite.detector.environments import injection_environments
 from demix_lite.injection import inject
 from demix_lite.tasks import get_task
 from demix_lite.tasks.labels import Classes, Number
-from demix_lite.tasks.practice import COVERAGE, LEAST_CLASS, practice_task, random_rule
+from demix_lite.tasks.practice import (
+    COVERAGE,
+    LEAST_CLASS,
+    _number_question,
+    _range,
+    _some_of,
+    practice_task,
+    random_rule,
+)
 from demix_lite.tasks.tables import TABLES
 from demix_lite.tasks.tabular import TabularTask
+from tests.toy import toy_frame, toy_task
 
 SPLITS = {task.name: task.load(rows=1500) for task in TABLES}
 tables = pytest.mark.parametrize("table", TABLES, ids=lambda task: task.name)
@@ -168,3 +177,30 @@ def test_an_empty_category_cannot_be_exchanged_and_stays_empty():
         planned |= set(plan.columns)
         assert task.corrupt_features(frame, plan, rng)["c"].isna().all()
     assert planned == {"x", "c"}
+
+
+def test_a_number_that_is_mostly_one_value_is_no_label():
+    values = pd.Series([0.0] * 60 + list(range(1, 41)))
+    for seed in range(9):
+        assert _number_question(values, np.random.default_rng(seed)) is None
+
+
+def test_rules_of_one_column_and_of_two_are_drawn():
+    drawn = [random_rule(toy_task(), toy_frame(300), np.random.default_rng(s)) for s in range(40)]
+    assert {len(rule.condition) for rule in drawn if rule} == {1, 2}
+
+
+def test_one_category_or_a_few_make_a_condition():
+    shapes = toy_frame(90)["shape"]
+    drawn = [_some_of(shapes, False, np.random.default_rng(seed)) for seed in range(40)]
+    assert {1, 2} <= {len(names) for names in drawn} <= {1, 2, 3}
+
+
+def test_a_range_of_numbers_lies_at_either_end_or_between():
+    values = pd.Series(np.arange(1001.0))
+    drawn = np.array([_range(values, np.random.default_rng(seed)) for seed in range(60)])
+    at_low, at_high = np.isclose(drawn[:, 0], 0), np.isclose(drawn[:, 1], 1000)
+    assert set(zip(at_low.tolist(), at_high.tolist(), strict=True)) == {
+        (True, False), (False, True), (False, False),
+    }  # fmt: skip
+    assert (drawn[:, 1] - drawn[:, 0] <= 1000 * COVERAGE[1] + 1e-6).all()

@@ -1,5 +1,7 @@
 """Repair mends what is flagged, in the way of its error, and nothing else."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,7 +10,8 @@ import torch
 from demix_lite.diagnosis import ERROR_TYPES, Diagnosis, certain
 from demix_lite.repair import SPURIOUS_WEIGHT, _breaks_as_recorded, repair
 from demix_lite.tasks import get_task
-from tests.toy import toy_number_splits, toy_number_task, toy_splits, toy_task
+from demix_lite.tasks.labels import Classes
+from tests.toy import toy_frame, toy_number_splits, toy_number_task, toy_splits, toy_task
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +123,24 @@ def test_a_shortcut_is_seen_through_the_noise_of_the_verdicts():
     assert not ((alone > 0.5) == breaks)[10:].all()
 
 
+def test_rows_whose_label_is_nearly_a_coin_toss_say_little_of_the_shortcut():
+    task, frame = toy_task(), toy_frame(600)
+    breaks = (frame["shape"].eq("round") == frame["label"].eq("yes")).to_numpy().astype(float)
+    rng = np.random.default_rng(0)
+    wrong = np.where(rng.random(600) < 0.7, 0.46, 0.0)
+    spurious = breaks * (1 - wrong) + (1 - breaks) * wrong
+    # Of rows that are nearly a coin toss the verdict is plainly misleading.
+    spurious = np.where(wrong > 0, 1 - spurious, np.where(breaks > 0, 0.97, 0.03))
+    said = np.column_stack([wrong, np.zeros(600), spurious])
+    found = _breaks_as_recorded(task, frame, Diagnosis.from_probability(said, np.full(3, 0.5)))
+    assert ((found > 0.5) == (breaks > 0)).all()
+    # Where only the label is sure, the shortcut is not: such rows are seen through the noise, too.
+    assert len(np.unique(found[wrong == 0])) > 2
+    said = np.column_stack([np.full(600, 0.3), np.zeros(600), breaks])  # more than can be
+    found = _breaks_as_recorded(task, frame, Diagnosis.from_probability(said, np.full(3, 0.5)))
+    assert (found.min(), found.max()) == (0, 1)
+
+
 def test_a_doubtful_cell_is_trained_as_it_is_and_as_imputed_by_its_probability(rows):
     dirty = rows.copy()
     dirty.loc[[3, 4], "age"] = 900
@@ -137,6 +158,46 @@ def test_a_doubtful_cell_is_trained_as_it_is_and_as_imputed_by_its_probability(r
         assert float(imputed / (as_is + imputed)) == pytest.approx(chance, rel=1e-5)
     assert (done.samples.index == 5).sum() == 1
     assert done.samples.dtypes.equals(dirty.dtypes)
+
+
+class Careful(Classes):
+    """Two classes of which a label is doubted only if it is likelier wrong than right."""
+
+    least_doubt = 0.5
+
+
+def test_a_label_is_believed_until_its_task_doubts_it_whatever_is_flagged():
+    task, frame = replace(toy_task(), label=Careful(("no", "yes"))), toy_splits().train
+    said = np.zeros((len(frame), 3))
+    said[[4, 5], 0] = 0.4, 0.6
+    diagnosis = Diagnosis.from_probability(said, np.full(3, 0.3), index=frame.index)
+    done = repair(task, frame, diagnosis, torch.zeros(len(frame), 2))
+    assert list(done.relabelled) == [5]
+    assert np.flatnonzero(done.frame["label"] != frame["label"]).tolist() == [5]
+    assert (done.samples.index == 4).sum() == 1
+    assert (done.samples.index == 5).sum() == 2
+
+
+def test_cells_are_compared_with_rows_whose_label_is_right():
+    task, frame = toy_task(), toy_splits().train
+    frame.loc[3, ["label", "weight"]] = ["no", 1e5]
+    frame.loc[7, ["label", "weight"]] = ["yes", 1e6]  # turned to "no", it would hide the other
+    done = repair(
+        task, frame, certain(flags(frame, label=[7], feature=[3])), torch.zeros(len(frame), 2)
+    )
+    assert done.cells.loc[3, "weight"]
+    assert done.frame.loc[3, "weight"] < 100
+
+
+def test_a_row_with_both_errors_is_imputed_like_rows_of_its_new_label():
+    task, frame = toy_task(), toy_splits().train
+    frame["weight"] = np.where(frame["label"] == "no", 70.0, 90.0) + np.arange(len(frame)) % 3
+    frame.loc[3, ["label", "weight"]] = ["no", 900.0]
+    done = repair(
+        task, frame, certain(flags(frame, label=[3], feature=[3])), torch.zeros(len(frame), 2)
+    )
+    assert done.frame.loc[3, "label"] == "yes"
+    assert 90 <= done.frame.loc[3, "weight"] <= 92
 
 
 # ------------------------------------------------------------------ more than two classes, numbers

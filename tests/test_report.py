@@ -105,13 +105,57 @@ def test_the_report_needs_no_share_beyond_its_ends(repaired, said):
 
 @pytest.mark.parametrize(
     ("flagged", "share", "said"),
-    [(1, 0.1, "sort diagnosis.csv"), (20, 0.1, "more flags than"), (10, 0.1, ""), (0, None, "")],
+    [
+        (1, 0.1, "sort diagnosis.csv"),
+        (3, 0.1, "sort diagnosis.csv"),
+        (4, 0.1, ""),
+        (10, 0.1, ""),
+        (12, 0.1, ""),
+        (13, 0.1, "more flags than"),
+        (20, 0.1, "more flags than"),
+        (0, None, ""),
+    ],
 )
 def test_flags_stand_beside_the_share(flagged, share, said):
     about = {"judged": 100, "flagged": {"label": flagged}, "errors": {"label": {"share": share}}}
     hint = report.flags_beside_share(about, "label")
     assert said in hint
     assert bool(said) == bool(hint)
+
+
+def test_an_error_that_falls_is_better():
+    fell = {"before": 2.0, "after": 1.0, "better": "smaller", "clear": True}
+    assert report.gain_in_words(fell) == "better"
+    assert report.gain_in_words(fell | {"after": 3.0}) == "worse"
+
+
+def test_the_summary_of_a_file_says_every_number_where_it_belongs():
+    unseen = {"seen": False, "share": None, "low": None, "high": None, "slips": 0}
+    seen = {"seen": True, "share": 0.1, "low": 0.05, "high": 0.2, "slips": 0}
+    said = report.diagnosis_summary(
+        {
+            "file": "f.csv", "judged": 1000, "flagged_any": 60, "kind": "regression", "target": "y",
+            "errors": {"label": seen, "feature": unseen | {"slips": 2}, "spurious": unseen},
+            "flagged": {"label": 58, "feature": 2, "spurious": 0}, "close_call": "",
+            "shortcuts": [{"rule": "a = 1 → y = 2"}], "known": None, "checks": [], "notes": ["n"],
+            "score": {
+                "metric": "MSE", "before": 0.5, "after": 0.25, "rows": 70,
+                "better": "smaller", "clear": True,
+            },
+            "self_check": {"label": {"errors": 40, "recall": 0.5, "precision": 0.75}},
+        }
+    )  # fmt: skip
+    for line in (
+        "f.csv: 60 of 1,000 rows are suspicious (regression of y)",
+        "    58 flagged; perhaps 100 rows in all (10.0%; 5.0% to 20.0%)",
+        "     2 flagged; others cannot be seen in this table",
+        "     0 flagged; no shortcut is suspected",
+        "suspected shortcut: a = 1 → y = 2",
+        "MSE on 70 held-out rows of yours: 0.5000 before, 0.2500 after the repair: better",
+        "self-check, wrong label: of 40 put in 50% found, 75% of the flags right",
+        "note: n",
+    ):
+        assert line in said, line
 
 
 # ------------------------------------------------------------------ errors in words

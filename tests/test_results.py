@@ -130,6 +130,40 @@ def test_how_families_differ_is_said_of_those_that_are_there():
     assert results.settings_of([]) == ""
 
 
+def test_a_group_with_half_of_the_runs_is_compared_and_one_with_fewer_is_not():
+    half = results.intervals_over_tasks(ROWS.iloc[:6], ["method"], "f1")
+    assert half["mean"].to_dict() == pytest.approx({"x": 0.7, "y": 0.5})
+    fewer = results.intervals_over_tasks(ROWS.iloc[:5], ["method"], "f1")
+    assert fewer["mean"].to_dict() == pytest.approx({"x": 0.6})
+
+
+def test_a_method_with_few_of_our_seeds_is_not_the_best():
+    ours = pd.DataFrame({"method": "x", "seed": range(4), "f1": 0.6})
+    often = pd.DataFrame({"method": "y", "seed": range(2), "f1": 0.5})
+    once = pd.DataFrame({"method": "z", "seed": [0], "f1": 0.9})
+    assert results.gain_over_best(ours, pd.concat([often, once]), "f1")[0] == "y"
+
+
+def test_rows_are_read_in_the_order_of_the_tasks(tmp_path):
+    names = list(TASKS)
+    rows = pd.DataFrame({"task": names[::-1], "source": "real"})
+    rows.to_csv(tmp_path / "rows.csv", index=False)
+    assert results.read_rows(tmp_path / "rows.csv", KEY, key=["task"])["task"].tolist() == names
+
+
+def test_a_mean_below_zero_has_a_minus_and_a_nothing_has_none():
+    assert results.plus_minus(results.interval([-1.0])) == "−1.000 (n = 1)"
+    assert results.plus_minus(results.interval([-1e-9])) == "0.000 (n = 1)"
+
+
+def test_results_are_those_of_the_folder_in_which_one_stands(tmp_path, monkeypatch):
+    here = tmp_path / "book" / "results"
+    here.mkdir(parents=True)
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.chdir(tmp_path / "notebooks")
+    assert results.results_folder() == here
+
+
 def test_panels_and_curves_draw_what_is_there():
     pytest.importorskip("matplotlib.pyplot").switch_backend("agg")
     table = pd.DataFrame({"a": [0.1, np.nan], "b": [0.3, 0.4]}, index=["x", "y"])

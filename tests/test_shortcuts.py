@@ -4,9 +4,16 @@ import numpy as np
 import pytest
 import torch
 
+from demix_lite.detector.ranks import normal_ranks
 from demix_lite.detector.shortcuts import (
+    CANDIDATES,
     FACTS,
+    LABEL_LEVELS,
+    LEADERS,
+    SOFTNESS,
     ShortcutScorer,
+    _conditions,
+    _targets,
     candidates,
     quality,
     train_scorer,
@@ -126,3 +133,79 @@ def test_without_a_candidate_nothing_is_said_of_shortcuts():
         found = candidates(table, np.zeros((300, 3)), categorical=kinds, classes=2)
         assert len(found.facts) == 0
         assert not ShortcutScorer().evidence(found).any()
+
+
+def test_the_most_suspicious_categories_are_put_together_up_to_four_of_them():
+    code = np.repeat(np.arange(6.0), 50)
+    suspicion = np.isin(code, [2, 5]) * 0.9
+    found = _conditions(code[:, None], np.array([True]), suspicion)
+    sizes = [len(np.unique(code[holds > 0])) for holds in found.T]
+    assert sizes == [1] * 6 + [2, 3, 4]
+    assert set(code[found[:, 6] > 0]) == {2, 5}
+
+
+def test_a_label_that_may_be_wrong_is_one_of_the_others():
+    wrong = np.array([0.0, 0.3, 1.0])
+    soft = _targets(np.array([0.0, 1.0, 2.0]), wrong, 3)
+    np.testing.assert_allclose(soft, [[1, 0, 0], [0.15, 0.7, 0.15], [0.5, 0.5, 0]], atol=1e-6)
+
+
+def test_a_number_that_is_wrong_is_what_trusted_numbers_are():
+    labels = np.arange(100.0)
+    soft = _targets(labels, (labels >= 50).astype(float), 0)
+    for column, level in zip(soft.T, LABEL_LEVELS, strict=True):
+        held = labels >= np.quantile(labels, level)
+        np.testing.assert_allclose(column[:50], held[:50])
+        np.testing.assert_allclose(column[50:], held[:50].mean(), atol=1e-6)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_how_well_a_rule_explains_the_verdicts_by_hand(turned):
+    columns, verdicts, _ = planted(0)
+    columns[:, -1] = columns[:, -1] != turned
+    verdicts[:, 2] += 1e-6 * np.arange(len(verdicts))  # no ties: the mean score is 0
+    found = candidates(columns, verdicts, categorical=np.append(KINDS[:3], True), classes=2)
+    target, score = found.targets[:, 0], normal_ranks(verdicts)[:, 2]
+    rare = target if target.mean() < 0.5 else 1 - target
+
+    def correlation(said):
+        return (said * score).mean() / np.sqrt(said.mean() * (1 - said.mean()))
+
+    for rule, condition in enumerate(found.conditions.T):
+        broken = found.breakers(np.array([rule]))[:, 0]
+        both, spread = np.stack([condition, target]), [condition.mean(), target.mean()]
+        link = abs(np.cov(both, ddof=0)[0, 1]) / np.sqrt(np.prod([p * (1 - p) for p in spread]))
+        by_hand = [
+            *(link, broken.mean(), correlation(broken), correlation(broken) - correlation(rare)),
+            *(correlation(rare), min(spread[0], 1 - spread[0]), rare.mean()),
+        ]
+        np.testing.assert_allclose(found.facts[rule, 16:23], by_hand, atol=1e-4)
+    leading = found.facts[:, [16, 18, 19]]
+    np.testing.assert_allclose(found.facts[:, 23:26], normal_ranks(leading), atol=1e-4)
+    top = np.sort(leading[:, :2], axis=0)[-LEADERS:].mean(0)
+    np.testing.assert_allclose(found.facts[:, 26:], leading[:, :2] - top, atol=1e-5)
+
+
+def test_quality_is_a_correlation():
+    found, broken = found_in(1)
+    rules = np.arange(len(found.facts))
+    by_hand = [np.corrcoef(said, broken)[0, 1] for said in found.breakers(rules).T]
+    np.testing.assert_allclose(quality(found, broken.astype(np.float32)), by_hand, atol=1e-4)
+
+
+class ByLink(ShortcutScorer):
+    """Believes the rules whose condition and target go together."""
+
+    def forward(self, facts):
+        return facts[:, 16]
+
+
+def test_evidence_is_all_leading_rules_by_their_scores_and_the_best_alone():
+    found, _ = found_in(2)
+    scores = found.facts[:, 16].astype(float)
+    assert len(scores) < CANDIDATES
+    weights = np.exp((scores - scores.max()) / SOFTNESS)
+    evidence = ByLink().evidence(found)
+    every = found.breakers(np.arange(len(scores)))
+    np.testing.assert_allclose(evidence[:, 0], every @ weights / weights.sum(), atol=1e-4)
+    np.testing.assert_allclose(evidence[:, 1], every[:, scores.argmax()], atol=1e-6)

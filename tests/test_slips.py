@@ -11,6 +11,14 @@ from demix_lite.debugger import DataDebugger
 from demix_lite.debugger.conclude import SLIP
 from demix_lite.diagnose import diagnose_frame, write_outcome
 from demix_lite.tasks.own_table import own_table
+from demix_lite.tasks.slips import (
+    in_usual_unit,
+    is_far,
+    mended_numbers,
+    misspelt,
+    stray_numbers,
+    with_more_decimals,
+)
 
 
 def slips_of(frame, target="buys"):
@@ -189,3 +197,45 @@ def test_quarters_of_an_hour_are_no_slips():
     hours = np.where(np.arange(600) % 13, 8.0, 7.75)
     hours[::40] = 3.25
     assert not slips_of(people(600).assign(hours=hours))[1].any(axis=None)
+
+
+# ------------------------------------------------------------------ by hand
+
+
+def test_the_typical_number_is_that_of_the_others():
+    numbers = pd.Series([*map(float, range(1, 21)), 99.254, 98.254])
+    assert mended_numbers(numbers, numbers.astype(str))[20:].tolist() == [10, 10]
+    few = np.r_[np.arange(60), 0.254, 1.254]
+    assert with_more_decimals(few).nonzero()[0].tolist() == [60, 61]
+
+
+def test_what_lies_far_outside_in_a_long_tail_is_not_far():
+    usual = [float(i % 9) for i in range(80)]
+    assert is_far(pd.Series([*usual, *[1000.0] * 20])).sum() == 20
+    assert not is_far(pd.Series([*usual, *[1000.0] * 21])).any()
+
+
+def test_a_group_of_numbers_is_large_and_far_from_the_nearest_other():
+    usual = pd.Series([float(i % 100) for i in range(300)])
+    for more, found in (
+        ([5000.0] * 10, 10),
+        ([5000.0], None),  # one number is no group
+        ([1000.0] * 10 + [390.0] * 2, None),  # others lie more than a third of the way
+    ):
+        frame = pd.DataFrame({"x": pd.concat([usual, pd.Series(more)], ignore_index=True)})
+        strays = stray_numbers(frame, ["x"])
+        assert ({"x": int(strays["x"].sum())} if strays else {}) == ({"x": found} if found else {})
+
+
+def test_a_code_for_what_is_missing_is_no_unit_and_whole_numbers_are_rounded():
+    coded = pd.Series([9.0, 10.0, 11.0, 12.0, 9999.0, 9999.0])
+    assert in_usual_unit(coded, coded > 100).tolist() == [9, 10, 11, 12, 10, 10]
+    whole = pd.Series([170, 180, 190, 17999, 17501])
+    assert in_usual_unit(whole, whole > 1000).tolist() == [170, 180, 190, 180, 175]
+
+
+def test_names_with_a_digit_and_words_that_are_not_so_rare_are_no_slips():
+    assert misspelt(pd.Series(["Block A1"] * 300 + ["Block A11"] * 2)) == []
+    towns = pd.Series(["Rotterdam"] * 1000 + ["Hamburg"] * 60 + ["Hambrg"] * 15)
+    assert misspelt(towns) == []
+    assert misspelt(towns.drop(range(1061, 1075))) == [("Hambrg", "Hamburg")]

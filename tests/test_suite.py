@@ -27,6 +27,7 @@ from demix_lite.benchmark.protocols import (
 )
 from demix_lite.detector import ErrorDetector
 from demix_lite.errors import DemixError
+from demix_lite.tasks import get_task
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -441,6 +442,131 @@ def test_the_paper_is_compared_with_its_own_channels_and_network():
     shipped = [name for name, plan in curricula("tabular").items() if plan.shipped]
     without = (f"tabular-without-{task}" for task in family_tasks("tabular"))
     assert shipped == ["tabular", "tabular-practised", *without]
+
+
+def test_at_other_ratios_and_architectures_the_main_methods_judge():
+    left_out = ("demix_lite", "leave-one-architecture-out")
+    for cell in suite.suite("tabular"):
+        if (cell.architecture, cell.clean_ratio) == ("mlp1", 0.5):
+            continue
+        assert {name for name, _ in cell.entries} <= set(suite.MAIN)
+        assert ("demix_lite", "unified") in cell.entries
+        assert (left_out in cell.entries) == (cell.architecture != "mlp1")
+    assert {c.clean_ratio for c in suite.suite("tabular")} == {0.5, *suite.RATIOS}
+
+
+def test_some_rows_have_both_the_method_and_the_protocol():
+    cells = suite.suite("tabular")
+    chosen = suite.some(cells, methods=["demix_lite", "random"], protocols=["unified"])
+    assert {entry for cell in chosen for entry in cell.entries} == {("demix_lite", "unified")}
+    assert {c.task for c in chosen} == set(family_tasks("tabular"))
+
+
+@pytest.mark.parametrize("train_rows", [None, 123])
+def test_a_cell_is_run_as_the_grid_says(fake_runs, monkeypatch, tmp_path, train_rows):
+    asked = []
+
+    def prepare(task, **options):
+        asked.append({"task": task, **options})
+        return SimpleNamespace(seed=options["seed"])
+
+    monkeypatch.setattr(suite, "prepare", prepare)
+    cells = [suite.Cell("bike", "mlp2", 0.4, 3, (("random", "in-task"),))]
+    suite.run_suite(cells, tmp_path / "l.csv", source="twin", train_rows=train_rows, jobs=1)
+    wanted = {"task": "bike", "source": "twin", "clean_ratio": 0.4, "architecture": "mlp2"}
+    rows = train_rows or get_task("bike").judged_rows
+    assert asked == [{**wanted, "seed": 3, "train_rows": rows, "device": None}]
+
+
+@pytest.mark.parametrize(("source", "other"), [("twin", "real"), ("real", "twin")])
+def test_baselines_are_tuned_on_few_rows_and_kept_by_source(monkeypatch, tmp_path, source, other):
+    monkeypatch.setenv("DEMIX_DATA", str(tmp_path))
+    asked = []
+
+    def bank(tasks, **options):
+        asked.append(options)
+        return {"bank": ["environments of bank"]}
+
+    def fit(method, environments):
+        assert environments == ["environments of bank"]
+        return method
+
+    monkeypatch.setattr(suite, "environment_bank", bank)
+    for kind in (BASELINES["random"], SummaryGBM):
+        monkeypatch.setattr(kind, "fit", fit)
+    suite.fit_methods("bank", {"random", SummaryGBM.name}, source=source)
+    everything, few = asked
+    assert everything == {"source": source, "device": None}
+    assert (few["source"], few["sample"]) == (source, None)
+    assert (few["injections"], few["rows"]) == (suite.TUNING_INJECTIONS, suite.TUNING_ROWS)
+    for name in ("random", SummaryGBM.name):
+        assert suite._kept(name, "bank", source).exists()
+        assert not suite._kept(name, "bank", other).exists()
+
+
+def test_detectors_learn_from_the_source_and_the_questions_that_they_ask_for(monkeypatch, tmp_path):
+    asked = []
+
+    def bank(tasks, **options):
+        asked.append(options)
+        return {task: [] for task in tasks}
+
+    def task(name):
+        return SimpleNamespace(load=lambda s: SimpleNamespace(card=SimpleNamespace(sha256=s)))
+
+    monkeypatch.setenv("DEMIX_DATA", str(tmp_path))
+    monkeypatch.setattr(protocols, "SHIPPED", tmp_path / "shipped")
+    monkeypatch.setattr(protocols, "ErrorDetector", Recorder)
+    monkeypatch.setattr(Recorder, "fitted", [])
+    monkeypatch.setattr(protocols, "environment_bank", bank)
+    monkeypatch.setattr(protocols, "get_task", task)
+    plain = Curriculum("one", "in-task", ("air",), ("mlp1",))
+    asks = Curriculum("two", "practised", ("air",), ("mlp1",))
+    for plans in ([plain], [plain, asks]):
+        protocols.train_detectors(plans, source="twin", injections=9, again=True)
+    shared = {"source": "twin", "injections": 9, "device": None}
+    assert asked == [{**shared, "practice": False}, {**shared, "practice": True}]
+    for facts, _ in Recorder.fitted:
+        assert (facts["source"], facts["injections"]) == ("twin", 9)
+        assert facts["data_sha256"] == {"air": "twin"}
+    protocols.train_detectors([plain], injections=9, again=True)
+    assert (asked[-1]["source"], Recorder.fitted[-1][0]["data_sha256"]) == ("real", {"air": "real"})
+
+
+def test_environments_are_made_of_the_rows_of_their_source(monkeypatch):
+    asked, sampled = [], []
+
+    def made(task, splits, number, *, practice, **options):
+        asked.append((task.name, splits, number, practice, options))
+        return [SimpleNamespace(sample=sampled.append)]
+
+    monkeypatch.setattr(protocols, "_splits", lambda name, source: f"{name} {source}")
+    monkeypatch.setattr(protocols, "injection_environments", made)
+    assert len(protocols._make("air", "real", 3, 50, True, rows=9)) == 2
+    assert asked == [("air", "air real", 3, practice, {"rows": 9}) for practice in (False, True)]
+    assert sampled == [50, 50]
+    assert len(protocols._make("air", "real", 3, None, False)) == 1
+    assert sampled == [50, 50]
+
+
+def test_every_protocol_has_its_steps_and_its_questions():
+    for family in ("tabular", "recommendation"):
+        for plan in curricula(family).values():
+            settings = plan.settings
+            assert settings.training.steps == protocols.STEPS[plan.protocol]
+            asks = plan.practises and family in protocols.PRACTISING
+            assert settings.practises == asks
+            assert settings.plain_support
+    assert not curricula("alignment")["alignment"].settings.plain_support
+
+
+def test_a_family_without_a_detector_borrows_one(monkeypatch, tmp_path):
+    monkeypatch.setattr(protocols, "SHIPPED", tmp_path)
+    monkeypatch.setattr(protocols.ErrorDetector, "shipped", lambda name: name)
+    assert protocols.shipped_detector("alignment") == "tabular"
+    assert protocols.shipped_detector("tabular") == "tabular"
+    (tmp_path / "alignment.json").touch()
+    assert protocols.shipped_detector("alignment") == "alignment"
 
 
 # ------------------------------------------------------------------ the ledger comes out again

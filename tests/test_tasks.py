@@ -14,7 +14,7 @@ from demix_lite.injection import inject
 from demix_lite.tasks import get_task
 from demix_lite.tasks.base import Rule, check_columns, seeded_model
 from demix_lite.tasks.labels import Classes
-from demix_lite.tasks.tabular import MISSING, MOST_CATEGORIES, TabularTask
+from demix_lite.tasks.tabular import MISSING, MOST_CATEGORIES, TabularTask, far_off, usual_number
 from tests.toy import toy_frame, toy_number_splits, toy_number_task, toy_task
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -435,6 +435,17 @@ def test_impute_replaces_extreme_cells_and_nothing_else():
     mask = changed.assign(label=False)[list(suspects)]
     assert_frame_equal(repaired.where(~mask), suspects.where(~mask))
     assert repaired.dtypes.equals(suspects.dtypes)
+
+
+def test_the_usual_one_of_whole_numbers_is_whole_and_rounded():
+    assert usual_number(pd.Series([3, 4])) == 4
+    assert usual_number(pd.Series([3.0, 4.0])) == 3.5
+
+
+def test_a_number_is_far_off_beyond_three_standard_deviations_of_its_peers():
+    peers = pd.Series([-1.0, 1.0] * 50)
+    values = pd.Series([2.9, 3.1, -2.9, -3.1]) * peers.std()
+    assert far_off(values, peers).tolist() == [False, True, False, True]
 
 
 def test_impute_leaves_its_arguments_alone_and_stands_nothing_to_do():
