@@ -1,5 +1,6 @@
 """The estimator behind ``diagnose``: what scikit-learn expects, and what its parts promise."""
 
+import itertools
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -15,13 +16,29 @@ from sklearn.metrics import average_precision_score
 from sklearn.utils.estimator_checks import estimator_checks_generator
 from test_diagnose import LossDetector, people
 
-from demix_lite.debugger import DataDebugger
-from demix_lite.debugger.conclude import conclude
-from demix_lite.debugger.evidence import dirtiness, flag_from, largest_share, weigh, with_share
+from demix_lite.debugger import (
+    DataDebugger,
+    conclude,
+    estimator,
+    evidence,
+    judging,
+    outliers,
+    shortcut_names,
+)
+from demix_lite.debugger.evidence import (
+    Evidence,
+    dirtiness,
+    flag_from,
+    largest_share,
+    weigh,
+    with_share,
+)
 from demix_lite.debugger.judging import Controls, Judgement, draw_controls, judge_table
 from demix_lite.debugger.outliers import outlyingness, with_outliers
 from demix_lite.debugger.shortcut_names import NamedShortcut, name_shortcuts
+from demix_lite.diagnosis import ERROR_TYPES, Diagnosis
 from demix_lite.errors import DemixError
+from demix_lite.models.training import predict
 from demix_lite.tasks.base import Rule
 from demix_lite.tasks.own_table import own_table
 
@@ -100,6 +117,8 @@ def test_every_second_wrong_number_is_the_label_of_another_row():
     other = draw_controls(table.task, table.frame, cut=1)
     assert not set(other.way[~label]) & set(controls.way[~label]), "broken in other ways"
     assert (other.origin != controls.origin).any()
+    many = draw_controls(table.task, pd.concat([table.frame] * 20, ignore_index=True))
+    assert len(set(many.way[many.kind == "feature"])) == len(many.kind) // 60
 
 
 def test_what_is_said_in_several_cuts_is_compared_with_controls_of_one_each():
@@ -228,7 +247,7 @@ def test_in_a_dirty_table_the_detector_judges_alone():
     dirty = replace(tidy, by_cut=said[None], of_controls=of_controls)
     assert dirtiness(dirty) > 0.5
     assert with_outliers(dirty, table.task, table.frame) is not dirty
-    after = conclude(table.task, table.frame, dirty)[0].probability["feature"]
+    after = conclude.conclude(table.task, table.frame, dirty)[0].probability["feature"]
     assert spearmanr(said[:, 1], after)[0] == pytest.approx(1)
 
 
@@ -322,6 +341,373 @@ def test_mistakes_are_value_errors_with_a_sentence():
         debugger.fit(features, ["same"] * len(frame))
     with pytest.raises(DemixError, match="lacks the column"):
         debugger.fit(features, labels, features[["age"]], labels)
+
+
+# ------------------------------------------------------------------ the parts by hand
+
+
+def scored(rows, ways, kind="label"):
+    """A judgement with one probability for all rows and one a way for the controls."""
+    said = np.tile(np.asarray(rows, dtype=float)[:, None], 3)
+    of_controls = np.repeat(np.asarray(ways, dtype=float), 20)
+    way = np.repeat(np.arange(len(ways)), 20)
+    kinds = np.full(len(way), kind)
+    controls = Controls(pd.DataFrame(index=range(len(way))), way, kinds, way)
+    return Judgement(
+        said[None], np.tile(of_controls[:, None], 3), controls, torch.zeros(len(said), 2), []
+    )
+
+
+def test_the_share_of_an_error_is_the_median_over_the_ways_of_its_own_controls():
+    rows = np.r_[np.full(90, 0.1), np.full(10, 0.9)]
+    judged = scored(rows, [0.9, 0.05, 0.95])  # 11 %, all rows, one row
+    assert evidence._share(judged, "label") == pytest.approx(0.11)
+    others = scored(rows, [0.05, 0.05, 0.05], kind="feature")
+    both = (np.concatenate(pair) for pair in zip(
+        (judged.controls.kind, judged.controls.way), (others.controls.kind, others.controls.way),
+        strict=True,
+    ))  # fmt: skip
+    controls = Controls(pd.DataFrame(), np.arange(120), *both)
+    together = replace(
+        judged,
+        of_controls=np.concatenate([judged.of_controls, others.of_controls]),
+        controls=controls,
+    )
+    assert evidence._share(together, "label") == pytest.approx(0.11)
+
+
+def test_the_controls_found_are_those_that_would_be_flagged():
+    judged = told_apart(0.25, 2, rows=800)
+    diagnosis, said = weigh(judged, [], dirty=1.0)
+    for number, kind in enumerate(("label", "feature")):
+        cut = judged.probability[diagnosis.flag[kind], number].min()
+        mine = judged.controls.kind == kind
+        assert said[number].found == (judged.of_controls[mine, number] >= cut).mean()
+        assert said[number].low < said[number].share < said[number].high
+
+
+def test_an_interval_knows_that_other_rows_might_have_come():
+    low, high = evidence._interval(np.repeat([0.0, 1.0], [90, 10]), np.random.default_rng(0))
+    assert 0.03 < low < 0.08
+    assert 0.12 < high < 0.18
+
+
+def test_only_labels_are_turned_back_by_chance():
+    many = told_apart(0.25, 10, rows=600)
+    two = replace(many, outputs=torch.zeros(600, 2))
+    assert evidence._looks_worse(many, "feature") == evidence._looks_worse(two, "feature")
+    ratio = evidence._looks_worse(many, "label") / evidence._looks_worse(two, "label")
+    assert ratio == pytest.approx(1.8)
+
+
+@pytest.mark.parametrize(
+    ("label", "feature", "dirty"), [(0.25, 0.0, False), (0.1, 0.4, False), (0.2, 0.2, True)]
+)
+def test_a_dirty_table_is_dirty_in_its_labels_and_in_all(label, feature, dirty, monkeypatch):
+    worse = {"label": label, "feature": feature}
+    monkeypatch.setattr(evidence, "_looks_worse", lambda _, kind: worse[kind])
+    assert (dirtiness(scored(np.full(600, 0.1), [0.9])) > 0.5) == dirty
+
+
+def test_no_shortcut_is_seen_where_no_row_breaks_it_for_sure():
+    judged = scored(np.full(100, 0.02), [0.9, 0.9])
+    kinds = np.repeat(["label", "feature"], 20)
+    judged = replace(judged, controls=replace(judged.controls, kind=kinds))
+    suspected = NamedShortcut(Rule("rule", {}, ""), 1.0, np.ones(100, bool))
+    diagnosis, (*_, spurious) = weigh(judged, [suspected], dirty=0.0)
+    assert not spurious.seen
+    assert not diagnosis.flag["spurious"].any()
+
+
+def test_controls_stand_beside_the_half_that_does_not_hold_their_original():
+    table = own_table(people(90), "buys")
+    judged = judge_table(table.task, table.frame, LossDetector(), repeats=1)
+    controls = judged.controls
+    for rows, run in judged.parts:
+        beside = run.train.iloc[len(rows) :].reset_index(drop=True)
+        wanted = controls.frame[~np.isin(controls.origin, rows)].reset_index(drop=True)
+        pd.testing.assert_frame_equal(beside, wanted)
+    # What is said of a row's label comes from the model of the other half.
+    for (rows, run), (_, other) in zip(judged.parts, reversed(judged.parts), strict=True):
+        outputs = predict(other.trained.model, run.encoder.inputs(table.frame.iloc[rows]))
+        torch.testing.assert_close(judged.outputs[rows], outputs)
+
+
+def test_every_repeat_is_another_cut_and_its_verdicts_are_averaged(monkeypatch):
+    names, halves = [], []
+
+    class Says:
+        chances = iter((0.2, 0.2, 0.5))
+
+        def predict_proba(self, *runs):
+            return np.full((sum(len(run.train) for run in runs), 3), next(self.chances))
+
+    def train(task, judged, encoder, *, seed):
+        names.append(seed)
+        halves.append(tuple(judged["age"][: len(frame) // 2]))
+        return SimpleNamespace(model=None), encoder
+
+    def open_run(*parts, validation, seed):
+        assert seed == names[-1]
+        assert validation == 9
+        return SimpleNamespace(train=parts[4])
+
+    frame = people(40).assign(age=range(40))
+    monkeypatch.setattr(judging, "train_model", train)
+    monkeypatch.setattr(judging, "open_run", open_run)
+    monkeypatch.setattr(judging, "predict", lambda _, inputs: torch.ones(len(inputs), 2))
+    task = own_table(people(40), "buys").task
+    judged = judge_table(task, frame, Says(), repeats=3, validation=9, seed=5)
+    assert len(set(names)) == len(set(halves)) == 6
+    assert len(judged.parts) == 2
+    np.testing.assert_allclose(judged.probability, expit(2 / 3 * logit(0.2)))
+    each = np.repeat([0.2, 0.2, 0.5], len(judged.controls.kind) // 3)
+    np.testing.assert_allclose(judged.of_controls, np.tile(each[:, None], 3))
+    assert (judged.outputs == 1).all()
+
+
+def test_halves_have_the_same_share_of_a_rare_class():
+    frame = people(100).assign(buys=np.where(np.arange(100) < 10, "yes", "no"))
+    task = own_table(frame, "buys").task
+    for seed in range(5):
+        for rows, _ in judging._halves(task, frame, seed):
+            assert (frame["buys"].iloc[rows] == "yes").sum() == 5
+
+
+def test_another_seed_copies_other_rows_and_begins_with_other_weights(monkeypatch):
+    table, asked = own_table(people(60), "buys"), []
+    one, other = (draw_controls(table.task, table.frame, seed=seed) for seed in (0, 1))
+    assert set(one.origin) != set(other.origin)
+
+    def fit(task, architecture, frame, seed, *, rows, batch_size, **_):
+        asked.append((seed, batch_size))
+
+    monkeypatch.setattr(judging, "fit_model", fit)
+    for seed, rows in ((0, None), (1, 640)):
+        judging.train_model(table.task, table.frame, rows=rows, seed=seed)
+    assert asked[0][0] != asked[1][0]
+    assert [batch for _, batch in asked] == [judging.SMALLEST_BATCH, 640 // judging.BATCHES]
+
+
+def test_how_far_outside_by_hand_on_either_side():
+    known = np.r_[np.arange(50.0), 50, 51 + 2 * np.arange(50.0)]
+    table = own_table(people(101).assign(x=known), "buys")
+    task = replace(table.task, numeric=("x",), categorical=())
+    frame = pd.DataFrame({"x": [50.0, 700.0, -300.0]})
+    upper, lower = known[known > 50] - 50, 50 - known[known < 50]
+    by_hand = [0.0]
+    for side, away in ((upper, 650.0), (lower, 350.0)):
+        typical, usual = np.quantile(np.log1p(side / np.median(side)), [0.5, 0.9])
+        by_hand.append(np.log1p(away / np.median(side)) - usual - 0.5 * (usual - typical))
+    np.testing.assert_allclose(outlyingness(task, frame, pd.DataFrame({"x": known})), by_hand)
+
+
+def test_what_a_distance_is_worth_does_not_depend_on_its_unit():
+    rng = np.random.default_rng(0)
+    rows, broken = rng.normal(size=(4000, 2)), rng.normal([2, 1], size=(4000, 2))
+    # Of two normal groups the log odds are 2 a verdict and 1 a distance.
+    assert outliers._slope(rows, broken) == pytest.approx(0.5, abs=0.1)
+    unit = np.array([1, 10])
+    assert outliers._slope(rows * unit, broken * unit) == pytest.approx(0.05, abs=0.01)
+
+
+def test_distances_are_measured_in_the_table_and_used_for_the_diagnosis(monkeypatch):
+    frame, measured = people(600), []
+    table, judged = blind_judgement(frame, np.zeros(600))
+
+    def measure(task, rows, reference):
+        measured.append(reference)
+        return np.zeros(len(rows))
+
+    monkeypatch.setattr(outliers, "outlyingness", measure)
+    with_outliers(judged, table.task, table.frame)
+    assert [reference is table.frame for reference in measured] == [True, True]
+    monkeypatch.setattr(conclude, "with_outliers", lambda *_, **__: "with outliers")
+    with pytest.raises(AttributeError, match="'str' object has no attribute 'parts'"):
+        conclude.conclude(table.task, table.frame, judged)
+
+
+def test_up_to_three_rules_are_named_that_share_no_column_and_no_rows():
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({name: rng.choice(list("uvw"), 900) for name in "abcd"})
+    frame["copy"] = frame["a"].where(rng.random(900) > 0.01, "v")  # but for a few rows
+    breaks = rng.random(900) < 0.15
+    frame["y"] = np.where((frame["a"] == "u") != breaks, "yes", "no")
+    table = own_table(frame, "y")
+    verdicts = np.column_stack([np.full(900, 0.05), np.full(900, 0.05), 0.1 + 0.7 * breaks])
+    named = name_shortcuts(table.task, table.task.encoder(table.frame), table.frame, verdicts)
+    assert len(named) == 3
+    columns = [column for found in named for column in found.rule.condition]
+    assert len(set(columns)) == 3
+    for one, other in itertools.combinations(named, 2):
+        assert shortcut_names._overlap(one.breaks, other.breaks) < shortcut_names.ALIKE
+    assert [found.suspected for found in named] == [True, False, False]
+
+
+def test_a_rule_says_the_label_that_goes_with_its_condition():
+    rng = np.random.default_rng(0)
+    x, breaks = rng.uniform(size=900), rng.random(900) < 0.15
+    frame = pd.DataFrame({"x": x, "y": np.where((x > 0.6) != breaks, "yes", "no")})
+    table = own_table(frame, "y")
+    verdicts = np.column_stack([np.full(900, 0.05), np.full(900, 0.05), 0.1 + 0.7 * breaks])
+    best = name_shortcuts(table.task, table.task.encoder(table.frame), table.frame, verdicts)[0]
+    assert best.rule.target == "yes"
+    assert best.rule.condition["x"] == pytest.approx((0.6, 1.0), abs=0.05)
+
+
+def test_a_claim_is_what_the_rows_have_and_no_others():
+    number, name = pd.Series([1.0, 2, 3, 4, np.nan]), pd.Series(["a", "b", "a", None, "c"])
+    for where, claim in (
+        ([1, 1, 0, 0, 0], (1, 2)),
+        ([0, 0, 1, 1, 1], (3, 4)),
+        ([0, 1, 1, 0, 0], None),
+        ([0, 0, 0, 0, 1], None),
+    ):
+        assert shortcut_names._claim(number, np.array(where, bool)) == claim
+    assert shortcut_names._claim(name, np.array([1, 0, 1, 0, 1], bool)) == {"a", "c"}
+    assert shortcut_names._claim(name, np.array([1, 1, 0, 0, 0], bool)) is None
+
+
+def test_slips_come_on_top_of_what_the_detector_sees():
+    said = Diagnosis.from_probability(np.full((20, 3), 0.2), np.full(3, 0.5))
+    before = said.probability.copy(), said.flag.copy()
+    seen = [Evidence(kind, True, 0.2, 0.1, 0.4, 0.5, 0.6) for kind in ("label", "feature")]
+    after, (label, feature) = conclude.with_slips(said, seen, np.arange(20) < 2)
+    assert after.probability["feature"].tolist() == [conclude.SLIP] * 2 + [0.2] * 18
+    assert after.flag["feature"].tolist() == [True] * 2 + [False] * 18
+    assert label is seen[0]
+    shares = feature.share, feature.low, feature.high, feature.slips
+    assert shares == pytest.approx((0.28, 0.19, 0.46, 2))
+    # The repair goes by what was said before: its rows are mended already.
+    pd.testing.assert_frame_equal(said.probability, before[0])
+    pd.testing.assert_frame_equal(said.flag, before[1])
+
+
+def test_witnesses_are_named_as_the_tables_name_their_rows():
+    influence = torch.tensor([[0.5, -0.5, 0.1, 0.0, -0.1], [0.0, 0.1, 0.2, 0.3, 0.4]])
+    block = torch.stack([torch.ones_like(influence), influence], 1)
+    run = SimpleNamespace(
+        samples=(torch.arange(3), torch.arange(3)),
+        sources=[
+            SimpleNamespace(
+                channels=("other", "influence"),
+                block=lambda x, y: block[[{1: 0, 2: 1}[int(i)] for i in x]],
+            )
+        ],
+        valid_index=np.array([5, 0, 2, 3, 1]),
+    )
+    index, valid_index = pd.Index(list("abcdef")), pd.Index(list("uvwxyz"))
+    wrong = index.isin(["b", "e"])
+    lines = {f"{kind}_{what}": wrong * 1.0 for kind in ERROR_TYPES for what in ("probability",)}
+    flags = {f"{kind}_error": wrong & (kind == "label") for kind in ERROR_TYPES}
+    found = estimator._witnesses(
+        SimpleNamespace(parts=[(np.array([0, 4, 1]), run)]),
+        pd.DataFrame({**lines, **flags}, index=index),
+        valid_index,
+    )
+    # The most helpful two first, then the most harmful two.
+    assert found["row"].tolist() == ["e"] * 4 + ["b"] * 4
+    assert found["validation_row"].tolist() == ["z", "w", "u", "v", "v", "x", "z", "u"]
+    wanted = [0.5, 0.1, -0.5, -0.1, 0.4, 0.3, 0.0, 0.1]
+    assert found["influence"].tolist() == pytest.approx(wanted)
+
+
+def test_the_score_compares_the_rows_as_they_are_with_the_repaired_ones(monkeypatch):
+    table, repaired = own_table(people(40), "buys"), []
+    halves = np.arange(0, 40, 2), np.arange(1, 40, 2)
+    judged = SimpleNamespace(
+        parts=[(rows, None) for rows in halves], outputs=torch.arange(40.0)[:, None]
+    )
+
+    def mend(task, frame, diagnosis, outputs):
+        rows = outputs[:, 0].int().tolist()
+        assert frame.index.tolist() == diagnosis.probability.index.tolist() == rows
+        repaired.append(rows)
+        return SimpleNamespace(samples="repaired", weights="weights")
+
+    def train(task, samples, *, weights, rows, seed):
+        assert rows == 20
+        assert isinstance(samples, str) == (weights is not None)
+        encoder = SimpleNamespace(inputs=lambda held: held.index.tolist(), targets=lambda x: x)
+        return SimpleNamespace(model="after" if weights else "before"), encoder
+
+    monkeypatch.setattr(estimator, "repair", mend)
+    monkeypatch.setattr(estimator, "train_model", train)
+    monkeypatch.setattr(estimator, "predict", lambda model, rows: (model, rows))
+    said = np.zeros((40, 3))
+    said[3, 1] = 1  # its features are broken: it is no fair test
+    found = estimator._retrained(
+        table, judged, Diagnosis.from_probability(said, np.full(3, 0.5)), None, 0
+    )
+    assert repaired == [rows.tolist() for rows in halves]
+    odd, even = [r for r in halves[1].tolist() if r != 3], halves[0].tolist()
+    assert [part[:2] for part in found] == [
+        (("before", rows), ("after", rows)) for rows in (odd, even)
+    ]
+
+
+def test_both_ways_round_count_by_their_rows():
+    task = own_table(people(), "buys").task
+    right, wrong = torch.tensor([[9.0, 0]]), torch.tensor([[0.0, 9]])
+    ways = [
+        (right.expand(n, 2), wrong.expand(n, 2), torch.zeros(n, dtype=torch.long)) for n in (30, 10)
+    ]
+    ways[1] = (ways[1][1], ways[1][1], ways[1][2])
+    found = estimator._compare(task, ways)
+    assert (found.before, found.after, found.rows) == (0.75, 0.0, 40)
+
+
+def test_no_shortcut_is_named_where_no_row_is_flagged_for_it(monkeypatch):
+    def with_a_rule(task, frame, judgement):
+        diagnosis, seen, _ = conclude.conclude(task, frame, judgement)
+        assert not diagnosis.flag["spurious"].any()
+        rule = Rule("rule", {"age": (0, 30)}, "yes")
+        return diagnosis, seen, [NamedShortcut(rule, 1.0, np.ones(len(frame), bool))]
+
+    debugger = DataDebugger()
+    debugger.table_ = table = own_table(people(40), "buys")
+    judged = judge_table(table.task, table.frame, LossDetector(), repeats=1)
+    monkeypatch.setattr(estimator, "conclude", with_a_rule)
+    debugger._conclude(judged, table.frame.index, table.frame.index, None, 0)
+    assert debugger.shortcuts_ == []
+
+
+def test_a_shortcut_that_stands_alone_is_believed_in_a_tidy_table():
+    rng = np.random.default_rng(0)
+    judged = told_apart(0.0, 2)
+    breaks = rng.random(4000) < 0.15
+    odds = np.where(breaks, 0.0, -4.0) + 0.1 * rng.normal(size=4000)
+    judged.by_cut[:, :, 2] = expit(odds)
+
+    def flagged(*links):
+        named = [NamedShortcut(Rule("rule", {}, ""), link, breaks) for link in links]
+        return weigh(judged, named, dirty=0.0)[0].flag["spurious"]
+
+    assert (flagged(0.9) == breaks).all()
+    assert (flagged(0.9, 0.5, 0.4) == breaks).all()
+    assert not flagged(0.9, 0.6).any(), "another one explains them as well"
+    assert not flagged(0.4).any(), "it explains too little"
+
+
+def test_settings_reach_the_judges(monkeypatch):
+    asked = {}
+
+    def judge(*_, **options):
+        asked.update(options)
+        raise InterruptedError
+
+    monkeypatch.setattr(estimator, "judge_table", judge)
+    frame = people(40)
+    with pytest.raises(InterruptedError):
+        DataDebugger(detector=LossDetector(), repeats=4, validation=77, random_state=5).fit(
+            frame[["age", "income"]], frame["buys"]
+        )
+    assert (asked["repeats"], asked["validation"], asked["seed"]) == (4, 77, 5)
+
+
+def test_a_label_gets_a_name_that_no_column_has():
+    frame, name = estimator._joined(pd.DataFrame({"label": [1, 2], "label_": [3, 4]}), [5, 6])
+    assert (name, frame[name].tolist(), frame["label"].tolist()) == ("label__", [5, 6], [1, 2])
 
 
 @pytest.mark.slow

@@ -47,9 +47,10 @@ CONFUSED = 0.18
 """In a tidy table broken features cannot be told where rows look worse than controls more often
 than this: rows are unusual by nature there. Of labels it is no sign: wrong ones do just that."""
 
-ALONE = 0.6
+ALONE, PRECISION_ALONE = 0.6, 0.3
 """A shortcut stands alone where no other explains the spurious verdicts so well, as a share of how
-well it does. Patterns that a table has by nature come in company, since its columns go together."""
+well it does. Patterns that a table has by nature come in company, since its columns go together.
+Of the flags for one that stands alone fewer have to be right in a tidy table."""
 
 SMALL = 500
 """Below so many rows the controls are too few to be sure that a table is dirty."""
@@ -112,11 +113,10 @@ def weigh(
     # The detector learned from no larger minority: where it says more, it hears patterns that the
     # table has by nature.
     said[:, -1] = with_share(said[:, -1], TabularTask.minority_share)
-    as_dirty = dict.fromkeys(ERROR_TYPES, dirty)
+    least = {kind: _least_precision(kind, dirty) for kind in ERROR_TYPES}
     if _stands_alone(shortcuts):
-        as_dirty["spurious"] = 1.0
-    least = [_least_precision(kind, as_dirty[kind]) for kind in ERROR_TYPES]
-    thresholds = [flag_from(p, enough) for p, enough in zip(said.T, least, strict=True)]
+        least["spurious"] = min(least["spurious"], PRECISION_ALONE)
+    thresholds = [flag_from(p, least[kind]) for kind, p in _by_kind(said)]
     named = any(shortcut.suspected for shortcut in shortcuts)
     seen.append(named and bool((said[:, -1] >= thresholds[-1]).any()))
     thresholds = [t if can else 1.1 for t, can in zip(thresholds, seen, strict=True)]

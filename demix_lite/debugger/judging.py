@@ -29,7 +29,7 @@ from demix_lite.tasks.base import Encoder, Task, fit_model
 
 CONTROL_SHARE = 0.12
 LEAST_CONTROLS, MOST_CONTROLS = 120, 2000
-CONTROL_PLANS = 4
+LEAST_PLANS, CONTROLS_A_PLAN = 4, 30
 ENOUGH_ROWS, MOST_REPEATS = 6000, 5
 BATCHES, SMALLEST_BATCH, LARGEST_BATCH = 16, 16, 256
 Announce = Callable[[str], None]
@@ -171,9 +171,10 @@ def train_model(
 
 
 def draw_controls(task: Task, frame: pd.DataFrame, *, cut: int = 0, seed: object = 0) -> Controls:
-    """Copy some rows; break the label of one half and features of the other, in a few ways.
+    """Copy some rows; break the label of one half and features of the other, in some ways.
 
-    Features are broken in other ways in every cut, so that no way decides what is seen in a table.
+    The more copies, the more ways to break features, and others in every cut, so that none decides
+    what is seen in a table.
     Where a label can be wrong in more than one way, every second wrong one is that of another row:
     the frequent mistakes are harder to see than those drawn evenly.
     """
@@ -193,8 +194,9 @@ def draw_controls(task: Task, frame: pd.DataFrame, *, cut: int = 0, seed: object
     rows.loc[exchanged, task.target] = task.label.of_others(
         given[exchanged], frame[task.target], rng
     )
-    for number, part in enumerate(np.array_split(features, CONTROL_PLANS)):
-        way[part] = cut * CONTROL_PLANS + number
+    plans = max(LEAST_PLANS, len(features) // CONTROLS_A_PLAN)
+    for number, part in enumerate(np.array_split(features, plans)):
+        way[part] = cut * plans + number
         plan = task.plan_feature_errors(frame, rng)
         rows.loc[part] = task.corrupt_features(rows.loc[part], plan, rng)
     return Controls(rows, origin, kind, way)
