@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from demix_lite.diagnosis import ERROR_TYPES, Diagnosis, certain
+from demix_lite.errors import DemixError
 from demix_lite.repair import SPURIOUS_WEIGHT, _breaks_as_recorded, repair
 from demix_lite.tasks import get_task
 from demix_lite.tasks.labels import Classes
@@ -68,6 +69,12 @@ def test_the_minority_is_weighted_up_and_the_mean_weight_is_one(rows):
     ratio = float(done.weights[7] / done.weights[others][0])
     assert ratio == pytest.approx(SPURIOUS_WEIGHT, rel=1e-5)
     assert done.weights[others].unique().numel() == 1
+
+
+@pytest.mark.parametrize("option", ["labels", "features"])
+def test_an_unknown_way_to_repair_is_refused(rows, option):
+    with pytest.raises(DemixError, match=f"unknown way to repair {option} 'drop'"):
+        mend(rows, flags(rows, feature=[3]), **{option: "drop"})
 
 
 def test_no_flag_changes_nothing(rows):
