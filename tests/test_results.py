@@ -87,6 +87,8 @@ def test_a_ledger_of_other_columns_and_doubled_rows_is_read(tmp_path):
     assert found["f1_macro"].tolist() == [0.2]
     assert found["f1_any"].isna().all()
     assert results.read_rows(tmp_path / "absent.csv", COLUMNS).empty
+    with pytest.raises(DemixError, match="unknown data source 'reel'; did you mean 'real'"):
+        results.read_rows(tmp_path / "ledger.csv", COLUMNS, source="reel")
 
 
 def test_the_grid_names_every_row_once():
