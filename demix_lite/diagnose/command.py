@@ -194,7 +194,7 @@ def diagnose_frame(
     >>> from sklearn.datasets import load_wine
     >>> outcome = diagnose_frame(load_wine(as_frame=True).frame, "target")
     >>> print(outcome)  # doctest: +ELLIPSIS
-    your table: ... of 178 rows are suspicious (classification of target)
+    your table: ... of 178 rows ... suspicious (classification of target)
     ...
     """
     started = time.perf_counter()
