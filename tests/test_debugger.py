@@ -127,6 +127,8 @@ def test_what_is_said_in_several_cuts_is_compared_with_controls_of_one_each():
     several = replace(apart, by_cut=cuts)
     np.testing.assert_allclose(several.probability, apart.probability)
     assert dirtiness(several) == pytest.approx(dirtiness(apart))
+    alone, beside = (weigh(j, [], dirty=1.0)[1][0] for j in (apart, several))
+    assert beside.high == pytest.approx(alone.high, abs=0.001), "a row is drawn with all its cuts"
     noise = np.random.default_rng(0).normal(size=(3, *cuts.shape[1:]))
     noisy = replace(apart, by_cut=expit(logit(cuts) + noise))
     np.testing.assert_allclose(logit(noisy.probability), (logit(cuts) + noise).mean(axis=0))

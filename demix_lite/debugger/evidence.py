@@ -5,7 +5,7 @@ table, a clean one too. Whether they are *wrong* takes a yardstick of the table'
 copies of its rows in which we broke something. If errors like ours were in a share π of the rows,
 at least π times as many rows as controls would have to score as high as any level. So the smallest
 such ratio is an estimate of π: with endless controls π could be no larger, with a few dozen it may
-be. Errors are put in in a few ways, some easier to see than others; the median of their estimates
+be. Errors are put in in several ways, some easier to see than others; the median of their estimates
 is the share we believe in. The probabilities are brought down to it (their odds divided by one
 number) and flags are set on what is left. Where rows and controls score alike, the detector cannot
 see such errors here, and nothing is flagged. Of rows that break a shortcut there are no controls;
@@ -178,7 +178,7 @@ def _share(
 ) -> float:
     """Estimate the share of an error by the controls of each way it was put in; take the median."""
     controls, number = judgement.controls, ERROR_TYPES.index(kind)
-    rows = draw(judgement.by_cut[:, :, number].ravel())
+    rows = draw(judgement.by_cut[:, :, number].T).ravel()  # a row is drawn with all its cuts
     ways = [(controls.kind == kind) & (controls.way == w) for w in np.unique(controls.way)]
     found = [
         largest_share(rows, draw(judgement.of_controls[way, number])) for way in ways if way.any()
