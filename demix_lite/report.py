@@ -84,22 +84,33 @@ def recovered(row: Mapping[str, Any]) -> float:
     return round(gain / distance, 4) if distance > 0 else float("nan")
 
 
+def worth_in_words(row: Mapping[str, Any]) -> str:
+    """Say what the repair won of what knowing the true errors wins, whichever way it went.
+
+    Examples
+    --------
+    >>> found = {"metric_dirty": 0.70, "metric_repaired": 0.78, "metric_oracle": 0.80}
+    >>> worth_in_words(found | {"metric_better": "higher", "metric_name": "accuracy"})
+    'the repair won 80% of what knowing the true errors wins'
+    """
+    share = recovered(row)
+    if share != share:
+        change = row["metric_repaired"] - row["metric_dirty"]
+        return (
+            "there was nothing to win, for knowing the true errors does not help here; the repair "
+            f"changed {row['metric_name']} by {change:+.4f}"
+        )
+    if share < 0:
+        return "the repair did harm here"
+    if share > 1:
+        return "the repair won more than knowing the true errors does"
+    return f"the repair won {share:.0%} of what knowing the true errors wins"
+
+
 def run_report(row: Mapping[str, Any], *, data: str = "") -> str:
     """Return the printed report of one run; ``data`` says which data set, and which edition."""
     seconds = {k.removeprefix("seconds_"): v for k, v in row.items() if k.startswith("seconds_")}
     spent = ", ".join(f"{stage} {value:.1f}" for stage, value in seconds.items())
-    share = recovered(row)
-    worth = f"the repair won {share:.0%} of what knowing the true errors wins"
-    if share != share:
-        change = row["metric_repaired"] - row["metric_dirty"]
-        worth = (
-            "there was nothing to win, for knowing the true errors does not help here; the repair "
-            f"changed {row['metric_name']} by {change:+.4f}"
-        )
-    elif share < 0:
-        worth = "the repair did harm here"
-    elif share > 1:
-        worth = "the repair won more than knowing the true errors does"
     detected = detection_table(row).map("{:.3f}".format).replace("nan", "-").to_string()
     if row["clean_ratio"] == 1:
         detected = "No errors were put in: every flag is a mistake, and so is every repair."
@@ -118,7 +129,7 @@ def run_report(row: Mapping[str, Any], *, data: str = "") -> str:
             "The task model on clean test rows (groups: by label and side of the rule, those of at "
             "least 10 rows)",
             performed.to_string(),
-            worth,
+            worth_in_words(row),
             "",
             f"seconds: {spent}",
             f"total {sum(seconds.values()):.1f} s; peak memory {row['peak_mb']:.0f} MB",
