@@ -19,11 +19,11 @@ from toy import toy_learnable_splits, toy_number_splits, toy_number_task, toy_ta
 from demix_lite.baselines import (
     BASELINES,
     YARDSTICKS,
-    ceiling,
     composite,
     ddc,
     isolation_forest,
     knn_shapley,
+    yardsticks,
 )
 from demix_lite.baselines.datalab import issues
 from demix_lite.baselines.ddc import disagreeing, underperforming
@@ -517,8 +517,8 @@ def test_the_ceiling_flags_at_the_threshold_that_is_best_for_the_truth(
         asked.append(options)
         return np.column_stack([1 - 0.2 * known, 0.2 * known])
 
-    monkeypatch.setattr(ceiling, "held_out", certain)
-    monkeypatch.setattr(ceiling, "best_threshold", lambda known, said: said[known > 0].min())
+    monkeypatch.setattr(yardsticks, "held_out", certain)
+    monkeypatch.setattr(yardsticks, "best_threshold", lambda known, said: said[known > 0].min())
     said = YARDSTICKS[name](errors_of(easy)).predict(easy.run)
     np.testing.assert_array_equal(said.flag, easy.errors)
     assert asked == [{"folds": folds, "most": most}] * 3

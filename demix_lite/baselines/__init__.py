@@ -7,7 +7,6 @@ them (``Yardstick(errors)``), learns nothing, and stands in the ledger as a yard
 """
 
 from demix_lite.baselines.base import Baseline
-from demix_lite.baselines.ceiling import Ceiling, CeilingAllRows
 from demix_lite.baselines.composite import Composite
 from demix_lite.baselines.datalab import Datalab
 from demix_lite.baselines.dda_repair import DDARepair
@@ -23,10 +22,10 @@ from demix_lite.baselines.just_train_twice import JustTrainTwice
 from demix_lite.baselines.knn_shapley import KNNShapley
 from demix_lite.baselines.map_d import MapD
 from demix_lite.baselines.noisy_clicks import NoisyClicks
-from demix_lite.baselines.oracle import Oracle, Yardstick
 from demix_lite.baselines.random_guess import RandomGuess
 from demix_lite.baselines.reward_margin import RewardMargin
 from demix_lite.baselines.summary_gbm import SummaryGBM
+from demix_lite.baselines.yardsticks import Ceiling, CeilingAllRows, Oracle, Yardstick
 
 BASELINES: dict[str, type[Baseline]] = {
     method.name: method
