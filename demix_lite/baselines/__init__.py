@@ -9,11 +9,11 @@ them (``Yardstick(errors)``), learns nothing, and stands in the ledger as a yard
 from demix_lite.baselines.base import Baseline
 from demix_lite.baselines.composite import Composite
 from demix_lite.baselines.datalab import Datalab
-from demix_lite.baselines.dda_repair import DDARepair
 from demix_lite.baselines.ddc import DDC
 from demix_lite.baselines.influence_signals import (
     AverageAbsoluteInfluence,
     ClassGradient,
+    DDARepair,
     MarginalInfluence,
     SelfInfluence,
 )

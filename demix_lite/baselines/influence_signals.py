@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from demix_lite.baselines.base import Baseline
 from demix_lite.detector.runs import Run
+from demix_lite.diagnosis import ERROR_TYPES
 from demix_lite.influence import InfluenceSource
 
 BLOCK = 512
@@ -28,18 +29,9 @@ STUDY = (
 class InfluenceSignal(Baseline):
     """A signal that sums up a row's influence on the validation samples.
 
-    Parameters
-    ----------
-    checkpoints : {"both", "final"}
-        Add up the influence under the early and the trained model, or take the trained one alone.
-
-    Attributes
-    ----------
-    channels : tuple of str
-        The influence channels whose product is summed over checkpoints: inner products of
-        gradients, or their cosines.
-    samples : int, optional
-        Validation samples that are looked at; all of them by default.
+    ``checkpoints`` adds up the influence under the early and the trained model (``"both"``), or
+    takes the trained one alone. The product of the ``channels`` is what is added up: inner products
+    of gradients, or their cosines. ``samples`` limits the validation samples that are looked at.
     """
 
     claims: ClassVar[tuple[str, ...]] = ("label",)
@@ -52,6 +44,10 @@ class InfluenceSignal(Baseline):
     def signal(self, influence: Tensor, groups: Tensor) -> Tensor:
         """Sum up influence ``(n, M)`` on validation samples of label groups ``(M,)``."""
 
+    def product(self, block: Tensor) -> Tensor:
+        """Return the influence under one checkpoint from its channels ``(n, C, M)``."""
+        return block.prod(1)
+
     def scores(self, run: Run) -> np.ndarray:
         """Return the signal of every row, shape ``(N,)``."""
         groups = _label_groups(run)
@@ -61,10 +57,6 @@ class InfluenceSignal(Baseline):
         start = torch.zeros(())
         summed = (sum(map(self.product, b), start) for b in zip(*streams, strict=True))
         return torch.cat([self.signal(block, groups) for block in summed]).numpy()
-
-    def product(self, block: Tensor) -> Tensor:
-        """Return the influence under one checkpoint from its channels ``(n, C, M)``."""
-        return block.prod(1)
 
     def _blocks(self, run: Run, model: nn.Module) -> Iterator[Tensor]:
         """Yield raw channels of all rows, block by block, in order, shape ``(n, C, M)``."""
@@ -78,6 +70,14 @@ class InfluenceSignal(Baseline):
             device=run.sources[0].device,
         )
         return (block for _, block in source.blocks(run.samples, block_size=BLOCK))
+
+
+def _label_groups(run: Run) -> Tensor:
+    """Number the label groups of the validation samples."""
+    target = run.task.target
+    labels = run.valid.loc[run.valid_index, target]
+    groups = run.task.label.groups(labels, run.train[target])
+    return torch.from_numpy(np.unique(groups.to_numpy(), return_inverse=True)[1])
 
 
 class SelfInfluence(InfluenceSignal):
@@ -100,14 +100,7 @@ class SelfInfluence(InfluenceSignal):
 
 
 class AverageAbsoluteInfluence(InfluenceSignal):
-    """The mean size of a row's influence, helpful or harmful: nothing cancels.
-
-    Examples
-    --------
-    >>> influence = torch.tensor([[1.0, -1.0], [0.5, 0.5]])
-    >>> AverageAbsoluteInfluence().signal(influence, torch.tensor([0, 1]))
-    tensor([1.0000, 0.5000])
-    """
+    """The mean size of a row's influence, helpful or harmful: nothing cancels."""
 
     name = "average_absolute_influence"
 
@@ -117,14 +110,7 @@ class AverageAbsoluteInfluence(InfluenceSignal):
 
 
 class MarginalInfluence(InfluenceSignal):
-    """How harmful a row is to all validation samples together: minus the sum of its influence.
-
-    Examples
-    --------
-    >>> influence = torch.tensor([[1.0, -1.0], [-0.5, -0.5]])
-    >>> MarginalInfluence().signal(influence, torch.tensor([0, 1]))
-    tensor([-0., 1.])
-    """
+    """How harmful a row is to all validation samples together: minus the sum of its influence."""
 
     name = "marginal_influence"
 
@@ -157,10 +143,21 @@ class ClassGradient(InfluenceSignal):
         return -(influence @ members).min(1).values
 
 
-def _label_groups(run: Run) -> Tensor:
-    labels, reference = (
-        run.valid.loc[run.valid_index, run.task.target],
-        run.train[run.task.target],
-    )
-    groups = run.task.label.groups(labels, reference)
-    return torch.from_numpy(np.unique(groups.to_numpy(), return_inverse=True)[1])
+class DDARepair(InfluenceSignal):
+    """Minus the mean cosine of a row's gradient with those of the validation samples.
+
+    Data attribution by one scalar. Unlike marginal influence it looks at directions only: a row
+    with a long gradient, or a validation sample with one, has no more say than others. One scalar
+    cannot name the error; what it flags goes through the same repair as the flags of every other
+    method.
+    """
+
+    name = "dda_repair"
+    claims = ERROR_TYPES
+    space: ClassVar = {"checkpoints": ("final", "both")}
+    reference = "debugging by data attribution; influence: Pruthi et al. (2020), arXiv:2002.08484"
+    channels = ("influence",)
+
+    def signal(self, influence: Tensor, groups: Tensor) -> Tensor:
+        """Return minus the mean influence."""
+        return -influence.mean(1)
