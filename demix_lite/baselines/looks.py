@@ -1,9 +1,8 @@
 """What the baselines look at: the rows of a run and out-of-fold predictions, computed once."""
 
-import weakref
 from collections.abc import Callable, Hashable
 from functools import wraps
-from typing import Concatenate, ParamSpec
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
@@ -16,25 +15,20 @@ LABEL_BINS = 5
 # Shallow and slow trees do not learn wrong labels by heart.
 BOOSTING = {"max_leaf_nodes": 8, "learning_rate": 0.05, "early_stopping": False}
 
-More = ParamSpec("More")
+OfRun = Callable[..., np.ndarray]
 
 
-def once_per_run(
-    compute: Callable[Concatenate[Run, More], np.ndarray],
-) -> Callable[Concatenate[Run, More], np.ndarray]:
+def once_per_run(compute: OfRun) -> OfRun:
     """Remember what was computed for a run (and further hashable arguments) while the run lives."""
-    kept: dict[int, dict[Hashable, np.ndarray]] = {}
+    kept: WeakKeyDictionary[Run, dict[tuple[Hashable, ...], np.ndarray]] = WeakKeyDictionary()
 
     @wraps(compute)
-    def remembered(run: Run, *args: More.args, **kwargs: More.kwargs) -> np.ndarray:
-        if id(run) not in kept:
-            kept[id(run)] = {}
-            weakref.finalize(run, kept.pop, id(run), None)
-        mine, key = kept[id(run)], (args, tuple(sorted(kwargs.items())))
-        if key not in mine:
-            mine[key] = compute(run, *args, **kwargs)
-            mine[key].setflags(write=False)
-        return mine[key]
+    def remembered(run: Run, *more: Hashable) -> np.ndarray:
+        mine = kept.setdefault(run, {})
+        if more not in mine:
+            mine[more] = compute(run, *more)
+            mine[more].setflags(write=False)
+        return mine[more]
 
     return remembered
 
@@ -43,11 +37,8 @@ def once_per_run(
 def out_of_fold(run: Run) -> np.ndarray:
     """Predict every label of a run by gradient boosting on the features of the other folds.
 
-    Returns
-    -------
-    array
-        Probabilities of the task's classes, shape ``(N, classes)``; or predictions of the scaled
-        number, shape ``(N,)``.
+    Returns probabilities of the task's classes, shape ``(N, classes)``; or predictions of the
+    scaled number, shape ``(N,)``.
     """
     columns, categorical = run.columns()
     classes = class_count(run)

@@ -89,7 +89,7 @@ def _normal_scores(grid: Tensor) -> Tensor:
     return torch.from_numpy(ndtri((rank.clamp(0.5, QUANTILES - 0.5) / QUANTILES).numpy())).float()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Run:
     """One dirty training set seen through one trained model.
 
