@@ -6,7 +6,6 @@ score becomes a rank, and the share of each error at each rank is the probabilit
 fixed mapping from the score to the names of the errors, and no baseline suffers from a threshold.
 """
 
-import itertools
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
+from sklearn.model_selection import ParameterGrid
 
 from demix_lite.detector.environments import Environment
 from demix_lite.detector.runs import Run
@@ -30,10 +30,7 @@ BINS = 50
 class Baseline(ABC):
     """A method that scores the rows of a run.
 
-    Parameters
-    ----------
-    **settings
-        Fixed hyper-parameters; those left out are chosen from ``space`` by :meth:`fit`.
+    Its settings are chosen by :meth:`fit`, all but those given.
 
     Attributes
     ----------
@@ -42,7 +39,7 @@ class Baseline(ABC):
     claims : tuple of str
         The error types the method itself claims to find; all types are mapped all the same.
     space : dict
-        Hyper-parameter to the values tried by :meth:`fit`; the first is the default.
+        Setting to the values tried by :meth:`fit`; the first is the default.
     reference : str
         The publication or the library the method comes from.
     """
@@ -56,8 +53,8 @@ class Baseline(ABC):
         unknown = set(settings) - set(self.space)
         if unknown:
             raise DemixError(f"{self.name} has no setting {', '.join(sorted(unknown))}.")
+        self.fixed = settings
         self.settings = {key: values[0] for key, values in self.space.items()} | settings
-        self.fixed = set(settings)
         self.rates: np.ndarray | None = None
 
     @classmethod
@@ -73,29 +70,22 @@ class Baseline(ABC):
         """Choose the settings and learn the mapping on environments with known errors."""
         best = -np.inf
         winner: tuple[dict[str, Any], np.ndarray | None] = (self.settings, None)
-        for settings in self._grid():
+        tried = self.space | {key: (value,) for key, value in self.fixed.items()}
+        for settings in ParameterGrid(tried):
             self.settings = settings
             places = [_places(self.scores(e.run)) for e in environments]
             self.rates = _rates(places, [e.errors for e in environments])
-            reached = np.mean(
-                [
-                    _mean_f1(self._diagnose(place, e.run), e)
-                    for place, e in zip(places, environments, strict=True)
-                ]
-            )
+            said = [
+                self._diagnose(place, e.run) for place, e in zip(places, environments, strict=True)
+            ]
+            reached = np.mean([_mean_f1(*pair) for pair in zip(said, environments, strict=True)])
             if reached > best:
                 best, winner = float(reached), (settings, self.rates)
         self.settings, self.rates = winner
         return self
 
     def predict(self, run: Run) -> Diagnosis:
-        """Diagnose every row of a run.
-
-        Raises
-        ------
-        DemixError
-            If the baseline was not fitted.
-        """
+        """Diagnose every row of a run; refuse to before :meth:`fit`."""
         if self.rates is None:
             raise DemixError(f"fit the baseline {self.name} before it judges a run.")
         return self._diagnose(_places(self.scores(run)), run)
@@ -115,16 +105,6 @@ class Baseline(ABC):
         baseline.rates = None if kept["rates"] is None else np.array(kept["rates"])
         return baseline
 
-    def _grid(self) -> list[dict[str, Any]]:
-        choices = {
-            key: (self.settings[key],) if key in self.fixed else values
-            for key, values in self.space.items()
-        }
-        return [
-            dict(zip(choices, picked, strict=True))
-            for picked in itertools.product(*choices.values())
-        ]
-
     def _diagnose(self, places: np.ndarray, run: Run) -> Diagnosis:
         assert self.rates is not None
         probability = np.take_along_axis(self.rates, places, axis=0)
@@ -142,20 +122,18 @@ def _places(scores: np.ndarray) -> np.ndarray:
 
 def _rates(places: Sequence[np.ndarray], errors: Sequence[np.ndarray]) -> np.ndarray:
     """Return the share of each error in each bin, shape ``(BINS, 3)``; empty bins get the mean."""
-    place, truth = np.concatenate(places), np.concatenate(errors)
     columns = []
-    for kind in range(len(ERROR_TYPES)):
-        rows = np.bincount(place[:, kind], minlength=BINS)
-        hits = np.bincount(place[:, kind], weights=truth[:, kind], minlength=BINS)
+    for place, truth in zip(np.concatenate(places).T, np.concatenate(errors).T, strict=True):
+        rows = np.bincount(place, minlength=BINS)
+        hits = np.bincount(place, weights=truth, minlength=BINS)
         # One row's worth of the overall share keeps an empty bin honest.
-        columns.append((hits + truth[:, kind].mean()) / (rows + 1))
+        columns.append((hits + truth.mean()) / (rows + 1))
     return np.column_stack(columns)
 
 
 def _mean_f1(diagnosis: Diagnosis, environment: Environment) -> float:
     """Return the mean F1 over the error types that occur in the environment."""
-    errors = pd.DataFrame(
-        environment.errors, columns=list(ERROR_TYPES), index=environment.run.index
-    )
+    index = environment.run.index
+    errors = pd.DataFrame(environment.errors, columns=list(ERROR_TYPES), index=index)
     reached = score(diagnosis, errors)
     return float(np.nanmean([reached[f"f1_{kind}"] for kind in ERROR_TYPES]))
