@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 from sklearn.neighbors import KNeighborsClassifier
-from torch import nn
 
 from demix_lite.baselines.base import Baseline
 from demix_lite.baselines.retraining import retrain, row_losses, run_seed
@@ -30,11 +29,6 @@ class MapD(Baseline):
     publication ranks rows by a consistency score, to which the speed of learning is the known
     stand-in: Jiang et al., 2021.) The model is trained again with the changed copies among the
     rows.
-
-    Parameters
-    ----------
-    neighbours : int
-        Probes that vote.
     """
 
     name = "map_d"
@@ -90,9 +84,7 @@ def _loss_curves(run: Run, changed: pd.DataFrame, name: str) -> np.ndarray:
     frame = pd.concat([run.train, changed], ignore_index=True)
     samples = run.encoder.transform(frame, run.task.target)
     curves: list[np.ndarray] = []
-
-    def record(model: nn.Module) -> None:
-        curves.append(row_losses(run, model, samples))
-
-    retrain(run, samples, name, after_epoch=record)
+    retrain(
+        run, samples, name, after_epoch=lambda model: curves.append(row_losses(run, model, samples))
+    )
     return np.column_stack(curves)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 from demix_lite.detector.runs import Run
 from demix_lite.influence.vectors import Samples
@@ -42,5 +42,4 @@ def retrain(
 def row_losses(run: Run, model: nn.Module, samples: Samples) -> np.ndarray:
     """Return the loss of every sample, shape ``(n,)``."""
     inputs, targets = samples
-    losses: Tensor = run.task.loss(predict(model, inputs), targets)
-    return losses.double().numpy()
+    return run.task.loss(predict(model, inputs), targets).double().numpy()

@@ -13,7 +13,6 @@ import joblib
 import numpy as np
 import torch
 from sklearn.ensemble import HistGradientBoostingClassifier
-from torch import Tensor
 
 from demix_lite.detector.environments import Environment
 from demix_lite.detector.ranks import normal_ranks
@@ -25,17 +24,10 @@ from demix_lite.whole_file import whole_file
 AGREEMENT = CHANNELS.index("label_agreement")
 
 
-def _features(vectors: Tensor) -> np.ndarray:
-    return normal_ranks(summaries(vectors.float(), AGREEMENT).numpy())
-
-
 class SummaryGBM:
     """Gradient boosting on run-ranked summaries, one model per error type.
 
-    Parameters
-    ----------
-    rows : int
-        Rows taken from every training environment.
+    It learns from ``rows`` rows of every training environment.
     """
 
     name: ClassVar[str] = "summary_gbm"
@@ -46,12 +38,9 @@ class SummaryGBM:
 
     def fit(self, environments: Sequence[Environment]) -> Self:
         """Fit on a sample of rows of every environment, ranked within that sample."""
-        inputs, truth = [], []
-        for environment in environments:
-            vectors, errors = environment.sample(self.rows)
-            inputs.append(_features(vectors))
-            truth.append(errors.numpy())
-        x, y = np.vstack(inputs), np.vstack(truth)
+        samples = [environment.sample(self.rows) for environment in environments]
+        x = np.vstack([normal_ranks(summaries(v.float(), AGREEMENT).numpy()) for v, _ in samples])
+        y = np.vstack([errors.numpy() for _, errors in samples])
         self.models = [
             HistGradientBoostingClassifier(
                 max_iter=200,
