@@ -52,18 +52,7 @@ class DDC(Baseline):
 
 
 def cleanlab(module: str) -> ModuleType:
-    """Import a module of Cleanlab.
-
-    Raises
-    ------
-    DemixError
-        If Cleanlab, or what it needs, is not installed.
-
-    Examples
-    --------
-    >>> cleanlab("rank").get_label_quality_scores.__name__
-    'get_label_quality_scores'
-    """
+    """Import a module of Cleanlab; say what to install if it is not there."""
     try:
         return importlib.import_module(f"cleanlab.{module}")
     except ImportError as error:

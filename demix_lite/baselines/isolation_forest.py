@@ -14,10 +14,7 @@ TREES = 200
 
 @once_per_run
 def isolation(run: Run, samples: int = 256) -> np.ndarray:
-    """Return how early random splits isolate every row of the encoded inputs, shape ``(N,)``.
-
-    A tree is grown on ``samples`` rows, or all of them if there are fewer.
-    """
+    """Return how early trees of ``samples`` rows isolate every encoded row, shape ``(N,)``."""
     rows = encoded(run)
     forest = Forest(n_estimators=TREES, max_samples=min(samples, len(rows)), random_state=0)
     return -forest.fit(rows).score_samples(rows)

@@ -14,12 +14,8 @@ class JustTrainTwice(Baseline):
 
     With two classes a row is wrong exactly when its loss exceeds log 2, so the loss ranks the
     error set of the publication first; with more classes and with numbers it keeps the idea. The
-    second training, with these rows weighted up, is the repair of spurious errors.
-
-    Parameters
-    ----------
-    epochs : int
-        Epochs of the identification model (the T of the publication).
+    second training, with these rows weighted up, is the repair of spurious errors. ``epochs`` is
+    the T of the publication.
     """
 
     name = "just_train_twice"

@@ -21,12 +21,7 @@ class NoisyClicks(Baseline):
     A click is recorded with probability (1 − a) p + b (1 − p), where p is the model's own
     probability that the user takes the item, a the rate of lost and b that of false clicks. The
     model and both rates are learned together by maximum likelihood, and by Bayes' rule they say of
-    every sample how likely its label is wrong.
-
-    Parameters
-    ----------
-    rate : float
-        Both rates before training.
+    every sample how likely its label is wrong. Before training both rates are ``rate``.
     """
 
     name = "noisy_clicks"
@@ -57,12 +52,8 @@ class NoisyClicks(Baseline):
 class Noisy(nn.Module):
     """A model of clicks behind a channel that loses some and makes some up.
 
-    Parameters
-    ----------
-    model : nn.Module
-        Returns the log-odds that the item is taken, shape ``(n, 1)``.
-    rate : float
-        Rates of lost and of false clicks before training, in (0, 1/2).
+    ``model`` returns the log-odds that the item is taken, shape ``(n, 1)``; ``rate``, in (0, 1/2),
+    is that of lost and of false clicks before training.
 
     Examples
     --------

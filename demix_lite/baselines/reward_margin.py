@@ -15,12 +15,8 @@ class RewardMargin(Baseline):
     """Where a pair stands in the distribution of the margins of preferred over other answers.
 
     At the low end the model contradicts the record: a swapped preference, or a pair that breaks
-    what the others agree on. In the middle it sees no difference: the texts may be broken.
-
-    Parameters
-    ----------
-    model : str
-        The model at the end of training, or as it was after the first epoch.
+    what the others agree on. In the middle it sees no difference: the texts may be broken. The
+    model asked is that at the end of training, or as it was after the first epoch.
     """
 
     name = "reward_margin"
