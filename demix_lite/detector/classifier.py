@@ -272,7 +272,7 @@ class ErrorDetector:
 
     def _seen(self, run: Run) -> Run:
         """Return the run with its values relative to what this detector compares with."""
-        return run if self.pooled_scale is None else run.rescaled(self.pooled_scale)
+        return run if self.pooled_scale is None else replace(run, scale=self.pooled_scale)
 
     def _train_rounds(self, chain: list[SecondPass], environments: Sequence[Environment]) -> None:
         """Train one network a round, each on the verdicts of the round before."""

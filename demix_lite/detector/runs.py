@@ -6,8 +6,8 @@ from one run, architecture or data set to another.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from demix_lite.errors import DemixError
 from demix_lite.influence import InfluenceSource
-from demix_lite.influence.vectors import Samples, flat_inputs
+from demix_lite.influence.vectors import Samples
 from demix_lite.models.training import Trained, count, take
 from demix_lite.seeds import derive_seed
 from demix_lite.tasks.base import Encoder, Task
@@ -51,11 +51,8 @@ REFERENCE_ROWS = 512
 class RelativeScale:
     """Replaces every value by the normal score of its rank within the run.
 
-    Parameters
-    ----------
-    reference : Tensor
-        Vectors of a sample of the run's training rows, shape ``(n, C, M)``. Those
-        ``grid[None]`` of a scale make the same scale again.
+    ``reference`` are vectors of a sample of the run's training rows, shape ``(n, C, M)``; those
+    ``grid[None]`` of a scale make the same scale again.
 
     Examples
     --------
@@ -82,7 +79,7 @@ class RelativeScale:
 
 def _normal_scores(grid: Tensor) -> Tensor:
     """Score of every place in the grid; tied values share the middle of their ranks."""
-    left = torch.searchsorted(grid, grid, right=False)
+    left = torch.searchsorted(grid, grid)
     right = torch.searchsorted(grid, grid, right=True)
     rank = torch.cat([(left + right) / 2, torch.tensor([float(QUANTILES)])])
     # Beyond the last grid point there is one more place, with the largest score.
@@ -93,24 +90,10 @@ def _normal_scores(grid: Tensor) -> Tensor:
 class Run:
     """One dirty training set seen through one trained model.
 
-    This is all that a detector or a baseline may look at.
-
-    Attributes
-    ----------
-    task, architecture
-        The task and the name of its model's architecture.
-    encoder, trained
-        The encoder and the model, both fitted on ``train``.
-    train, valid : DataFrame
-        Training and validation rows as the user has them, errors included.
-    samples : tuple
-        Encoded training inputs and targets.
-    sources : tuple of InfluenceSource
-        The trained and the early model against the validation samples.
-    scale : RelativeScale
-        Makes the channels relative to this run.
-    valid_index : Index
-        Row labels of the M validation samples, in the order of the vectors.
+    This is all that a detector or a baseline may look at: the rows as the user has them, errors
+    included; the ``encoder`` and the ``trained`` model, both fitted on ``train``; the encoded
+    training ``samples``; the influence on the validation samples ``valid_index`` under the trained
+    and the early model (``sources``), and the ``scale`` that makes it relative to this run.
     """
 
     task: Task
@@ -151,10 +134,6 @@ class Run:
         """Return the vectors of the first rows as they are, not relative to anything."""
         return _raw_vectors(self.sources, take(self.samples, torch.arange(min(rows, len(self)))))
 
-    def rescaled(self, scale: RelativeScale) -> Self:
-        """Return the run with its values relative to something else."""
-        return replace(self, scale=scale)
-
     def blocks(self, *, size: int = 512) -> Iterator[Tensor]:
         """Yield the relative vectors of all rows, block by block, in order."""
         return map(self.vectors, torch.arange(len(self)).split(size))
@@ -187,9 +166,7 @@ def open_run(
     train, valid : DataFrame
         Training and validation rows as the user has them, errors included.
     validation : int
-        Number M of validation samples, drawn at random; all of them if there are fewer.
-    seed : object
-        Names the draw.
+        Number M of validation samples, drawn under the name ``seed``; all if there are fewer.
     device : optional
         Where influence is computed; the CPU by default.
     """
@@ -197,22 +174,14 @@ def open_run(
         raise DemixError(f"validation must be at least 1 sample, not {validation}.")
     draw = torch.Generator().manual_seed(derive_seed(task.name, "run", seed))
     samples = encoder.transform(train, task.target)
-    valid_samples = encoder.transform(valid, task.target)
     chosen = torch.randperm(len(valid), generator=draw)[:validation]
-    valid_samples = take(valid_samples, chosen)
-
-    def source(model: torch.nn.Module, channels: tuple[str, ...]) -> InfluenceSource:
-        return InfluenceSource(
-            model,
-            task.loss,
-            valid_samples,
-            channels,
-            partners=len(train),
-            device=device,
-            features=getattr(encoder, "features", flat_inputs),
-        )
-
-    sources = (source(trained.model, FINAL_CHANNELS), source(trained.early, EARLY_CHANNELS))
+    valid_samples = take(encoder.transform(valid, task.target), chosen)
+    features = getattr(encoder, "features", None)
+    options: dict[str, Any] = {"partners": len(train), "device": device, "features": features}
+    sources = (
+        InfluenceSource(trained.model, task.loss, valid_samples, FINAL_CHANNELS, **options),
+        InfluenceSource(trained.early, task.loss, valid_samples, EARLY_CHANNELS, **options),
+    )
     reference = torch.randperm(count(samples[0]), generator=draw)[:REFERENCE_ROWS]
     scale = RelativeScale(_raw_vectors(sources, take(samples, reference)))
     valid_index = valid.index[chosen.numpy()]
