@@ -27,7 +27,7 @@ from demix_lite.baselines.map_d import (
 )
 from demix_lite.baselines.retraining import run_seed
 from demix_lite.detector import CHANNELS, make_environment
-from demix_lite.detector.ranks import normal_ranks
+from demix_lite.detector.runs import normal_ranks
 from demix_lite.detector.set_transformer import summaries
 from demix_lite.diagnosis import ERROR_TYPES, score
 from demix_lite.errors import DemixError

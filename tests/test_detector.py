@@ -25,8 +25,7 @@ from demix_lite.detector import (
 )
 from demix_lite.detector.classifier import POOLED_ROWS, _pooled_scale, _split, _thinned
 from demix_lite.detector.interventions import alignment_loss, contrastive_loss, validation_view
-from demix_lite.detector.ranks import normal_ranks
-from demix_lite.detector.runs import RelativeScale
+from demix_lite.detector.runs import RelativeScale, normal_ranks
 from demix_lite.detector.second_pass import (
     Judged,
     Rows,

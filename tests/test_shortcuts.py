@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from demix_lite.detector.ranks import normal_ranks
+from demix_lite.detector.runs import normal_ranks
 from demix_lite.detector.shortcuts import (
     CANDIDATES,
     FACTS,

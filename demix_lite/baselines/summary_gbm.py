@@ -15,8 +15,7 @@ import torch
 from sklearn.ensemble import HistGradientBoostingClassifier
 
 from demix_lite.detector.environments import Environment
-from demix_lite.detector.ranks import normal_ranks
-from demix_lite.detector.runs import CHANNELS, Run
+from demix_lite.detector.runs import CHANNELS, Run, normal_ranks
 from demix_lite.detector.set_transformer import summaries
 from demix_lite.diagnosis import ERROR_TYPES, Diagnosis
 from demix_lite.whole_file import whole_file

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy.special import ndtri
+from scipy.stats import rankdata
 from torch import Tensor
 
 from demix_lite.errors import DemixError
@@ -46,6 +47,17 @@ CHANNELS = (*FINAL_CHANNELS, *(f"early {name}" for name in EARLY_CHANNELS))
 
 QUANTILES = 256
 REFERENCE_ROWS = 512
+
+
+def normal_ranks(values: np.ndarray) -> np.ndarray:
+    """Replace every value by the normal score of its rank within its column.
+
+    Examples
+    --------
+    >>> normal_ranks(np.array([[3.0], [1.0], [2.0]])).round(2).ravel().tolist()
+    [0.97, -0.97, 0.0]
+    """
+    return ndtri((rankdata(values, axis=0) - 0.5) / len(values))
 
 
 class RelativeScale:

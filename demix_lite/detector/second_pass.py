@@ -27,8 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from demix_lite.cross_fit import held_out, in_bins
-from demix_lite.detector.ranks import normal_ranks
-from demix_lite.detector.runs import Run
+from demix_lite.detector.runs import Run, normal_ranks
 from demix_lite.detector.shortcuts import Candidates, ShortcutScorer, candidates, train_scorer
 from demix_lite.models.training import minimise
 

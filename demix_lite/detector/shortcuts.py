@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from demix_lite.detector.ranks import normal_ranks
+from demix_lite.detector.runs import normal_ranks
 from demix_lite.models.training import minimise
 
 LEVELS = np.linspace(0.04, 0.96, 24)

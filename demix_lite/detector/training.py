@@ -15,8 +15,7 @@ from tqdm import tqdm
 
 from demix_lite.detector.environments import Environment
 from demix_lite.detector.interventions import alignment_loss, contrastive_loss, validation_view
-from demix_lite.detector.ranks import normal_ranks
-from demix_lite.detector.runs import CHANNELS
+from demix_lite.detector.runs import CHANNELS, normal_ranks
 from demix_lite.detector.set_transformer import Pooling, SetTransformer
 from demix_lite.errors import unknown_name
 from demix_lite.models.training import minimise
