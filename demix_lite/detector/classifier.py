@@ -266,9 +266,7 @@ class ErrorDetector:
         self.first.eval()
         blocks = (block for run in runs for block in self._seen(run).blocks(size=BLOCK))
         hidden, logits = self.first.judge(torch.cat([self.first.embed(block) for block in blocks]))
-        parts = [Rows.of(run) for run in runs]
-        rows = replace(parts[0], columns=np.concatenate([part.columns for part in parts]))
-        return Judged(rows, hidden, logits)
+        return Judged(Rows.of(*runs), hidden, logits)
 
     def _seen(self, run: Run) -> Run:
         """Return the run with its values relative to what this detector compares with."""

@@ -50,14 +50,8 @@ WIDTH, EPOCHS = 96, 8
 class Rows:
     """The rows of a run as models of trees read them.
 
-    Attributes
-    ----------
-    columns : array
-        Features and, last, the label of every row, categories as codes, shape ``(N, d + 1)``.
-    categorical : array
-        Which columns hold categories, boolean, shape ``(d + 1,)``.
-    classes : int
-        Number of classes; 0 if the label is a number.
+    ``columns`` are features and, last, the label, ``(N, d + 1)``, categories as codes;
+    ``categorical`` says which are categories, and ``classes`` is 0 if the label is a number.
     """
 
     columns: np.ndarray
@@ -65,10 +59,10 @@ class Rows:
     classes: int
 
     @classmethod
-    def of(cls, run: Run) -> "Rows":
-        """Return the rows of a run."""
-        columns, categorical = run.columns()
-        return cls(columns, categorical, run.task.label.classes)
+    def of(cls, *runs: Run) -> "Rows":
+        """Return the rows of a run, or of those over the parts of one table."""
+        columns, categorical = zip(*(run.columns() for run in runs), strict=True)
+        return cls(np.concatenate(columns), categorical[0], runs[0].task.label.classes)
 
     @cached_property
     def plain_support(self) -> np.ndarray:
@@ -93,15 +87,9 @@ def consensus(rows: Rows, verdicts: np.ndarray, *, seed: int = 0) -> np.ndarray:
     >>> bool(np.square(better - truth).mean() < np.square(noisy - truth).mean())
     True
     """
-    model = HistGradientBoostingRegressor(
-        **TREES,
-        **CONSENSUS_TREES,
-        categorical_features=rows.categorical,
-        random_state=seed % 2**32,
-    )
-    agreed = [
-        held_out(model, rows.columns, verdict, folds=FOLDS, seed=seed) for verdict in verdicts.T
-    ]
+    options = {**TREES, **CONSENSUS_TREES, "random_state": seed % 2**32}
+    model = HistGradientBoostingRegressor(categorical_features=rows.categorical, **options)
+    agreed = [held_out(model, rows.columns, v, folds=FOLDS, seed=seed) for v in verdicts.T]
     return np.column_stack(agreed).clip(0.0, 1.0)
 
 
@@ -154,15 +142,7 @@ def _number_support(said: np.ndarray, labels: np.ndarray, weights: np.ndarray) -
 
 @dataclass
 class Judged:
-    """A run and what is known of its rows so far.
-
-    Attributes
-    ----------
-    rows : Rows
-        The rows.
-    hidden, logits : Tensor
-        Features of the first pass, and the latest verdicts, shapes ``(N, hidden)`` and ``(N, 3)``.
-    """
+    """Rows of a run, with features of the first pass and the latest verdicts, logits ``(N, 3)``."""
 
     rows: Rows
     hidden: Tensor

@@ -36,14 +36,9 @@ WIDTH, STEPS, CANDIDATES = 48, 800, 256
 class Candidates:
     """All candidate rules of one run.
 
-    Attributes
-    ----------
-    conditions : array
-        Whether a condition holds, 0 or 1, shape ``(N, C)``.
-    targets : array
-        How likely the true label is a target, shape ``(N, T)``.
-    facts : array
-        What describes a rule, shape ``(C * T, FACTS)``, the targets of a condition side by side.
+    ``conditions`` say whether each holds, 0 or 1, ``(N, C)``; ``targets`` how likely the true label
+    is each, ``(N, T)``; ``facts`` describe a rule, ``(C * T, FACTS)``, the targets of a condition
+    side by side.
     """
 
     conditions: np.ndarray
