@@ -85,36 +85,21 @@ class ErrorDetector:
     the paper. Second pass, in rounds: the consensus of the verdicts so far within the run.
     Probabilities are calibrated on environments used for neither.
 
-    Parameters
-    ----------
-    settings : DetectorSettings, optional
-        Sizes and training settings.
-
-    Notes
-    -----
     The detector judges a *run*: a row counts as suspicious by how it differs from the other rows
     of its run. Judge the rows of one training set together.
     """
 
     def __init__(self, settings: DetectorSettings | None = None):
-        self.settings = settings or DetectorSettings()
-        self.name = self.settings.name
-        width, training = self.settings.width, self.settings.training
+        own = settings or DetectorSettings()
+        self.settings, self.name = own, own.name
+        names = ["rounds", "practised"][: 1 + own.practises]
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(training.seed)
+            torch.manual_seed(own.training.seed)
             self.first = FirstPass(
-                self.settings.channels,
-                width,
-                pooling=self.settings.pooling,
-                relative=self.settings.relative,
-                summarise=self.settings.summarise,
+                own.channels, own.width, own.pooling, own.relative, own.summarise
             )
-            plain = self.settings.plain_support
-            names = ["rounds", "practised"][: 1 + self.settings.practises]
             self.chains = {
-                name: [
-                    SecondPass(2 * width, plain_support=plain) for _ in range(self.settings.rounds)
-                ]
+                name: [SecondPass(2 * own.width, own.plain_support) for _ in range(own.rounds)]
                 for name in names
             }
         parts = {name: nn.ModuleList(chain) for name, chain in self.chains.items()}
@@ -169,23 +154,14 @@ class ErrorDetector:
         values are relative to their own part.
         """
         judged = self._first_pass(*runs)
-        odds = [
-            slope * _logits(chain, judged) + shift
-            for chain, (slope, shift) in zip(
-                self.chains.values(), self.calibration.swapaxes(1, 2), strict=True
-            )
-        ]
-        return expit(np.mean(odds, axis=0))
+        said = np.stack([_logits(chain, judged) for chain in self.chains.values()])
+        slopes, shifts = self.calibration[:, None, :, 0], self.calibration[:, None, :, 1]
+        return expit((slopes * said + shifts).mean(axis=0))
 
     def predict(self, run: Run, *, margin: float = 0.0) -> Diagnosis:
         """Diagnose every row; flag at the threshold with the largest expected F1 in this run.
 
-        Parameters
-        ----------
-        run : Run
-            The run to judge.
-        margin : float
-            Abstain when the probability is within this distance of the threshold.
+        Where the probability is within ``margin`` of the threshold, abstain.
         """
         said = self.predict_proba(run)
         return Diagnosis.from_probability(said, margin=margin, index=run.index)
@@ -211,18 +187,11 @@ class ErrorDetector:
 
     @classmethod
     def load(cls, path: str | Path) -> "ErrorDetector":
-        """Read a detector written by :meth:`save`.
-
-        Raises
-        ------
-        DemixError
-            If a file is missing, damaged or written by another version.
-        """
+        """Read what :meth:`save` wrote; refuse files missing, damaged or of another version."""
         path = Path(path)
         try:
             weights, words = _files(path)
-            about = json.loads(words.read_text(encoding="utf-8"))
-            tensors = load_file(weights)
+            about, tensors = json.loads(words.read_text(encoding="utf-8")), load_file(weights)
         except FileNotFoundError as error:
             raise DemixError(f"there is no detector at {path} (.json and .safetensors).") from error
         except (ValueError, SafetensorError) as error:
@@ -231,9 +200,9 @@ class ErrorDetector:
             if (about["format"], tuple(about["channels"])) != (FORMAT, CHANNELS):
                 raise ValueError("another format or other channels")
             settings = about["settings"]
-            training = TrainingSettings(**settings.pop("training"))
-            channels = tuple(settings.pop("channels"))
-            detector = cls(DetectorSettings(channels=channels, **settings, training=training))
+            settings["training"] = TrainingSettings(**settings["training"])
+            settings["channels"] = tuple(settings["channels"])
+            detector = cls(DetectorSettings(**settings))
             if "scale.grid" in tensors:
                 tensors.pop("scale.scores", None)  # older files have what follows from the grid
                 detector.pooled_scale = RelativeScale(tensors.pop("scale.grid")[None])
@@ -291,12 +260,7 @@ def _logits(chain: Sequence[SecondPass], judged: Judged) -> np.ndarray:
 
 
 def check_injections(number: int) -> None:
-    """Refuse to train a detector on fewer than eight injections a task.
-
-    Examples
-    --------
-    >>> check_injections(8)
-    """
+    """Refuse to train a detector on fewer than eight injections a task."""
     if number < LEAST_INJECTIONS:
         raise DemixError(
             f"training a detector needs at least {LEAST_INJECTIONS} injections a task, "

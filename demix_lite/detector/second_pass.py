@@ -157,7 +157,7 @@ class SecondPass(nn.Module):
 
     calibration: Tensor
 
-    def __init__(self, hidden: int, *, plain_support: bool = True):
+    def __init__(self, hidden: int, plain_support: bool = True):
         super().__init__()
         self.plain_support = plain_support
         width = hidden + EVIDENCE + SUPPORT * plain_support
