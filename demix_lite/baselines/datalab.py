@@ -49,33 +49,25 @@ class Datalab(Baseline):
 @once_per_run
 def issues(run: Run) -> np.ndarray:
     """Return 1 − quality scores and then flags for the three error types, shape ``(N, 6)``."""
-    own, said, kind = targets(run), out_of_fold(run), "regression"
-    names = ("label", "outlier", "non_iid")
+    own, said = targets(run), out_of_fold(run)
+    kind, group = "regression", "non_iid"
     if class_count(run):
         own, said = present(own, said)
-        kind, names = "classification", ("label", "outlier", "underperforming_group")
+        kind, group = "classification", "underperforming_group"
+    asked: dict[str, dict[str, Any]] = {"label": {}, "outlier": {}, group: {}}
+    if class_count(run):
+        # In this process alone: Cleanlab's own pool of processes fails, and Datalab goes on without
+        # a word, where the caller is itself one of several.
+        asked["label"] = {"clean_learning_kwargs": {"find_label_issues_kwargs": {"n_jobs": 1}}}
     library = cleanlab("datalab.datalab")
     silent = io.StringIO()
     with redirect_stdout(silent), redirect_stderr(silent), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         lab = library.Datalab({"label": own}, label_name="label", task=kind, verbosity=0)
-        lab.find_issues(pred_probs=said, features=encoded(run), issue_types=_defaults(names))
+        lab.find_issues(pred_probs=said, features=encoded(run), issue_types=asked)
     if "Error in label" in silent.getvalue():
         raise DemixError(f"Datalab failed to look for label issues: {silent.getvalue().strip()}")
     found = lab.get_issues()
-    quality = [found.get(f"{name}_score", np.ones(len(own))) for name in names]
-    flags = [found.get(f"is_{name}_issue", np.zeros(len(own))) for name in names]
+    quality = [found.get(f"{name}_score", np.ones(len(own))) for name in asked]
+    flags = [found.get(f"is_{name}_issue", np.zeros(len(own))) for name in asked]
     return np.column_stack([1 - np.column_stack(quality), np.column_stack(flags)])
-
-
-def _defaults(names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Ask for issue types with their defaults, but for label issues in this process alone.
-
-    Cleanlab's own pool of processes fails, and Datalab goes on without a word, where the caller is
-    itself one of several processes.
-    """
-    asked: dict[str, dict[str, Any]] = {name: {} for name in names}
-    if "underperforming_group" in names:
-        filter_settings = {"find_label_issues_kwargs": {"n_jobs": 1}}
-        asked["label"] = {"clean_learning_kwargs": filter_settings}
-    return asked

@@ -54,7 +54,7 @@ def shapley_values(
     """Return the Shapley value of every training row, averaged over validation rows.
 
     For each number of neighbours, shape ``(len(ks), len(x))``. Targets that are not ``classes`` are
-    centred on the training mean.
+    centred on the training mean. Of rows equally near the first counts as the nearest.
 
     Examples
     --------
@@ -67,7 +67,8 @@ def shapley_values(
     total = np.zeros((len(ks), len(x)))
     for start in range(0, len(x_valid), CHUNK):
         part = slice(start, start + CHUNK)
-        order = nearest_first(x, x_valid[part])
+        distances = np.square(x).sum(1) - 2 * x_valid[part] @ x.T
+        order = np.argsort(distances, axis=1, kind="stable")
         for n, k in enumerate(ks):
             if classes:
                 values = class_values(y[order] == y_valid[part, None], k)
@@ -75,12 +76,6 @@ def shapley_values(
                 values = number_values(y[order], y_valid[part, None], k)
             total[n] += np.bincount(order.ravel(), values.ravel(), minlength=len(x))
     return total / len(x_valid)
-
-
-def nearest_first(x: np.ndarray, around: np.ndarray) -> np.ndarray:
-    """Return the positions of ``x`` by distance from every row of ``around``; ties keep order."""
-    distances = np.square(x).sum(1) - 2 * around @ x.T
-    return np.argsort(distances, axis=1, kind="stable")
 
 
 def class_values(hits: np.ndarray, k: int) -> np.ndarray:
