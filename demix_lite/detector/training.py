@@ -127,19 +127,11 @@ class TrainingSettings:
         Rows of one step, and the number of injections they come from.
     elements : int
         Validation samples that attention looks at in a step.
-    steps : int
-        Optimiser steps.
-    learning_rate, weight_decay : float
-        Of AdamW.
-    loss : {"focal", "asymmetric"}
-        Classification loss.
     validation_intervention, model_intervention : bool
         Whether validation samples are dropped at random and the views compared; whether several
         architectures are shown and their centroids aligned.
     contrastive, alignment : float
         Weights of the two intervention losses.
-    seed : int
-        Fixes weights, draws and views.
     """
 
     rows: int = 768
@@ -214,10 +206,9 @@ def _row_sets(
     sets: list[RowSet] = []
     for group in tqdm(by_injection.values(), desc="vectors", disable=None):
         through = group if settings.model_intervention else group[:1]
-        taken = [environment.sample(settings.rows) for environment in through]
-        vectors = [vectors for vectors, _ in taken]
+        vectors, errors = zip(*(e.sample(settings.rows) for e in through), strict=True)
         views = [_views(network, v.float(), settings, draw) for v in vectors]
-        sets.append(RowSet(vectors, views, taken[0][1]))
+        sets.append(RowSet(list(vectors), views, errors[0]))
     return sets
 
 
@@ -225,11 +216,9 @@ def _views(
     network: FirstPass, vectors: Tensor, settings: TrainingSettings, draw: torch.Generator
 ) -> list[View]:
     """Draw the validation sets that the rows are seen against."""
-    m = vectors.shape[-1]
+    kept = [torch.arange(vectors.shape[-1])]
     if settings.validation_intervention:
-        kept = [validation_view(m, draw) for _ in range(VIEWS)]
-    else:
-        kept = [torch.arange(m)]
+        kept = [validation_view(len(kept[0]), draw) for _ in range(VIEWS)]
     return [View(k, network.summarise(vectors[..., k]).half()) for k in kept]
 
 
