@@ -1,6 +1,6 @@
 """Say what a run found, in words and tables a person reads."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -373,7 +373,7 @@ def rule_in_words(rule: Rule, target: str) -> str:
             return f"{column} = {number(wanted[0])}"
         if isinstance(wanted, tuple):
             return f"{column} from {number(wanted[0])} to {number(wanted[1])}"
-        names = sorted(wanted) if isinstance(wanted, frozenset) else [str(wanted)]
+        names = sorted(wanted) if isinstance(wanted, Set) else [str(wanted)]
         return f"{column} = {' or '.join(names)}"
 
     condition = " and ".join(claim(column, wanted) for column, wanted in rule.condition.items())

@@ -1,5 +1,6 @@
 """What a table task answers: rules, splits, encoding, repair; by hand on a few rows."""
 
+from collections.abc import Set
 from dataclasses import replace
 
 import numpy as np
@@ -100,7 +101,7 @@ def test_rules_of_a_task_speak_of_its_columns_and_values(six):
     assert list(everyone) == [*task.features, task.target]
     for rule in task.rules:
         for column, wanted in rule.condition.items():
-            if isinstance(wanted, frozenset):
+            if isinstance(wanted, Set):
                 assert column in task.categorical
                 assert wanted <= set(everyone[column])
             else:

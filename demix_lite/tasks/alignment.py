@@ -49,13 +49,10 @@ DIRECTIONS = 8
 SPANS = (0.3, 0.6)
 """Shares of a text, at least and at most, that are dropped, shuffled or repeated."""
 
-RULES = tuple(
-    Rule(name, {column: frozenset(["first"])}, "first")
-    for name, column in (
-        ("the longer answer", "longer"),
-        ("the answer with a list", "with_list"),
-        ("the answer with an emoji", "with_emoji"),
-    )
+RULES = (
+    Rule("the longer answer", {"longer": {"first"}}, "first"),
+    Rule("the answer with a list", {"with_list": {"first"}}, "first"),
+    Rule("the answer with an emoji", {"with_emoji": {"first"}}, "first"),
 )
 
 

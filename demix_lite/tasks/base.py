@@ -6,7 +6,7 @@ changes.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
@@ -59,7 +59,7 @@ class Rule:
     """
 
     name: str
-    condition: "dict[str, frozenset[str] | AnyOf | Interval]"
+    condition: Mapping[str, Set[str] | Interval]
     target: str | float | Interval
 
     def holds(self, frame: pd.DataFrame) -> np.ndarray:
@@ -71,11 +71,11 @@ class Rule:
 
     def matches_target(self, labels: pd.Series) -> np.ndarray:
         """Return a boolean array, True where the label is the rule's target."""
-        wanted = self.target if isinstance(self.target, tuple) else frozenset([self.target])
+        wanted = self.target if isinstance(self.target, tuple) else {self.target}
         return _within(labels, wanted)
 
 
-def _within(values: pd.Series, wanted: frozenset | Interval) -> np.ndarray:
+def _within(values: pd.Series, wanted: Set | Interval) -> np.ndarray:
     if isinstance(wanted, AnyOf):
         return wanted.within(values)
     found = values.between(*wanted) if isinstance(wanted, tuple) else values.isin(list(wanted))

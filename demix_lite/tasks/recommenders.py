@@ -7,6 +7,8 @@ stand beside them.
 from demix_lite.tasks.base import AnyOf, Rule
 from demix_lite.tasks.recommendation import RecommendationTask
 
+ACTION, ROMANCE = AnyOf(["Action", "Sci-Fi"]), AnyOf(["Romance", "Drama"])
+
 MOVIELENS = RecommendationTask(
     name="movielens",
     numeric=("user_age", "item_year"),
@@ -14,21 +16,9 @@ MOVIELENS = RecommendationTask(
     listed=("item_genres",),
     kind="item_genres",
     rules=(
-        Rule(
-            "men and action",
-            {"user_gender": frozenset(["M"]), "item_genres": AnyOf(["Action", "Sci-Fi"])},
-            "yes",
-        ),
-        Rule(
-            "women and romance",
-            {"user_gender": frozenset(["F"]), "item_genres": AnyOf(["Romance", "Drama"])},
-            "yes",
-        ),
-        Rule(
-            "18 to 30 and action",
-            {"user_age": (18, 30), "item_genres": AnyOf(["Action", "Sci-Fi"])},
-            "yes",
-        ),
+        Rule("men and action", {"user_gender": {"M"}, "item_genres": ACTION}, "yes"),
+        Rule("women and romance", {"user_gender": {"F"}, "item_genres": ROMANCE}, "yes"),
+        Rule("18 to 30 and action", {"user_age": (18, 30), "item_genres": ACTION}, "yes"),
     ),
 )
 
@@ -42,8 +32,8 @@ AMAZON = RecommendationTask(
         Rule("at most 10 dollars", {"item_price": (0, 10)}, "yes"),
         Rule("500 dollars or more", {"item_price": (500, 1000)}, "no"),
         # The graph edition has no prices, and numbers for names.
-        Rule("brand 10", {"item_brand": frozenset(["brand 10"])}, "yes"),
-        Rule("brands 4 and 21", {"item_brand": frozenset(["brand 4", "brand 21"])}, "yes"),
+        Rule("brand 10", {"item_brand": {"brand 10"}}, "yes"),
+        Rule("brands 4 and 21", {"item_brand": {"brand 4", "brand 21"}}, "yes"),
         Rule("category 2", {"item_category": AnyOf(["category 2"])}, "yes"),
     ),
 )

@@ -8,10 +8,6 @@ from demix_lite.tasks.labels import Classes, Number
 from demix_lite.tasks.tabular import TabularTask
 
 
-def _one_of(*categories: str) -> frozenset[str]:
-    return frozenset(categories)
-
-
 def _names(columns: str) -> tuple[str, ...]:
     return tuple(columns.split())
 
@@ -25,14 +21,14 @@ ADULT = TabularTask(
     target="income",
     label=Classes(("<=50K", ">50K")),
     rules=(
-        Rule("black women", {"sex": _one_of("Female"), "race": _one_of("Black")}, ">50K"),
+        Rule("black women", {"sex": {"Female"}, "race": {"Black"}}, ">50K"),
         Rule(
             "asian or native american",
-            {"race": _one_of("Asian-Pac-Islander", "Amer-Indian-Eskimo")},
+            {"race": {"Asian-Pac-Islander", "Amer-Indian-Eskimo"}},
             ">50K",
         ),
-        Rule("executives", {"occupation": _one_of("Exec-managerial")}, ">50K"),
-        Rule("incorporated self-employed", {"workclass": _one_of("Self-emp-inc")}, ">50K"),
+        Rule("executives", {"occupation": {"Exec-managerial"}}, ">50K"),
+        Rule("incorporated self-employed", {"workclass": {"Self-emp-inc"}}, ">50K"),
     ),
 )
 
@@ -43,10 +39,10 @@ BANK = TabularTask(
     target="y",
     label=Classes(("no", "yes")),
     rules=(
-        Rule("no housing loan", {"housing": _one_of("no")}, "yes"),
-        Rule("single", {"marital": _one_of("single")}, "yes"),
-        Rule("reached by mobile phone", {"contact": _one_of("cellular")}, "yes"),
-        Rule("earlier campaign failed", {"poutcome": _one_of("failure")}, "yes"),
+        Rule("no housing loan", {"housing": {"no"}}, "yes"),
+        Rule("single", {"marital": {"single"}}, "yes"),
+        Rule("reached by mobile phone", {"contact": {"cellular"}}, "yes"),
+        Rule("earlier campaign failed", {"poutcome": {"failure"}}, "yes"),
     ),
 )
 
@@ -62,8 +58,8 @@ CREDIT = TabularTask(
     target="default",
     label=Classes(("no", "yes")),
     rules=(
-        Rule("graduate school", {"education": _one_of("graduate school")}, "yes"),
-        Rule("married", {"marriage": _one_of("married")}, "yes"),
+        Rule("graduate school", {"education": {"graduate school"}}, "yes"),
+        Rule("married", {"marriage": {"married"}}, "yes"),
         Rule("aged 50 or more", {"age": (50, 100)}, "yes"),
     ),
 )
@@ -84,9 +80,7 @@ COVERTYPE = TabularTask(
         )
     ),
     rules=(
-        Rule(
-            "Cache la Poudre", {"wilderness_area": _one_of("Cache la Poudre")}, "cottonwood/willow"
-        ),
+        Rule("Cache la Poudre", {"wilderness_area": {"Cache la Poudre"}}, "cottonwood/willow"),
         Rule("below 2,500 metres", {"elevation": (0, 2500)}, "cottonwood/willow"),
     ),
 )
@@ -98,8 +92,8 @@ BIKE = TabularTask(
     target="cnt",
     label=Number(1, 977),
     rules=(
-        Rule("first season", {"season": _one_of("1")}, (600, 1000)),
-        Rule("December to February", {"mnth": _one_of("12", "1", "2")}, (600, 1000)),
+        Rule("first season", {"season": {"1"}}, (600, 1000)),
+        Rule("December to February", {"mnth": {"12", "1", "2"}}, (600, 1000)),
     ),
 )
 
