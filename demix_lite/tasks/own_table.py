@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal, get_args
@@ -181,59 +181,38 @@ def own_table(
         for made in (found.features, found.mended)
     )
     table = OwnTable(task, ready, mended, found.source, found.notes, found.checks)
-    table.checks.extend(_slips(table, frame.index))
     strays = stray_numbers(mended, numeric)
-    table.checks.extend(_strays(strays, frame.index))
-    table.checks.extend(_plain_checks(ready, task, frame.index, known=strays))
+    table.checks.extend(_checks(table, strays, frame.index))
     brought_back = {c: in_usual_unit(mended[c], rows) for c, rows in strays.items()}
     return replace(table, mended=mended.assign(**brought_back))
 
 
-def _strays(strays: Mapping[str, pd.Series], names: pd.Index) -> list[str]:
-    """Say which columns have a group of numbers far from all others."""
-    return [
-        f"{column}: {_count(int(rows.sum()), 'cell')} apart from all others, which nothing else in "
-        "these rows explains: another unit, or a code for a missing value? "
-        f"({_rows(names[rows])})."
-        for column, rows in strays.items()
-    ]
-
-
-def _slips(table: OwnTable, names: pd.Index) -> list[str]:
-    """Say which columns have numbers that are not written like the others."""
-    slips = table.slips[list(table.task.numeric)] & table.frame[list(table.task.numeric)].notna()
-    return [
-        f"{column}: {_count(int(wrong.sum()), 'cell')} with more decimals than the others "
-        f"({_rows(names[wrong])})."
-        for column, wrong in slips.items()
-        if wrong.any()
-    ]
-
-
-def _plain_checks(
-    frame: pd.DataFrame, task: TabularTask, names: pd.Index, known: Collection[str] = ()
-) -> list[str]:
-    """Say what takes no model to see: cells far outside, rows twice, rows that contradict."""
+def _checks(table: OwnTable, strays: Mapping[str, pd.Series], names: pd.Index) -> list[str]:
+    """Say what takes no model to see: slips, cells far outside, rows twice or contradicting."""
+    frame, task = table.frame, table.task
+    numbers = [*task.numeric] if task.label.classes else [*task.numeric, task.target]
     notes = []
+    for column in task.numeric:
+        slips = table.slips[column] & frame[column].notna()
+        notes += _cells(column, slips, names, "with more decimals than the others")
+    for column, rows in strays.items():
+        what = (
+            "apart from all others, which nothing else in these rows explains: another unit, or a "
+            "code for a missing value?"
+        )
+        notes += _cells(column, rows, names, what)
     counts = frame[task.target].value_counts()
     rare = counts[counts < LEAST_ROWS]
     if task.label.classes and len(rare):
         listed = ", ".join(f"{name!r} ({_count(count, 'row')})" for name, count in rare.items())
         notes.append(f"{task.target}: too few rows to learn the class {listed}: a slip?")
-    for column in task.numeric if task.label.classes else (*task.numeric, task.target):
-        far = is_far(frame[column])
-        if far.any() and column not in known:
-            notes.append(
-                f"{column}: {_count(int(far.sum()), 'cell')} very far from the others "
-                f"({_rows(names[far])})."
-            )
-    twice = int(frame.duplicated().sum())
-    if twice:
+    for column in numbers:
+        if column not in strays:
+            notes += _cells(column, is_far(frame[column]), names, "very far from the others")
+    if twice := int(frame.duplicated().sum()):
         notes.append(f"{_count(twice, 'row')} alike to an earlier one; each is judged.")
-    features = list(task.features)
-    labels = frame.drop_duplicates().groupby(features, dropna=False, observed=True).size()
-    contradicting = int((labels > 1).sum())
-    if contradicting and task.label.classes:
+    alike = frame.drop_duplicates().groupby(list(task.features), dropna=False, observed=True)
+    if (contradicting := int((alike.size() > 1).sum())) and task.label.classes:
         notes.append(f"{_count(contradicting, 'group')} of rows alike but for their label.")
     return notes
 
@@ -464,17 +443,22 @@ def _add_category(found: _Columns, name: str, text: pd.Series) -> None:
 
 def _say_unread(found: _Columns, name: str, cells: pd.Series, read: pd.Series) -> None:
     unread, slips = cells.notna() & read.isna(), unreadable(read, cells)
-    said = (
+    for which, lines, what in (
         (slips, found.checks, "that cannot be read like the others"),
         (unread & ~slips, found.notes, "with a word for what is missing"),
-    )
-    for which, lines, what in said:
-        if which.any():
-            text = str(cells[which].iloc[0])[:40]
-            lines.append(
-                f"{name}: {_count(int(which.sum()), 'cell')} {what} (such as {text!r}, "
-                f"{_rows(cells.index[which])})."
-            )
+    ):
+        such_as = f"such as {str(cells[which].iloc[0])[:40]!r}, " if which.any() else ""
+        lines += _cells(name, which, cells.index, what, such_as)
+
+
+def _cells(
+    column: str, which: np.ndarray | pd.Series, names: pd.Index, what: str, such_as: str = ""
+) -> list[str]:
+    """Say what some cells of a column are, and in which rows; nothing if there are none."""
+    if not which.any():
+        return []
+    rows = _rows(names[which])
+    return [f"{column}: {_count(int(which.sum()), 'cell')} {what} ({such_as}{rows})."]
 
 
 def _rows(names: pd.Index) -> str:
