@@ -87,11 +87,6 @@ class Label(ABC):
         return None
 
 
-def _like(labels: pd.Series, values: np.ndarray) -> pd.Series:
-    """Return values as labels of the same rows, name and type."""
-    return pd.Series(values, index=labels.index, name=labels.name).astype(labels.dtype)
-
-
 @dataclass(frozen=True)
 class Classes(Label):
     """A label that is one of a few classes; the metric is accuracy.
@@ -132,8 +127,7 @@ class Classes(Label):
     def wrong(self, labels: pd.Series, rng: np.random.Generator) -> pd.Series:
         """Draw one of the other classes uniformly for every label."""
         shift = rng.integers(1, len(self.names), size=len(labels))
-        wrong = np.asarray(self.names)[(self.codes(labels) + shift) % len(self.names)]
-        return _like(labels, wrong)
+        return self._named((self.codes(labels) + shift) % len(self.names), labels)
 
     def of_others(self, labels: pd.Series, known: pd.Series, rng: np.random.Generator) -> pd.Series:
         """Draw one of the other classes for every label, as often as the known rows have them.
@@ -153,8 +147,7 @@ class Classes(Label):
             others = np.where(np.arange(self.classes) == own, 0, frequency)
             mine = codes == own
             drawn[mine] = rng.choice(self.classes, mine.sum(), p=others / others.sum())
-        wrong = np.asarray(self.names)[drawn]
-        return _like(labels, wrong)
+        return self._named(drawn, labels)
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the cross-entropy of every sample, in nats."""
@@ -168,8 +161,7 @@ class Classes(Label):
         """Return the most probable class other than the given one; two classes: the other one."""
         scores = outputs.detach().cpu().clone()
         scores[torch.arange(len(labels)), self.encode(labels)] = -torch.inf
-        best = np.asarray(self.names)[scores.argmax(dim=1).numpy()]
-        return _like(labels, best)
+        return self._named(scores.argmax(dim=1).numpy(), labels)
 
     def groups(self, labels: pd.Series, reference: pd.Series) -> pd.Series:
         """Return the classes themselves."""
@@ -178,6 +170,10 @@ class Classes(Label):
     def strata(self, labels: pd.Series) -> pd.Series:
         """Return the classes themselves."""
         return labels
+
+    def _named(self, codes: np.ndarray, rows: pd.Series) -> pd.Series:
+        names = np.asarray(self.names)[codes]
+        return pd.Series(names, index=rows.index, name=rows.name).astype(rows.dtype)
 
 
 @dataclass(frozen=True)
@@ -197,8 +193,7 @@ class LogOdds(Classes):
 
     def better(self, labels: pd.Series, outputs: Tensor) -> pd.Series:
         """Return the other label."""
-        other = np.asarray(self.names)[1 - self.codes(labels)]
-        return _like(labels, other)
+        return self._named(1 - self.codes(labels), labels)
 
 
 @dataclass(frozen=True)
@@ -339,4 +334,5 @@ class Number(Label):
 
     def _numbers(self, labels: pd.Series, numbers: np.ndarray) -> pd.Series:
         whole = pd.api.types.is_integer_dtype(labels.dtype)
-        return _like(labels, np.rint(numbers) if whole else numbers)
+        numbers = np.rint(numbers) if whole else numbers
+        return pd.Series(numbers, index=labels.index, name=labels.name).astype(labels.dtype)
