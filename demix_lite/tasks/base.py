@@ -319,32 +319,13 @@ def fit_model(
     seed: int,
     *,
     encoder: Encoder | None = None,
-    weights: Tensor | None = None,
-    device: str | None = None,
     **settings: Any,
 ) -> tuple[Trained, Encoder]:
-    """Train a task model on rows as they are.
+    """Train a task model on rows as they are, features and label; return it and its encoder.
 
-    Parameters
-    ----------
-    task, architecture
-        The task and the name of its model's architecture.
-    frame : DataFrame
-        Training rows, features and label.
-    seed : int
-        Fixes the weights and the order of the batches.
-    encoder : Encoder, optional
-        Fitted on ``frame`` by default.
-    weights : Tensor, optional
-        Non-negative weight of every row, shape ``(n,)``.
-    device : str, optional
-        Where to train.
-    **settings
-        Those of :func:`demix_lite.models.training.fit`; they come before the task's own.
-
-    Returns
-    -------
-    (Trained, Encoder)
+    The seed fixes the weights and the order of the batches. The encoder is fitted on ``frame`` if
+    none is given. Settings (``weights``, ``device``, ...) are those of
+    :func:`demix_lite.models.training.fit` and come before the task's own.
 
     Examples
     --------
@@ -356,5 +337,5 @@ def fit_model(
     """
     encoder = encoder or task.encoder(frame)
     model = seeded_model(task, architecture, encoder, seed)
-    options = {**task.training, **settings, "weights": weights, "seed": seed, "device": device}
+    options = {**task.training, **settings, "seed": seed}
     return fit(model, task.loss, *encoder.transform(frame, task.target), **options), encoder
