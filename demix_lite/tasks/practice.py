@@ -7,7 +7,6 @@ what a detector learns from many such questions, it can use on a table it never 
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -85,8 +84,12 @@ def _question(
     if drawn is None:
         return None
     label, answer = drawn
-    asked = replace(_without(task, target), target=target, label=label, rules=())
-    return asked, partial(_asked, target=target, answer=answer)
+
+    def answered(rows: pd.DataFrame) -> pd.DataFrame:
+        labelled = rows.assign(**{target: answer(rows[target])})
+        return labelled.dropna(subset=[target]).reset_index(drop=True)
+
+    return replace(_without(task, target), target=target, label=label, rules=()), answered
 
 
 Answer = Callable[[pd.Series], pd.Series]
@@ -123,12 +126,6 @@ def _number_question(values: pd.Series, rng: np.random.Generator) -> tuple[Label
     return label, lambda cells: pd.cut(cells, edges, labels=names).astype("object")
 
 
-def _asked(frame: pd.DataFrame, target: str, answer: Answer) -> pd.DataFrame:
-    """Return the rows that have an answer."""
-    answered = frame.assign(**{target: answer(frame[target])}).dropna(subset=[target])
-    return answered.reset_index(drop=True)
-
-
 def _without(task: TabularTask, column: str) -> TabularTask:
     """Return the task with its own label among the features, in place of a column."""
     if column == task.target:
@@ -151,12 +148,14 @@ def random_rule(task: TabularTask, frame: pd.DataFrame, rng: np.random.Generator
     >>> len(rule.condition) in (1, 2)
     True
     """
+    label, labels = task.label, frame[task.target]
     for _ in range(ATTEMPTS):
         count = min(1 + (rng.random() < NARROWED), len(task.features))
         columns = rng.choice(task.features, size=count, replace=False)
         condition = {str(c): _some_of(frame[c], c in task.numeric, rng) for c in columns}
-        rule = Rule("drawn", condition, _target(task.label, frame[task.target], rng))
-        shares = rule.holds(frame).mean(), rule.matches_target(frame[task.target]).mean()
+        target = str(rng.choice(label.names)) if isinstance(label, Classes) else _range(labels, rng)
+        rule = Rule("drawn", condition, target)
+        shares = rule.holds(frame).mean(), rule.matches_target(labels).mean()
         minority = task.minority(frame, rule).mean()
         if all(COVERAGE[0] <= s <= COVERAGE[1] for s in (*shares, minority)):
             return rule
@@ -181,9 +180,3 @@ def _range(values: pd.Series, rng: np.random.Generator) -> Interval:
     start = float(rng.choice([0.0, 1 - share, rng.uniform(0, 1 - share)], p=[0.3, 0.5, 0.2]))
     low, high = values.quantile([start, min(start + share, 1.0)])
     return float(low), float(high)
-
-
-def _target(label: Label, labels: pd.Series, rng: np.random.Generator) -> str | Interval:
-    if isinstance(label, Classes):
-        return str(rng.choice(label.names))
-    return _range(labels, rng)
