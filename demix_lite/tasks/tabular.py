@@ -127,11 +127,10 @@ class TabularTask(Task):
         """Make outliers (mean ± 5 sd), scale errors (× 0.2 to 5) or draw another category."""
         frame = frame.copy()
         for column in plan.columns:
-            if column in self.categorical:
-                wrong = _other_category(frame[column], plan.details["values"][column], rng)
+            if column in self.numeric:
+                frame[column] = _wrong_number(frame[column], plan, rng)
             else:
-                wrong = _wrong_number(frame[column], plan, rng)
-            frame[column] = wrong
+                frame[column] = _other_category(frame[column], plan.details["values"][column], rng)
         return frame
 
     def encoder(self, frame: pd.DataFrame) -> "TabularEncoder":
@@ -167,15 +166,11 @@ class TabularTask(Task):
             self.label.groups(suspects[self.target], trusted[self.target]), observed=True
         ):
             peers = trusted[known == group]
-            if peers.empty:
-                continue
-            for column in self.features:
-                extreme = _extreme(rows[column], peers[column], column in self.numeric)
-                if not extreme.any():
-                    continue
-                index = rows.index[extreme]
-                repaired.loc[index, column] = _typical(peers[column], column in self.numeric)
-                changed.loc[index, column] = True
+            for column in self.features if len(peers) else ():
+                extreme, typical = _extreme(rows[column], peers[column], column in self.numeric)
+                if extreme.any():
+                    repaired.loc[rows.index[extreme], column] = typical
+                    changed.loc[rows.index[extreme], column] = True
         return repaired, changed
 
 
@@ -210,27 +205,23 @@ def _other_category(
     values: pd.Series, categories: Sequence[str], rng: np.random.Generator
 ) -> pd.Series:
     """Draw a category other than the present one; a missing value gets any."""
-    code = pd.Index(categories, dtype=object).get_indexer(values.astype(object))
-    present = code >= 0
     if not len(categories):
         return values
-    draw = rng.integers(0, len(categories), size=len(values))
-    shift = rng.integers(1, max(len(categories), 2), size=len(values))
-    wrong = np.where(present, (code + shift) % len(categories), draw)
-    return pd.Series(np.asarray(categories, dtype=object)[wrong], index=values.index).astype(
-        values.dtype
-    )
+    known = pd.Index(categories, dtype=object)
+    code = known.get_indexer(values.astype(object))
+    draw = rng.integers(0, len(known), size=len(values))
+    shift = rng.integers(1, max(len(known), 2), size=len(values))
+    wrong = known[np.where(code >= 0, (code + shift) % len(known), draw)]
+    return pd.Series(wrong, index=values.index).astype(values.dtype)
 
 
-def _extreme(values: pd.Series, peers: pd.Series, numeric: bool) -> np.ndarray:
+def _extreme(values: pd.Series, peers: pd.Series, numeric: bool) -> tuple[np.ndarray, object]:
+    """Return which cells are extreme for their peers, and what is typical."""
     if numeric:
-        return far_off(values, peers).to_numpy(dtype=bool)
+        return far_off(values, peers).to_numpy(dtype=bool), usual_number(peers)
     share = peers.value_counts(normalize=True, dropna=False)
-    return (values.map(share).fillna(0.0) < 0.01).to_numpy(dtype=bool)
-
-
-def _typical(peers: pd.Series, numeric: bool) -> object:
-    return usual_number(peers) if numeric else peers.mode(dropna=False).iloc[0]
+    rare = values.map(share).fillna(0.0) < 0.01
+    return rare.to_numpy(dtype=bool), peers.mode(dropna=False).iloc[0]
 
 
 def far_off(values: pd.Series, peers: pd.Series) -> pd.Series:
