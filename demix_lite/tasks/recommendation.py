@@ -329,16 +329,15 @@ class RecommendationEncoder(Encoder):
     def __init__(self, task: RecommendationTask, frame: pd.DataFrame):
         self.task = task
         self.numeric = task.attributes(frame, task.numeric)
-        self.single = [c for c in task.attributes(frame, task.categorical) if c != task.kind]
-        self.listed = task.attributes(frame, task.listed)
+        single = [c for c in task.attributes(frame, task.categorical) if c != task.kind]
         self.scaler = StandardScaler()
         if self.numeric:
             self.scaler.fit(frame[self.numeric].to_numpy(dtype=float))
         seen = set(frame["item"]).union(*frame["history"].str.split(SEPARATOR))
         self.users, self.items = pd.Index(sorted(set(frame["user"]))), pd.Index(sorted(seen))
         self.kinds = _values(_last(frame[task.kind]))
-        self.categories = {name: _values(frame[name]) for name in self.single}
-        self.tags = {name: _tags(frame[name]) for name in self.listed}
+        self.categories = {name: _values(frame[name]) for name in single}
+        self.tags = {name: _tags(frame[name]) for name in task.attributes(frame, task.listed)}
         usual = self._kind(frame).groupby(frame["item"].to_numpy()).agg(lambda k: k.mode().iloc[0])
         self.catalogue = np.append(0, usual.reindex(self.items, fill_value=0).to_numpy())
         self.popularity = np.bincount(
