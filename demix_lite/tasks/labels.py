@@ -26,19 +26,26 @@ class Label(ABC):
         Name of the metric.
     larger_is_better : bool
         Whether a larger metric is a better model.
-    outputs : int
-        Number of outputs of a model of this label.
-    classes : int
-        Number of classes; 0 for a number.
+    names : tuple of str
+        The classes; none for a number.
     least_doubt : float
         Probability of a label error below which a repair trusts the label all the same.
     """
 
     metric_name: str
     larger_is_better: bool
-    outputs: int = 1
-    classes: int = 0
+    names: tuple[str, ...] = ()
     least_doubt: float = 0.0
+
+    @property
+    def classes(self) -> int:
+        """Number of classes; 0 for a number."""
+        return len(self.names)
+
+    @property
+    def outputs(self) -> int:
+        """Number of outputs of a model of this label."""
+        return self.classes or 1
 
     @property
     def two_sided(self) -> bool:
@@ -105,16 +112,6 @@ class Classes(Label):
     names: tuple[str, ...]
     metric_name = "accuracy"
     larger_is_better = True
-
-    @property
-    def classes(self) -> int:  # type: ignore[override]
-        """Number of classes."""
-        return len(self.names)
-
-    @property
-    def outputs(self) -> int:  # type: ignore[override]
-        """One output a class."""
-        return len(self.names)
 
     def codes(self, labels: pd.Series) -> np.ndarray:
         """Return class numbers; -1 for what is not a class."""

@@ -153,7 +153,7 @@ def random_rule(task: TabularTask, frame: pd.DataFrame, rng: np.random.Generator
         count = min(1 + (rng.random() < NARROWED), len(task.features))
         columns = rng.choice(task.features, size=count, replace=False)
         condition = {str(c): _some_of(frame[c], c in task.numeric, rng) for c in columns}
-        target = str(rng.choice(label.names)) if isinstance(label, Classes) else _range(labels, rng)
+        target = str(rng.choice(label.names)) if label.classes else _range(labels, rng)
         rule = Rule("drawn", condition, target)
         shares = rule.holds(frame).mean(), rule.matches_target(labels).mean()
         minority = task.minority(frame, rule).mean()
