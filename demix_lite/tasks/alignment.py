@@ -33,9 +33,8 @@ from demix_lite.models.preference_lm import (
 )
 from demix_lite.seeds import generator
 from demix_lite.tasks.base import Encoder, FeatureErrorPlan, Rule, Splits, Task
-from demix_lite.tasks.labels import Label, Preference
+from demix_lite.tasks.labels import Preference
 
-PREFERENCE = Preference()
 PARTS = {"test": 0.3, "valid": 0.44, "train": 1.0}
 """Shares of the prompts at which the parts end."""
 
@@ -71,12 +70,12 @@ class AlignmentTask(Task):
     name: str
     language_model: str | Path = SMALL_LM
     rules: tuple[Rule, ...] = RULES
-    target: str = "preferred"
-    label: Label = PREFERENCE
-    family: str = "alignment"
-    architectures: tuple[str, ...] = tuple(ARCHITECTURES)
-    slow_architectures: tuple[str, ...] = ("last",)
     minority_share: float = 0.15
+    target = "preferred"
+    label = Preference()
+    family = "alignment"
+    architectures = tuple(ARCHITECTURES)
+    slow_architectures = ("last",)
     least_broken = 0.5  # a masked pair is lost: more likely broken than not, or it stays
     training = MappingProxyType({"epochs": 2, "learning_rate": 1e-3, "batch_size": 32})
     judged_rows = 1000

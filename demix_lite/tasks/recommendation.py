@@ -25,13 +25,12 @@ from demix_lite.models.dien import DIEN
 from demix_lite.models.din import DIN, Layout
 from demix_lite.seeds import derive_seed, generator
 from demix_lite.tasks.base import SEPARATOR, Encoder, FeatureErrorPlan, Rule, Splits, Task
-from demix_lite.tasks.labels import Clicks, Label
+from demix_lite.tasks.labels import Clicks
 from demix_lite.tasks.tabular import OUTLIER_SDS, SCALE_RANGE, far_off, rounded, usual_number
 
 PARTS = {"train": 0.7, "valid": 0.85, "test": 1.0}
 """Where the parts of a user's history end."""
 
-CLICKS = Clicks()
 MAX_COLUMNS = 3
 MOST_TAGS = 64
 HISTORY_WIDTH = 128
@@ -68,13 +67,13 @@ class RecommendationTask(Task):
     listed: tuple[str, ...]
     kind: str
     rules: tuple[Rule, ...]
-    target: str = "click"
-    label: Label = CLICKS
-    family: str = "recommendation"
-    architectures: tuple[str, ...] = ("din", "dien")
     minority_share: float = 0.10
     history: int = 20
     per_user: int = 5
+    target = "click"
+    label = Clicks()
+    family = "recommendation"
+    architectures = ("din", "dien")
     training = MappingProxyType({"epochs": 2, "learning_rate": 3e-3})
     judged_rows = 16000
     practice_rows = 16000

@@ -51,11 +51,11 @@ class TabularTask(Task):
     target: str
     label: Label
     rules: tuple[Rule, ...]
-    family: str = "tabular"
-    architectures: tuple[str, ...] = ("mlp1", "mlp2", "ft_transformer")
-    slow_architectures: tuple[str, ...] = ("ft_transformer",)
     minority_share: float = 0.15
     exchanges_labels: bool = False
+    family = "tabular"
+    architectures = ("mlp1", "mlp2", "ft_transformer")
+    slow_architectures = ("ft_transformer",)
 
     @property
     def features(self) -> tuple[str, ...]:
