@@ -126,9 +126,7 @@ class AlignmentTask(Task):
         """Break the planned texts; what is counted in them follows."""
         broken = frame.copy()
         for column, others in plan.details.items():
-            broken[column] = [
-                _broken(text, KINDS[plan.kind], others, rng) for text in frame[column]
-            ]
+            broken[column] = [_broken(text, plan.kind, others, rng) for text in frame[column]]
         return with_attributes(broken).reindex(columns=frame.columns).set_axis(frame.index)
 
     def with_language_model(self, name: str) -> "AlignmentTask":
@@ -156,15 +154,10 @@ class AlignmentTask(Task):
 # ------------------------------------------------------------------ how a text breaks
 
 
-def _broken(
-    text: str,
-    breaks: Callable[[str, list[str], np.random.Generator], str],
-    others: list[str],
-    rng: np.random.Generator,
-) -> str:
+def _broken(text: str, kind: str, others: list[str], rng: np.random.Generator) -> str:
     """Break a text; try again a few times where it came out unchanged."""
     for _ in range(5):
-        if (broken := breaks(text, others, rng)) != text:
+        if (broken := KINDS[kind](text, others, rng)) != text:
             return broken
     return f"{text} {text}"
 
