@@ -10,15 +10,9 @@ from demix_lite.tasks.own_table import DataError
 def check_known(known: pd.DataFrame, rows: int, name: str) -> pd.DataFrame:
     """Return what is known of every row as 1 (has the error), 0 (has not) or NaN (nobody looked).
 
-    Parameters
-    ----------
-    known : DataFrame
-        Columns among ``label``, ``feature`` and ``spurious``, a line a row of the diagnosed table;
-        or some of the rows, in any order, with their numbers (from 1) in a column ``row``.
-    rows : int
-        Rows of the diagnosed table.
-    name : str
-        What messages call ``known``.
+    ``known`` has columns among ``label``, ``feature`` and ``spurious``, a line for each of the
+    ``rows`` of the diagnosed table; or some of them, in any order, with their numbers (from 1) in a
+    column ``row``. Messages call it ``name``.
 
     Raises
     ------
@@ -39,20 +33,14 @@ def check_known(known: pd.DataFrame, rows: int, name: str) -> pd.DataFrame:
         raise DataError(
             f"{name} has {len(known):,} rows, the table {rows:,}: give a line for each."
         )
-    words = (
-        known[kinds]
-        .reset_index(drop=True)
-        .astype(str)
-        .apply(lambda column: column.str.strip().str.lower())
-        .fillna("")
-    )
     meaning = {"1": 1.0, "true": 1.0, "1.0": 1.0, "0": 0.0, "false": 0.0, "0.0": 0.0}
-    unknown = words.isin(["", "nan", "none", "<na>"])
-    wrong = ~unknown & ~words.isin(list(meaning))
-    if wrong.any(axis=None):
-        value = words.to_numpy()[wrong.to_numpy()][0]
-        raise DataError(f"{name} says {value!r}; only 0, 1 and, for what nobody knows, nothing.")
-    return words.mask(unknown).apply(lambda column: column.map(meaning))
+    meaning |= dict.fromkeys(["", "nan", "none", "<na>"], np.nan)
+    words = known[kinds].reset_index(drop=True).astype(object)
+    words = words.map(lambda cell: str(cell).strip().lower())
+    wrong = words.to_numpy()[~words.isin(list(meaning)).to_numpy()]
+    if len(wrong):
+        raise DataError(f"{name} says {wrong[0]!r}; only 0, 1 and, for what nobody knows, nothing.")
+    return words.map(meaning.get)
 
 
 def _in_order(known: pd.DataFrame, rows: int, name: str) -> pd.DataFrame:
@@ -80,13 +68,8 @@ def compare(known: pd.DataFrame, flags: pd.DataFrame) -> pd.DataFrame:
     >>> compare(truth, said).loc["label"].tolist()
     [0.5, 0.5, 2.0, 3.0]
     """
-    lines = {}
-    for kind, true in known.items():
-        looked = true.notna()
-        wrong, flagged = true[looked].eq(1), flags.loc[looked, kind]
-        hits = (wrong & flagged).sum()
-        counts = np.array([flagged.sum(), wrong.sum()])
-        shares = np.divide(hits, counts, out=np.full(2, np.nan), where=counts > 0)
-        lines[kind] = [*shares, int(wrong.sum()), int(looked.sum())]
-    columns = ["precision", "recall", "errors", "rows"]
-    return pd.DataFrame.from_dict(lines, orient="index", columns=columns)
+    looked, wrong = known.notna(), known.eq(1)
+    flagged = flags[list(known)] & looked
+    hits, errors = (wrong & flagged).sum(), wrong.sum()
+    shares = {"precision": hits / flagged.sum(), "recall": hits / errors}
+    return pd.DataFrame({**shares, "errors": errors, "rows": looked.sum()})
