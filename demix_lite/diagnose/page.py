@@ -8,97 +8,31 @@ import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader
 
+from demix_lite import report
 from demix_lite.debugger.estimator import exact, leading_rows
 from demix_lite.diagnosis import ERROR_TYPES
-from demix_lite.report import (
-    ERROR_NAMES,
-    flags_beside_share,
-    gain_in_words,
-    how_right,
-    if_many_are_flagged,
-    in_digits,
-)
 
 if TYPE_CHECKING:
     from demix_lite.diagnose.command import Outcome
 
-SHOWN = 3
-"""Rows of an error type that stand open; the others unfold."""
-
 MOST_CELLS, MOST_COMPARED, MOST_BARS = 40, 15, 8
 LONGEST_CELL = 80
-ROUND_SHARES = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-COLOURS = {"label": "#0072B2", "feature": "#B35900", "spurious": "#00734F"}
 PARTS = 60
 """Into so many parts the file is cut for the picture of where its flagged rows stand."""
-
-ALWAYS_UNCHECKED = (
-    "Whether a suspected shortcut is a true link. The data cannot say that; you can.",
-    "Whether an uncommon label is a wrong one. Where the columns say little about the label, rows "
-    "that are right but rare look like rows with a wrong label.",
-    "Errors that all rows share, such as a unit that is wrong in the whole file.",
-    "Whether rows are missing, or come from the wrong place or time.",
-    "Cells that were missing when you gave us the file.",
-)
-BLIND = "{}: the detector cannot see them in this table."
-SMALL = "Small table: below 200 rows verdicts say little."
-NEXT_STEPS = (
-    "Read the rows above and correct what you know to be wrong, at its source if you can.",
-    "Run the diagnosis again on the corrected file.",
-    "Use --repaired to get a copy of your file with the suggestions in it (of more than two labels "
-    "a doubtful one is emptied: a guess would teach less than nothing), and compare models trained "
-    "on both on test rows that nobody touched.",
-)
-TRY_SELF_CHECK = "Use --self-check to see how far these verdicts can be trusted in your table."
-OWN_ROWS = (
-    "Measured on rows of this file, whose wrong labels count against both models. Take it as a "
-    "hint: only clean test rows from elsewhere tell for sure."
-)
-VALIDATION_ROWS = "Measured on your validation rows."
 
 
 def report_page(outcome: "Outcome") -> str:
     """Return the whole page; every word of the file is escaped."""
-    about, checked = outcome.summary, outcome.checked
+    checked = outcome.checked
     environment = Environment(loader=PackageLoader("demix_lite", "diagnose"), autoescape=True)
-    page = environment.get_template("report.html.jinja")
-    return page.render(
-        about=about,
-        names=ERROR_NAMES,
-        colours=COLOURS,
-        tops={
-            kind: {**said, "top": _round_above(said["high"])}
-            for kind, said in _seen(about)
-            if said["share"] is not None
-        },
-        hints={kind: flags_beside_share(about, kind) for kind in ERROR_TYPES},
-        many=if_many_are_flagged(about),
+    return environment.get_template("report.html.jinja").render(
+        about=outcome.summary,
+        report=report,
         places=_places(outcome),
-        in_digits=in_digits,
-        gain=gain_in_words,
         validated=outcome.validation is not None,
-        score_hint=OWN_ROWS if outcome.validation is None else VALIDATION_ROWS,
         groups=list(_groups(outcome)),
-        how_right=how_right,
-        shown=SHOWN,
         checked=None if checked is None else checked.to_dict("index"),
-        unchecked=_unchecked(about),
-        next_steps=[*NEXT_STEPS, *([TRY_SELF_CHECK] if checked is None else [])],
     )
-
-
-def _seen(about: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    return ((kind, said) for kind, said in about["errors"].items() if said["seen"])
-
-
-def _round_above(share: float) -> float:
-    return next(top for top in ROUND_SHARES if top >= min(share, 1.0))
-
-
-def _unchecked(about: dict[str, Any]) -> list[str]:
-    seen = dict(_seen(about))
-    blind = [BLIND.format(ERROR_NAMES[k]) for k in ("label", "feature") if k not in seen]
-    return [*ALWAYS_UNCHECKED, *blind, *([SMALL] if about["judged"] < 200 else [])]
 
 
 def _places(outcome: "Outcome") -> dict[str, Any] | None:
@@ -130,13 +64,11 @@ def _counts(outcome: "Outcome", kind: str) -> tuple[str, list[tuple[str, int]]]:
     flagged = lines[lines[f"{kind}_error"]]
     if kind == "label" and outcome.summary["kind"] == "classification":
         given = outcome.raw.loc[flagged.index, outcome.target].map(_cell)
-        title, found = (
-            "Given label → label that fits better",
-            given + " → " + flagged.suggested_label,
-        )
+        title = "Given label → label that fits better"
+        found = given + " → " + flagged.suggested_label
     elif kind == "feature":
-        title, found = "Columns of the cells that stand out", flagged.suspicious_cells.map(_split)
-        found = found.explode().dropna()
+        title = "Columns of the cells that stand out"
+        found = flagged.suspicious_cells.map(_split).explode().dropna()
     else:
         return "", []
     return title, Counter(found).most_common(MOST_BARS)
