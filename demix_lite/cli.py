@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import shtab
+from tqdm import tqdm
 
 from demix_lite import __version__
 from demix_lite.errors import DemixError, unknown_name
@@ -36,12 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         options.command(options)
-    except DemixError as error:
-        print(f"demix-lite: {error}", file=sys.stderr)
-        return 2
     except BrokenPipeError:  # whoever read the output, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except OSError as error:  # a full disk, a folder that may not be written to
+    except (DemixError, OSError) as error:  # also a full disk, a folder that may not be written to
         print(f"demix-lite: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -210,8 +208,6 @@ def _add_train(commands: Any) -> None:
 
 
 def _diagnose(options: argparse.Namespace) -> None:
-    from tqdm import tqdm
-
     from demix_lite.detector import ErrorDetector
     from demix_lite.diagnose import check_folder, diagnose_file, write_outcome
 
@@ -268,8 +264,6 @@ def _info(options: argparse.Namespace) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from tqdm import tqdm
-
     from demix_lite.benchmark.pipeline import STEPS, run_pipeline
     from demix_lite.detector import ErrorDetector
     from demix_lite.report import run_report
@@ -316,18 +310,17 @@ def _bench(options: argparse.Namespace) -> None:
     ledger = options.ledger or _default_ledger(source, quick=options.quick)
     check_writable(ledger)
     names, folder = wanted or family_tasks(options.suite), ledger.parent
-    how: dict[str, Any] = {"source": source}
+    how: dict[str, Any] = {"source": source, "announce": tqdm.write}
     if options.studies:
-        run_studies(names, folder, jobs=options.jobs, **how)
-        _say(f"written: {folder}/repair.csv and samples.csv")
+        run_studies(names, folder, source=source, jobs=options.jobs)
+        written = f"{folder}/repair.csv and samples.csv"
     elif options.ablation:
-        file = folder / "ablation.csv"
-        run_ablation(names, file, names=options.methods, announce=_say, **how)
-        _say(f"written: {file}")
+        written = f"{folder / 'ablation.csv'}"
+        run_ablation(names, folder / "ablation.csv", names=options.methods, **how)
     else:
-        how["device"] = options.device
-        run_suite(cells, ledger, jobs=options.jobs, announce=_say, **how)
-        _say(f"written: {ledger}")
+        written = f"{ledger}"
+        run_suite(cells, ledger, jobs=options.jobs, device=options.device, **how)
+    tqdm.write(f"written: {written}")
 
 
 def _check_bench(options: argparse.Namespace) -> None:
@@ -367,15 +360,8 @@ def _train(options: argparse.Namespace) -> None:
         injections=INJECTIONS if options.injections is None else options.injections,
         again=options.again,
         device=options.device,
-        announce=_say,
+        announce=tqdm.write,
     )
-
-
-def _say(line: str) -> None:
-    """Print a line above the progress bars."""
-    from tqdm import tqdm
-
-    tqdm.write(line)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
