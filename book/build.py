@@ -50,6 +50,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
+import nbformat
 import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -191,17 +192,10 @@ class Page:
         """Whether the page is run before it is shown."""
         return self.source.suffix == ".ipynb"
 
-    @property
-    def is_quick(self) -> bool:
-        """Whether it is run at its smallest, to see that everything in it works."""
-        return bool(self.parameters.get("quick"))
-
     def notebook(self) -> Any:
         """Read the notebook; at its smallest it runs the code of its solutions, too."""
-        import nbformat
-
         notebook = nbformat.read(self.source, as_version=4)
-        return handouts.with_solutions_run(notebook) if self.is_quick else notebook
+        return handouts.with_solutions_run(notebook) if self.parameters.get("quick") else notebook
 
 
 @dataclass(frozen=True)
@@ -287,12 +281,6 @@ def versions() -> dict[str, str]:
     return result
 
 
-def code_of(notebook: dict[str, Any]) -> list[str]:
-    """Return the sources of the code cells."""
-    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
-    return ["".join(cell["source"]) for cell in cells]
-
-
 def page_keys(book: Book) -> dict[str, str]:
     """Return what decides whether a notebook has to be run again, for every notebook page."""
     common = digest(files_digest((ROOT / "demix_lite").rglob("*")), versions(), ONE_THREAD)
@@ -300,8 +288,7 @@ def page_keys(book: Book) -> dict[str, str]:
     for page in book.notebooks:
         globs = [g for pattern, gs in READS.items() if fnmatch(page.name, pattern) for g in gs]
         reads = files_digest(path for g in globs for path in ROOT.glob(g))
-        notebook = json.loads(page.source.read_text(encoding="utf-8"))
-        code = code_of(handouts.with_solutions_run(notebook) if page.is_quick else notebook)
+        code = [cell.source for cell in page.notebook().cells if cell.cell_type == "code"]
         keys[page.name] = digest(code, page.parameters, reads, common)
     return keys
 
@@ -513,8 +500,6 @@ def run_pages(book: Book, patterns: list[str], jobs: int) -> list[str]:
 
 def with_outputs(fresh: Any, executed: Path) -> Any:
     """Put the outputs of a run into the notebook as it is written now (prose may have changed)."""
-    import nbformat
-
     done = nbformat.read(executed, as_version=4)
     pairs = zip(
         [cell for cell in fresh.cells if cell.cell_type == "code"],
@@ -528,7 +513,7 @@ def with_outputs(fresh: Any, executed: Path) -> Any:
 
 def name_as_own(notebook: Any, page: Page) -> None:
     """Give a page of a notebook with several pages its own heading and its own labels."""
-    prose = [cell for cell in notebook.cells if cell.cell_type == "markdown"]
+    prose = handouts.prose_of(notebook)
     top = f"# {page.heading}" + (f"\n\n{page.intro}" if page.intro else "")
     prose[0]["source"] = re.sub(r"^# .*", lambda _: top, prose[0]["source"], count=1)
     # A label may stand in the book once only.
@@ -545,7 +530,7 @@ def offer_to_run(notebook: Any, page: Page) -> None:
     where = page.source.relative_to(ROOT).as_posix()
     line = handouts.launch_line(where, address or "")
     if line and not page.name.startswith("results/"):
-        first = next(cell for cell in notebook.cells if cell.cell_type == "markdown")
+        first = handouts.prose_of(notebook)[0]
         first["source"] = re.sub(
             r"^# .*", lambda top: f"{top[0]}\n\n{line}", first["source"], count=1
         )

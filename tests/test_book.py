@@ -270,13 +270,12 @@ That.
 The end."""
 
 
-def lesson(text: str) -> dict:
-    cell = {"cell_type": "markdown", "id": "m", "metadata": {}, "source": text}
-    return {"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+def lesson(text: str) -> nbformat.NotebookNode:
+    return nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text, id="m")])
 
 
-def sources(notebook: dict) -> list[str]:
-    return [cell["source"] for cell in notebook["cells"]]
+def sources(notebook: nbformat.NotebookNode) -> list[str]:
+    return [cell.source for cell in notebook.cells]
 
 
 def test_the_code_of_solutions_is_found_and_run_last():
