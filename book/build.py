@@ -59,76 +59,35 @@ import handouts
 ROOT = Path(__file__).resolve().parent.parent
 CELL_TIMEOUT = 1200  # seconds
 
-# page: (notebook, parameters, heading of the page, what stands below it)
-TASK_PAGES: dict[str, tuple[str, dict[str, Any], str, str]] = {
-    "tasks/adult": (
-        "tasks/tabular.ipynb",
-        {"task": "adult"},
-        "Adult",
-        "People in the census of the United States of 1994: who earns more than 50,000 dollars a"
-        " year?",
-    ),
-    "tasks/bank": (
-        "tasks/tabular.ipynb",
-        {"task": "bank"},
-        "Bank Marketing",
-        "Phone calls of a Portuguese bank: who takes out a term deposit?",
-    ),
-    "tasks/credit": (
-        "tasks/tabular.ipynb",
-        {"task": "credit"},
-        "Credit Default",
-        "Credit card clients in Taiwan: who will not make next month's payment?",
-    ),
-    "tasks/covertype": (
-        "tasks/tabular.ipynb",
-        {"task": "covertype"},
-        "Covertype",
-        "Patches of forest in Colorado: which of seven types of trees grows there?",
-    ),
-    "tasks/bike": (
-        "tasks/tabular.ipynb",
-        {"task": "bike"},
-        "Bike Sharing",
-        "Hours of two years in Washington, D.C.: how many bikes are rented in an hour?",
-    ),
-    "tasks/air": (
-        "tasks/tabular.ipynb",
-        {"task": "air"},
-        "Air Quality",
-        "Hours at road level in an Italian city: how much benzene is in the air, judged by other"
-        " sensors?",
-    ),
-    "tasks/movielens": (
-        "tasks/recommendation.ipynb",
-        {"task": "movielens"},
-        "MovieLens",
-        "Members of a film site and what they rated: who watches which film next?",
-    ),
-    "tasks/amazon": (
-        "tasks/recommendation.ipynb",
-        {"task": "amazon"},
-        "Amazon",
-        "Customers of a shop and what they reviewed: who buys which product next?",
-    ),
-    "tasks/yelp": (
-        "tasks/recommendation.ipynb",
-        {"task": "yelp"},
-        "Yelp",
-        "Guests and the places they reviewed: who goes where next?",
-    ),
-    "tasks/ultrafeedback": (
-        "tasks/alignment.ipynb",
-        {"task": "ultrafeedback"},
-        "UltraFeedback",
-        "Questions to a language model, and two answers to each: which one is better?",
-    ),
-    "tasks/capybara": (
-        "tasks/alignment.ipynb",
-        {"task": "capybara"},
-        "Capybara",
-        "Dialogues with a language model, and two ways to go on: which one is better?",
-    ),
+# notebook: page: its heading, and after the colon what stands below
+TASK_PAGES = {
+    "tasks/tabular": {
+        "tasks/adult": "Adult: People in the census of the United States of 1994: who earns more"
+        " than 50,000 dollars a year?",
+        "tasks/bank": "Bank Marketing: Phone calls of a Portuguese bank: who takes out a term"
+        " deposit?",
+        "tasks/credit": "Credit Default: Credit card clients in Taiwan: who will not make next"
+        " month's payment?",
+        "tasks/covertype": "Covertype: Patches of forest in Colorado: which of seven types of trees"
+        " grows there?",
+        "tasks/bike": "Bike Sharing: Hours of two years in Washington, D.C.: how many bikes are"
+        " rented in an hour?",
+        "tasks/air": "Air Quality: Hours at road level in an Italian city: how much benzene is in"
+        " the air, judged by other sensors?",
+    },
+    "tasks/recommendation": {
+        "tasks/movielens": "MovieLens: Members of a film site and what they rated: who watches"
+        " which film next?",
+        "tasks/amazon": "Amazon: Customers of a shop and what they reviewed: who buys which product"
+        " next?",
+        "tasks/yelp": "Yelp: Guests and the places they reviewed: who goes where next?",
+    },
+    "tasks/alignment": {
+        "tasks/ultrafeedback": "UltraFeedback: Questions to a language model, and two answers to"
+        " each: which one is better?",
+        "tasks/capybara": "Capybara: Dialogues with a language model, and two ways to go on: which"
+        " one is better?",
+    },
 }
 
 # pages: the files, besides the package, that they are drawn from
@@ -184,8 +143,7 @@ class Page:
     name: str
     source: Path
     parameters: dict[str, Any] = field(default_factory=dict)
-    heading: str | None = None
-    intro: str = ""
+    heading: str = ""
 
     @property
     def is_notebook(self) -> bool:
@@ -231,15 +189,17 @@ def toc_names(node: Any) -> Iterator[str]:
 
 def load_page(name: str, quick: bool) -> Page:
     """Find the source of a page and the parameters it is run with."""
-    notebook, parameters, heading, intro = TASK_PAGES.get(name, (f"{name}.ipynb", {}, None, ""))
-    source = ROOT / "notebooks" / notebook
+    notebook = next((n for n, pages in TASK_PAGES.items() if name in pages), name)
+    heading = TASK_PAGES.get(notebook, {}).get(name, "")
+    parameters: dict[str, Any] = {"task": name.removeprefix("tasks/")} if heading else {}
+    source, prose = ROOT / "notebooks" / f"{notebook}.ipynb", ROOT / "book" / f"{name}.md"
     if source.is_file():
-        return Page(name, source, parameters | ({"quick": True} if quick else {}), heading, intro)
-    if (ROOT / "book" / f"{name}.md").is_file():
-        return Page(name, ROOT / "book" / f"{name}.md")
+        return Page(name, source, parameters | ({"quick": True} if quick else {}), heading)
+    if prose.is_file():
+        return Page(name, prose)
     raise BookError(
         f"_toc.yml lists the page {name}, but there is neither book/{name}.md"
-        f" nor notebooks/{notebook}"
+        f" nor notebooks/{notebook}.ipynb"
     )
 
 
@@ -514,7 +474,7 @@ def with_outputs(fresh: Any, executed: Path) -> Any:
 def name_as_own(notebook: Any, page: Page) -> None:
     """Give a page of a notebook with several pages its own heading and its own labels."""
     prose = handouts.prose_of(notebook)
-    top = f"# {page.heading}" + (f"\n\n{page.intro}" if page.intro else "")
+    top = "# " + page.heading.replace(": ", "\n\n", 1)
     prose[0]["source"] = re.sub(r"^# .*", lambda _: top, prose[0]["source"], count=1)
     # A label may stand in the book once only.
     labels = {name for cell in prose for name in LABEL.findall(cell["source"])}
