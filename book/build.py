@@ -50,8 +50,12 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
+import joblib
 import nbformat
+import papermill
+import psutil
 import yaml
+from papermill.exceptions import PapermillExecutionError
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import handouts
@@ -90,11 +94,6 @@ TASK_PAGES = {
     },
 }
 
-# pages: the files, besides the package, that they are drawn from
-READS = {
-    "results/*": ["book/results/**/*"],
-}
-
 # What Jupyter Book and its theme repeat on other pages: headings, labels, names.
 OUTLINE = re.compile(r"^(?:#+ .*|\([^)]+\)=|\s*:(?:name|label): .*)$", re.MULTILINE)
 
@@ -115,12 +114,9 @@ UNUSED = re.compile(r"^_static/mathjax/(?!tex-chtml\.js)[^/]+\.js$|\.map$")
 
 # One thread in every kernel, however many kernels run side by side: more threads add up sums in
 # another order, and the same seed has to give the same book, bit for bit, whatever --jobs says.
-ONE_THREAD = {
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "VECLIB_MAXIMUM_THREADS": "1",
-}
+ONE_THREAD = dict.fromkeys(
+    ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1"
+)
 
 ENVIRONMENT = ONE_THREAD | {
     "PYTHONPATH": str(ROOT),
@@ -145,11 +141,6 @@ class Page:
     parameters: dict[str, Any] = field(default_factory=dict)
     heading: str = ""
 
-    @property
-    def is_notebook(self) -> bool:
-        """Whether the page is run before it is shown."""
-        return self.source.suffix == ".ipynb"
-
     def notebook(self) -> Any:
         """Read the notebook; at its smallest it runs the code of its solutions, too."""
         notebook = nbformat.read(self.source, as_version=4)
@@ -166,7 +157,7 @@ class Book:
     @property
     def notebooks(self) -> list[Page]:
         """The pages that are run."""
-        return [page for page in self.pages if page.is_notebook]
+        return [page for page in self.pages if page.source.suffix == ".ipynb"]
 
     def executed(self, page: Page) -> Path:
         """Where the notebook with its outputs lies."""
@@ -244,10 +235,10 @@ def versions() -> dict[str, str]:
 def page_keys(book: Book) -> dict[str, str]:
     """Return what decides whether a notebook has to be run again, for every notebook page."""
     common = digest(files_digest((ROOT / "demix_lite").rglob("*")), versions(), ONE_THREAD)
+    results, nothing = files_digest((ROOT / "book" / "results").rglob("*")), files_digest([])
     keys = {}
     for page in book.notebooks:
-        globs = [g for pattern, gs in READS.items() if fnmatch(page.name, pattern) for g in gs]
-        reads = files_digest(path for g in globs for path in ROOT.glob(g))
+        reads = results if page.name.startswith("results/") else nothing
         code = [cell.source for cell in page.notebook().cells if cell.cell_type == "code"]
         keys[page.name] = digest(code, page.parameters, reads, common)
     return keys
@@ -283,8 +274,6 @@ def write_json(path: Path, content: Any) -> None:
 
 def check_parameters(page: Page) -> None:
     """Refuse parameters that the notebook does not have."""
-    import papermill
-
     try:
         known = papermill.inspect_notebook(str(page.source))
     except ValueError as error:
@@ -299,8 +288,6 @@ def check_parameters(page: Page) -> None:
 
 def prepare(page: Page) -> Any:
     """Return the notebook as it is run: the parameters in place, no outputs."""
-    import papermill
-
     fresh = papermill.execute_notebook(
         page.notebook(), None, page.parameters, kernel_name="python3", prepare_only=True
     )
@@ -312,8 +299,6 @@ def prepare(page: Page) -> Any:
 
 def describe_failure(error: Exception) -> str:
     """Say in which cell a notebook stopped, and why."""
-    from papermill.exceptions import PapermillExecutionError
-
     if not isinstance(error, PapermillExecutionError):
         return f"{type(error).__name__}: {error}"
     source = "\n".join("    " + line for line in error.source.splitlines())
@@ -325,8 +310,6 @@ def describe_failure(error: Exception) -> str:
 
 def run_notebook(book: Book, page: Page, stopped: Event) -> float:
     """Run one notebook, keep it only if it came to its end; return the seconds it took."""
-    import papermill
-
     check_parameters(page)
     final = book.executed(page)
     partial = final.with_name(f".{final.stem}.partial.ipynb")
@@ -361,17 +344,8 @@ def run_notebook(book: Book, page: Page, stopped: Event) -> float:
     return time.perf_counter() - started
 
 
-def cores() -> int:
-    """Count the cores this process may use (a container may have fewer than its machine)."""
-    import joblib
-
-    return int(joblib.cpu_count())
-
-
 def kill_kernels() -> None:
     """End the kernels; this process starts nothing else while notebooks run."""
-    import psutil
-
     for child in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):
             child.kill()
@@ -380,8 +354,6 @@ def kill_kernels() -> None:
 @contextmanager
 def side_by_side(book: Book, pages: list[Page], jobs: int) -> Iterator[dict[Future[float], Page]]:
     """Run notebooks, several at a time; whoever leaves early leaves no kernel behind."""
-    import papermill  # noqa: F401  (once, before the threads do it at the same time)
-
     stopped = Event()
     with ThreadPoolExecutor(jobs) as pool:
         futures = {pool.submit(run_notebook, book, page, stopped): page for page in pages}
@@ -719,7 +691,8 @@ def build(options: argparse.Namespace) -> None:
         check_links(book)
         return
     isolate(book.out)
-    outdated = run_pages(book, options.only, options.jobs or cores())
+    # The cores this process may use: a container may have fewer than its machine.
+    outdated = run_pages(book, options.only, options.jobs or joblib.cpu_count())
     if outdated:
         print(f"Not rendered, these pages are still to be run: {', '.join(outdated)}")
         return
