@@ -7,7 +7,6 @@ did not see the row, for labels, and an isolation forest for features.
 """
 
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -95,19 +94,26 @@ def run(what: str, table: str, seed: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "table.csv"
         frame.to_csv(path, index=False)
-        started, cpu = time.perf_counter(), _cpu_seconds()
+        started, cpu = time.perf_counter(), time.process_time()
         detector = ErrorDetector.shipped(name)
         outcome = diagnose_file(path, target, detector=detector, seed=seed)
         write_outcome(outcome, Path(folder) / "out")
-        seconds, peak = time.perf_counter() - started, round(peak_megabytes(None))
+        seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
+        peak = round(peak_megabytes(None))
     flags = outcome.debugger.diagnosis_[[f"{kind}_error" for kind in ERROR_TYPES]].to_numpy()
-    about = {"what": what, "table": table, "seed": seed, "rows": len(frame), "detector": name}
-    spent = {"seconds": seconds, "cpu_seconds": _cpu_seconds() - cpu}
-    return {
-        **about,
-        **_scores(flags, truth),
-        **_plain_scores(frame, target, truth),
-        **{key: round(value, 1) for key, value in spent.items()},
+    scores: dict[str, float | None] = dict.fromkeys(c for c in COLUMNS if c.startswith("f1_"))
+    if truth is not None:
+        each = [f1_score(truth[k], flags[:, i]) for i, k in enumerate(ERROR_TYPES)]
+        plain = _plain_scores(frame, target, truth)
+        scores = dict(zip(scores, (*each, np.mean(each), *plain), strict=True))
+    return scores | {
+        "what": what,
+        "table": table,
+        "seed": seed,
+        "detector": name,
+        "rows": len(frame),
+        "seconds": round(seconds, 1),
+        "cpu_seconds": round(cpu, 1),
         "columns": frame.shape[1],
         "flagged": float(flags.any(axis=1).mean()),
         "peak_mb": peak,
@@ -115,25 +121,8 @@ def run(what: str, table: str, seed: int) -> dict[str, Any]:
     }
 
 
-def _cpu_seconds() -> float:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
-
-
-def _scores(flags: np.ndarray, truth: pd.DataFrame | None) -> dict[str, float | None]:
-    found: dict[str, float | None] = dict.fromkeys(f"f1_{k}" for k in (*ERROR_TYPES, "macro"))
-    if truth is not None:
-        each = [f1_score(truth[k], flags[:, i]) for i, k in enumerate(ERROR_TYPES)]
-        found = dict(zip(found, [*each, float(np.mean(each))], strict=True))
-    return found
-
-
-def _plain_scores(
-    frame: pd.DataFrame, target: str, truth: pd.DataFrame | None
-) -> dict[str, float | None]:
-    """Score what two tools with their defaults flag in the same file."""
-    if truth is None:
-        return {"f1_label_cleanlab": None, "f1_feature_isolation_forest": None}
+def _plain_scores(frame: pd.DataFrame, target: str, truth: pd.DataFrame) -> tuple[float, float]:
+    """Return F1 of labels and of features that two tools with their defaults flag in the file."""
     cells = frame.drop(columns=target)
     numeric = cells.select_dtypes("number").columns
     columns = cells.apply(lambda c: c if c.name in numeric else pd.factorize(c)[0]).astype(float)
@@ -147,10 +136,7 @@ def _plain_scores(
         learner = CleanLearning(HistGradientBoostingRegressor(random_state=0), seed=0)
         wrong = learner.find_label_issues(columns.to_numpy(), frame[target].to_numpy(float))
         wrong = wrong["is_label_issue"]
-    return {
-        "f1_label_cleanlab": float(f1_score(truth["label"], wrong)),
-        "f1_feature_isolation_forest": float(f1_score(truth["feature"], unusual)),
-    }
+    return f1_score(truth["label"], wrong), f1_score(truth["feature"], unusual)
 
 
 def _table(name: str) -> tuple[pd.DataFrame, str]:
@@ -158,8 +144,7 @@ def _table(name: str) -> tuple[pd.DataFrame, str]:
     if name == "made up":
         return _made_up(), "label"
     if name in SMALL_TABLES:
-        frame = getattr(datasets, f"load_{name}")(as_frame=True).frame
-        return frame, "target"
+        return getattr(datasets, f"load_{name}")(as_frame=True).frame, "target"
     task = get_task(name)
     splits = task.load("real")
     rows = pd.concat([splits.train, splits.valid, splits.test], ignore_index=True)
@@ -185,7 +170,7 @@ def diagnose_figures(found: pd.DataFrame, unseen: pd.Series | None = None) -> li
     title = f"diagnose, {speed['rows']:,.0f} rows × {speed['columns']:.0f} columns"
     figures: list[tuple] = [
         (title, speed["seconds"], "s", 180, "<="),
-        (f"{title}: CPU seconds", speed["cpu_seconds"], "s", None, ""),
+        (f"{title}: CPU seconds", speed["cpu_seconds"], "s"),
         (f"{title}: peak memory", speed["peak_mb"], "MB", 2000, "<="),
     ]
     clean = found[found["what"] == "clean"].groupby("table")["flagged"].max()
@@ -195,14 +180,14 @@ def diagnose_figures(found: pd.DataFrame, unseen: pd.Series | None = None) -> li
     ]
     few = found[found["what"] == "few errors"].groupby("table")[["f1_label", "f1_feature"]].mean()
     figures += [
-        (f"diagnose, {name} with few errors of that script: F1 {kind}", f1, "", None, "")
+        (f"diagnose, {name} with few errors of that script: F1 {kind}", f1, "")
         for name, row in few.iterrows()
         for kind, f1 in (("label", row["f1_label"]), ("feature", row["f1_feature"]))
     ]
     dirty = found[found["what"] == "errors"].groupby("table")["f1_macro"].mean()
     for name, f1 in dirty.items():
         figure = f"diagnose, {name} with errors of an independent script: macro F1"
-        figures.append((figure, f1, "", None, ""))
+        figures.append((figure, f1, ""))
         if name in unseen.index:
             against = f"diagnose, {name}: that F1 against leave-one-task-out"
             figures.append((against, 100 * f1 / unseen[name], "%", 90, ">="))
