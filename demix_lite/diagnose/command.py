@@ -35,25 +35,16 @@ from demix_lite.tasks.reading import has_decimal_comma, unit_of, without_unit
 AS_READ = ("sep", "encoding", "lineterminator", "header")
 """What is remembered of a text file, so that a repaired one is written alike."""
 
+FLAGS = [f"{kind}_error" for kind in ERROR_TYPES]
+
 
 @dataclass(frozen=True)
 class Outcome:
     """What came of a file.
 
-    Attributes
-    ----------
-    raw : DataFrame
-        The file as it is.
-    target : str
-        The label column.
-    debugger : DataDebugger
-        Fitted on the rows that have a label.
-    checked : DataFrame or None
-        The self-check, if it was asked for.
-    summary : dict
-        The main numbers, ready for JSON.
-    validation : DataFrame or None
-        The validation file, if there was one.
+    ``raw`` and ``validation`` are the tables as they were given, ``target`` is the label column,
+    ``debugger`` was fitted on the rows that have a label, ``checked`` is the self-check if it was
+    asked for, and ``summary`` holds the main numbers, ready for JSON.
     """
 
     raw: pd.DataFrame
@@ -69,13 +60,9 @@ class Outcome:
 
     def diagnosis(self) -> pd.DataFrame:
         """Return the diagnosis of every row of the file, numbered from 1."""
-        lines = self.debugger.diagnosis_.reindex(self.raw.index)
+        lines = self.debugger.diagnosis_.reindex(self.raw.index).round(4)
         judged = self.raw.index.isin(self.debugger.diagnosis_.index)
-        for column in lines:
-            if column.endswith("_probability"):
-                lines[column] = lines[column].round(4)
-            elif column.endswith("_error"):
-                lines[column] = lines[column].eq(True).astype(int)
+        lines[FLAGS] = lines[FLAGS].eq(True).astype(int)
         lines.insert(0, "row", np.arange(1, len(lines) + 1))
         return lines.assign(note=np.where(judged, "", "not judged: it has no label"))
 
@@ -93,17 +80,16 @@ class Outcome:
             new, old = after[column], before[column]
             changed = after.index[(new != old) & ~(new.isna() & old.isna())]
             if len(changed):
-                values = _as_in_file(self.raw.loc[after.index, column], old, new[changed])
-                mended[column] = mended[column].astype(object)
-                mended.loc[changed, column] = values
-                kind = self.raw[column].dtype
+                given, kind = self.raw[column], self.raw[column].dtype
+                cells = given.astype(object)
+                cells.loc[changed] = _as_in_file(given.loc[after.index], old, new[changed])
                 is_category = isinstance(kind, pd.CategoricalDtype)
-                mended[column] = mended[column].astype("category" if is_category else kind)
+                mended[column] = cells.astype("category" if is_category else kind)
         if not _one_other(table):
-            lines = self.debugger.diagnosis_
-            labels = _with_room_for_gaps(self.raw[self.target])
-            doubted = self.raw.index.isin(lines.index[lines["label_error"]])
-            mended[self.target] = labels.mask(doubted)
+            lines, labels = self.debugger.diagnosis_, self.raw[self.target]
+            if labels.dtype.kind in "biu":  # a type that knows missing ones
+                labels = labels.convert_dtypes()
+            mended[self.target] = labels.mask(labels.index.isin(lines.index[lines["label_error"]]))
         return mended
 
 
@@ -117,30 +103,16 @@ def diagnose_file(
     announce: Announce = lambda stage: None,
     **options: Any,
 ) -> Outcome:
-    """Diagnose a CSV or Parquet file.
+    """Diagnose a CSV or Parquet file; the other ``options`` are those of :func:`diagnose_frame`.
 
-    Parameters
-    ----------
-    path : path
-        The file.
-    target : str
-        Its label column.
-    validation_file : path, optional
-        Validation rows of your own, with the same columns.
-    known_file : path, optional
-        Errors that you know of: a line a row, columns ``label``, ``feature``, ``spurious``.
-    encoding : str, optional
-        Of a text file; UTF-8 by default.
-    announce : callable
-        Told what begins.
-    **options
-        Those of :func:`diagnose_frame`.
+    Text files are UTF-8 unless ``encoding`` says otherwise.
     """
     announce("read the file")
-    raw = read_user_file(path, encoding=encoding)
-    held = None if validation_file is None else read_user_file(validation_file, encoding=encoding)
-    known = None if known_file is None else read_user_file(known_file, encoding=encoding)
-    beside: Any = {"validation": held, "known": known, "name": path.name}
+    raw, validation, known = (
+        None if file is None else read_user_file(file, encoding=encoding)
+        for file in (path, validation_file, known_file)
+    )
+    beside: Any = {"validation": validation, "known": known, "name": path.name}
     return diagnose_frame(raw, target, announce=announce, **beside, **options)
 
 
@@ -173,16 +145,10 @@ def diagnose_frame(
         nobody looked.
     name : str
         What the report calls the table.
-    kind : {"auto", "classification", "regression"}
-        What the label is.
     with_self_check : bool
         Also put known errors into the rows and see how many are found.
-    detector : ErrorDetector, optional
-        The one that comes with the package by default.
-    seed : int
-        Another seed, other cuts and weights.
-    announce : callable
-        Told what begins.
+    kind, detector, seed, announce
+        As for :class:`~demix_lite.debugger.DataDebugger`.
 
     Raises
     ------
@@ -222,6 +188,7 @@ def write_outcome(outcome: Outcome, folder: Path | str, *, repaired: str = "") -
 
     Repaired text has the separator, the encoding and the line ends of the file.
     """
+    as_read: Any = {k: v for k, v in outcome.raw.attrs.items() if k in AS_READ}
     writers = {
         "diagnosis.csv": lambda p: without_formulas(outcome.diagnosis()).to_csv(p, index=False),
         "report.html": lambda p: p.write_text(report_page(outcome), encoding="utf-8"),
@@ -229,9 +196,7 @@ def write_outcome(outcome: Outcome, folder: Path | str, *, repaired: str = "") -
     if repaired in (".parquet", ".pq"):
         writers["repaired.parquet"] = lambda p: outcome.repaired().to_parquet(p, index=False)
     elif repaired:
-        writers["repaired.csv"] = lambda p: outcome.repaired().to_csv(
-            p, index=False, **{k: v for k, v in outcome.raw.attrs.items() if k in AS_READ}
-        )
+        writers["repaired.csv"] = lambda p: outcome.repaired().to_csv(p, index=False, **as_read)
     return write_together(Path(folder), writers)
 
 
@@ -259,13 +224,6 @@ def _one_other(table: OwnTable) -> bool:
     """Say whether a wrong label can be one other only, slips in a few labels left aside."""
     frequent = table.frame[table.task.target].value_counts() >= LEAST_ROWS
     return table.task.label.other_known or bool(table.task.label.classes and frequent.sum() == 2)
-
-
-def _with_room_for_gaps(values: pd.Series) -> pd.Series:
-    """Return whole numbers and booleans as a type that knows missing ones."""
-    kind = values.dtype
-    whole = pd.api.types.is_integer_dtype(kind) or pd.api.types.is_bool_dtype(kind)
-    return values.convert_dtypes() if whole else values
 
 
 def _as_in_file(raw: pd.Series, read: pd.Series, new: pd.Series) -> list[Any]:
@@ -308,7 +266,7 @@ def _summary(
         "judged": len(lines),
         "features": len(task.features),
         "flagged": {k: int(lines[f"{k}_error"].sum()) for k in ERROR_TYPES},
-        "flagged_any": int(lines[[f"{k}_error" for k in ERROR_TYPES]].any(axis=1).sum()),
+        "flagged_any": int(lines[FLAGS].any(axis=1).sum()),
         "errors": {
             said.kind: {
                 "seen": said.seen,
@@ -347,23 +305,23 @@ def _shortcut(found: NamedShortcut, rows: pd.DataFrame, target: str) -> dict[str
 
 def _how_right(truth: pd.DataFrame, lines: pd.DataFrame) -> dict[str, Any]:
     """Compare the flags with what is known; rows that were not judged are not flagged."""
-    flags = pd.DataFrame({kind: lines[f"{kind}_error"] for kind in truth})
-    right = compare(truth, flags.reindex(truth.index, fill_value=False))
+    flags = lines[FLAGS].set_axis(ERROR_TYPES, axis=1).reindex(truth.index, fill_value=False)
+    right = compare(truth, flags)
     return right.astype(object).where(right.notna(), None).to_dict("index")
 
 
 def _score(debugger: DataDebugger) -> dict[str, Any]:
     """Return the scores; the error of a number in the unit that the file has it in."""
     score, label = debugger.score_, debugger.table_.task.label
-    values = {k: v for k, v in vars(score).items() if isinstance(v, float)}
-    metric = score.metric
+    metric, before, after = score.metric, score.before, score.after
     if isinstance(label, Number):
         metric = "root mean squared error"
-        values = {k: np.sqrt(v) * (label.high - label.low) for k, v in values.items()}
+        before, after = (np.sqrt(v) * (label.high - label.low) for v in (before, after))
     return {
         "metric": metric,
         "better": "larger" if score.larger_is_better else "smaller",
-        **{k: _number(v) for k, v in values.items()},
+        "before": _number(before),
+        "after": _number(after),
         "clear": score.clear,
         "rows": score.rows,
     }

@@ -25,17 +25,8 @@ def check_folder(folder: Path) -> None:
 def write_together(folder: Path, writers: Mapping[str, Callable[[Path], object]]) -> list[Path]:
     """Write files under temporary names, and rename them when every one is complete.
 
-    Parameters
-    ----------
-    folder : path
-        Made if it is not there.
-    writers : mapping
-        File name to what writes it to a path.
-
-    Raises
-    ------
-    DemixError
-        If the folder or the disk does not take them; nothing is left behind then.
+    ``writers`` says for every name what writes such a file to a path. The folder is made if need
+    be; where it or the disk does not take them, a ``DemixError`` says so and nothing is left.
     """
     made = not folder.exists()
     try:
