@@ -12,7 +12,7 @@ see such errors here, and nothing is flagged. Of rows that break a shortcut ther
 they are a minority at most.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -113,18 +113,19 @@ def weigh(
     # The detector learned from no larger minority: where it says more, it hears patterns that the
     # table has by nature.
     said[:, -1] = with_share(said[:, -1], TabularTask.minority_share)
-    least = {kind: _least_precision(kind, dirty) for kind in ERROR_TYPES}
+    tidy, worst = LEAST_PRECISION["tidy"], LEAST_PRECISION["dirty"]
+    least = {kind: (1 - dirty) * tidy[kind] + dirty * worst[kind] for kind in ERROR_TYPES}
     if _stands_alone(shortcuts):
         least["spurious"] = min(least["spurious"], PRECISION_ALONE)
-    thresholds = [flag_from(p, least[kind]) for kind, p in _by_kind(said)]
+    thresholds = [flag_from(p, least[kind]) for kind, p in zip(ERROR_TYPES, said.T, strict=True)]
     named = any(shortcut.suspected for shortcut in shortcuts)
     seen.append(named and bool((said[:, -1] >= thresholds[-1]).any()))
     thresholds = [t if can else 1.1 for t, can in zip(thresholds, seen, strict=True)]
     said[:, ~np.array(seen)] = 0.0  # a repair has nothing to go by
     rng = np.random.default_rng(0)
     evidence = [
-        _evidence(judgement, kind, p, threshold, can, rng)
-        for (kind, p), threshold, can in zip(_by_kind(said), thresholds, seen, strict=True)
+        _evidence(judgement, *about, rng)
+        for about in zip(ERROR_TYPES, said.T, thresholds, seen, strict=True)
     ]
     return Diagnosis.from_probability(said, np.array(thresholds)), evidence
 
@@ -139,10 +140,6 @@ def dirtiness(judgement: Judgement) -> float:
     labels, features = (_looks_worse(judgement, kind) for kind in WITH_CONTROLS)
     ratio = min(labels / DIRTY_LABELS, (labels + features) / DIRTY)
     return float(np.clip((ratio - 1 + NEAR) / (2 * NEAR), 0.0, 1.0))
-
-
-def _least_precision(kind: str, dirty: float) -> float:
-    return (1 - dirty) * LEAST_PRECISION["tidy"][kind] + dirty * LEAST_PRECISION["dirty"][kind]
 
 
 def _stands_alone(shortcuts: list[NamedShortcut]) -> bool:
@@ -167,10 +164,6 @@ def _looks_worse(judgement: Judgement, kind: str) -> float:
     often = float(roc_auc_score(is_row, np.concatenate([rows, controls])))
     classes = judgement.outputs.shape[1]
     return often * (max(1.0, 2 * (classes - 1) / classes) if kind == "label" else 1.0)
-
-
-def _by_kind(said: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-    return zip(ERROR_TYPES, said.T, strict=True)
 
 
 def _share(
@@ -198,8 +191,7 @@ def largest_share(rows: np.ndarray, controls: np.ndarray) -> float:
     0.1
     """
     levels = np.quantile(controls, 1 - np.array(LEVELS))
-    more = [((rows >= x).sum() + 1) / len(rows) for x in levels]
-    ratios = [share / (controls >= x).mean() for x, share in zip(levels, more, strict=True)]
+    ratios = [((rows >= x).sum() + 1) / len(rows) / (controls >= x).mean() for x in levels]
     return float(min(1.0, *ratios))
 
 
@@ -260,7 +252,8 @@ def _evidence(
 def _interval(probability: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:
     """Return a 95 % interval of the share of errors: which rows there are, which of them err."""
     shares = [rng.binomial(1, _again(probability, rng)).mean() for _ in range(DRAWS)]
-    return float(np.quantile(shares, 0.025)), float(np.quantile(shares, 0.975))
+    low, high = np.quantile(shares, [0.025, 0.975])
+    return float(low), float(high)
 
 
 def _again(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
