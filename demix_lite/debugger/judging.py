@@ -53,18 +53,10 @@ class Controls:
 class Judgement:
     """What the detector says of every row of the table and of every control.
 
-    Attributes
-    ----------
-    by_cut : array
-        Probabilities of the three error types in every cut, shape ``(cuts, N, 3)``.
-    of_controls : array
-        Those of the controls, each of which stood in one cut, shape ``(controls, 3)``.
-    controls : Controls
-        The controls.
-    outputs : Tensor
-        Outputs for every row of models that were not trained on it, shape ``(N, outputs)``.
-    parts : list of (array, Run)
-        The first cut: positions of the rows of each half, and the run whose first rows they are.
+    ``by_cut`` has the probabilities of the three error types in every cut, ``(cuts, N, 3)``, and
+    ``of_controls`` those of the ``controls``, each of which stood in one cut, ``(controls, 3)``.
+    ``outputs`` are those of models that were not trained on the row, ``(N, outputs)``. ``parts``
+    is the first cut: positions of the rows of each half, and the run whose first rows they are.
     """
 
     by_cut: np.ndarray
@@ -90,24 +82,13 @@ def judge_table(
     seed: object = 0,
     announce: Announce = lambda stage: None,
 ) -> Judgement:
-    """Judge every row of a table.
+    """Judge every row of a table, with ``validation`` samples per influence vector.
 
-    Parameters
-    ----------
-    task, frame, detector
-        What the columns and the label are, the rows, and what gives the verdicts.
-    valid : DataFrame, optional
-        Validation rows of their own, used in place of the other half.
-    repeats : int, optional
-        How often the table is cut in two; as often as makes 6000 verdicts by default, at most 5.
-    validation : int
-        Validation samples per influence vector.
-    seed : object
-        Names the cuts, the controls and the weights.
-    announce : callable
-        Told what begins.
+    Validation rows come from ``valid``, if given, and otherwise from the other half. The table is
+    cut in two ``repeats`` times, by default as often as makes 6000 verdicts, at most 5. ``seed``
+    names the cuts, the controls and the weights.
     """
-    repeats = max(1, repeats or usual_repeats(len(frame)))
+    repeats = repeats or int(np.clip(ENOUGH_ROWS // len(frame), 1, MOST_REPEATS))
     by_cut = np.zeros((repeats, len(frame), 3))
     outputs = torch.zeros(len(frame), task.label.outputs)
     drawn, of_controls = [], []
@@ -137,17 +118,6 @@ def judge_table(
         of_controls.append(said[len(frame) :])
     together = np.concatenate(of_controls)
     return Judgement(by_cut, together, _together(drawn), outputs / repeats, first)
-
-
-def usual_repeats(rows: int) -> int:
-    """Return how often a table of this length is cut in two.
-
-    Examples
-    --------
-    >>> usual_repeats(200), usual_repeats(2500), usual_repeats(50_000)
-    (5, 2, 1)
-    """
-    return int(np.clip(ENOUGH_ROWS // max(rows, 1), 1, MOST_REPEATS))
 
 
 def train_model(
