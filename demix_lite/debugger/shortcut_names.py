@@ -28,14 +28,8 @@ SURE_LABEL = 0.4
 class NamedShortcut:
     """A suspected shortcut: a rule and the rows that break it.
 
-    Attributes
-    ----------
-    rule : Rule
-        Condition and target.
-    link : float
-        Correlation of breaking the rule with the spurious verdicts, at most 1.
-    breaks : array
-        True for the rows that break it.
+    ``breaks`` is true for these rows, and ``link`` is the correlation of breaking the rule with the
+    spurious verdicts, at most 1.
     """
 
     rule: Rule
@@ -97,23 +91,17 @@ def _rule(
     """Read a rule off the rows; a rule that says the opposite is turned round."""
     holds = found.conditions[:, condition] > 0.5
     wanted = found.targets[:, target] > 0.5
-    where = next(
-        (
-            (str(column), claim)
-            for column in frame.columns.drop(task.target)
-            if (claim := _claim(frame[column], holds)) is not None
-        ),
-        None,
-    )
-    if where is None:
-        return None
     if (holds != wanted).mean() > 0.5:  # the condition goes with the other labels
         wanted = ~wanted
-    claim = _claim(frame[task.target], wanted)
-    if claim is None or (isinstance(claim, frozenset) and len(claim) > 1):
+    label = _claim(frame[task.target], wanted)
+    if label is None or (isinstance(label, frozenset) and len(label) > 1):
         return None
-    label = claim if isinstance(claim, tuple) else next(iter(claim))
-    return Rule(where[0], dict([where]), label)
+    for column in frame.columns.drop(task.target):
+        claim = _claim(frame[column], holds)
+        if claim is not None:
+            target = label if isinstance(label, tuple) else next(iter(label))
+            return Rule(str(column), {str(column): claim}, target)
+    return None
 
 
 def _claim(values: pd.Series, holds: np.ndarray) -> "frozenset[str] | tuple[float, float] | None":
