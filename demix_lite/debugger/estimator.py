@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -44,10 +45,8 @@ class Score:
 
     Attributes
     ----------
-    metric : str
-        Name of the metric.
-    larger_is_better : bool
-        Which way is up.
+    metric, larger_is_better
+        What was measured, and which way is up.
     before, after : float
         Trained on the rows as they are, and on the rows as the diagnosis has them: suspicious cells
         replaced, a doubtful label counted by its probability. NaN if nothing is flagged.
@@ -141,11 +140,6 @@ class DataDebugger(BaseEstimator):
         X_valid, y_valid : optional
             Validation rows of your own, with the same columns.
 
-        Returns
-        -------
-        DataDebugger
-            Itself.
-
         Raises
         ------
         DataError
@@ -172,9 +166,7 @@ class DataDebugger(BaseEstimator):
             seed=seed,
             announce=self._say,
         )
-        self._conclude(
-            judgement, frame.index, frame.index if held is None else held.index, valid, seed
-        )
+        self._conclude(judgement, frame.index, (frame if held is None else held).index, valid, seed)
         return self
 
     def __sklearn_tags__(self) -> Tags:
@@ -309,7 +301,7 @@ def exact(value: Any) -> str:
     return f"{value:.15g}" if isinstance(value, float) else str(value)
 
 
-def leading_rows(diagnosis: pd.DataFrame, count: int = EXPLAINED) -> dict[str, pd.Index]:
+def leading_rows(diagnosis: pd.DataFrame) -> dict[str, pd.Index]:
     """Return the flagged rows of each error type, the most probable first.
 
     Examples
@@ -322,7 +314,7 @@ def leading_rows(diagnosis: pd.DataFrame, count: int = EXPLAINED) -> dict[str, p
     return {
         kind: diagnosis.loc[diagnosis[f"{kind}_error"], f"{kind}_probability"]
         .sort_values(ascending=False, kind="stable")
-        .index[:count]
+        .index[:EXPLAINED]
         for kind in ERROR_TYPES
     }
 
@@ -376,10 +368,9 @@ def _retrained(
         repaired = repair(task, table.mended.iloc[rows], own, judgement.outputs[rows])
         versions = ((frame.iloc[rows], None), (repaired.samples, repaired.weights))
         said = []
+        how: dict[str, Any] = {"rows": len(rows), "seed": (seed, "score")}
         for samples, weights in versions:
-            trained, encoder = train_model(
-                task, samples, weights=weights, rows=len(rows), seed=(seed, "score")
-            )
+            trained, encoder = train_model(task, samples, weights=weights, **how)
             said.append(predict(trained.model, encoder.inputs(held)))
         held_out.append((said[0], said[1], encoder.targets(held[task.target])))
     return held_out
@@ -387,9 +378,10 @@ def _retrained(
 
 def _compare(task: TabularTask, held_out: list[HeldOut]) -> Score:
     """Measure outputs before and after the repair."""
-    label, total = task.label, sum(len(targets) for *_, targets in held_out)
+    total = sum(len(targets) for *_, targets in held_out)
+    score = partial(Score, task.label.metric_name, task.label.larger_is_better, rows=total)
     if not total:
-        return Score(label.metric_name, label.larger_is_better, np.nan, np.nan, False, 0)
+        return score(np.nan, np.nan, clear=False)
 
     def measure(draw: Callable[[int], Tensor]) -> np.ndarray:
         sums = np.zeros(2)
@@ -404,6 +396,4 @@ def _compare(task: TabularTask, held_out: list[HeldOut]) -> Score:
     drawn = [measure(lambda n: torch.randint(n, (n,), generator=rng)) for _ in range(DRAWS)]
     higher = float(np.mean([np.diff(both)[0] > 0 for both in drawn]))
     clear = bool(before != after and max(higher, 1 - higher) >= SURE)
-    return Score(
-        label.metric_name, label.larger_is_better, float(before), float(after), clear, total
-    )
+    return score(float(before), float(after), clear=clear)
