@@ -1053,14 +1053,19 @@ def test_flagged_rows_are_counted_along_the_file():
     assert [places["lines"]["label"][part] for part in (2, 59)] == [1, 0.5]
 
 
-def test_what_was_not_checked_names_what_is_not_seen_and_small_tables():
-    errors = {"label": {"seen": True}, "feature": {"seen": False}, "spurious": {"seen": False}}
-    said = page._unchecked({"errors": errors, "judged": 199})
-    assert page.SMALL in said
-    assert page.BLIND.format("Wrong features") in said
-    assert page.BLIND.format("Wrong label") not in said
-    assert page.SMALL not in page._unchecked({"errors": errors, "judged": 200})
-    assert [page._round_above(share) for share in (0.05, 0.051, 1.0, 1.2)] == [0.05, 0.1, 1.0, 1.0]
+def test_the_page_says_what_is_not_seen_how_small_a_table_is_and_how_large_a_share(quick):
+    outcome = diagnose_frame(people(), "buys")
+    about, blind, small = outcome.summary, "Wrong {}: the detector cannot see", "Small table:"
+    label = about["errors"]["label"]
+    label |= {"seen": True, "share": 0.04, "low": 0.03}
+    # The bar of a share ends at the next round share.
+    for rows, high, end in ((200, 0.05, 5), (199, 0.051, 10), (1, 1.0, 100), (1, 1.2, 100)):
+        about["judged"], label["high"] = rows, high
+        said = page.report_page(outcome)
+        assert blind.format("features") in said
+        assert blind.format("label") not in said
+        assert (small in said) == (rows < 200)
+        assert f'<text x="234" y="38" text-anchor="end">{end}%</text>' in said
 
 
 # ------------------------------------------------------------------ parts of the command
