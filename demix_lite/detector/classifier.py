@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -137,11 +138,13 @@ class ErrorDetector:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(training.seed)
             train_first_pass(self.first, _split(environments, most)[0], training)
+            judge = cache(self._first_pass)  # both chains learn from some of the same runs
             for number, chain in enumerate(self.chains.values()):
                 _, second, held = _split(environments, most, practice=number > 0)
                 torch.manual_seed(training.seed + 1)
-                self._train_rounds(chain, second)
-                logits = [_logits(chain, self._first_pass(e.run)) for e in tqdm(held, **BAR)]
+                judged = [judge(e.run) for e in tqdm(second, **BAR)] if chain else []
+                self._train_rounds(chain, judged, [e.errors for e in second])
+                logits = [_logits(chain, judge(e.run)) for e in tqdm(held, **BAR)]
                 truths = np.concatenate([e.errors for e in held])
                 self.calibration[number] = calibrate(np.concatenate(logits), truths)
         self.facts = dict(facts or {})
@@ -241,12 +244,10 @@ class ErrorDetector:
         """Return the run with its values relative to what this detector compares with."""
         return run if self.pooled_scale is None else replace(run, scale=self.pooled_scale)
 
-    def _train_rounds(self, chain: list[SecondPass], environments: Sequence[Environment]) -> None:
+    def _train_rounds(
+        self, chain: list[SecondPass], judged: list[Judged], truths: Sequence[np.ndarray]
+    ) -> None:
         """Train one network a round, each on the verdicts of the round before."""
-        if not chain:
-            return
-        truths = [e.errors for e in environments]
-        judged = [self._first_pass(e.run) for e in tqdm(environments, **BAR)]
         for number, second in enumerate(chain):
             logits = second.fit(judged, truths, seed=self.settings.training.seed + number)
             judged = [replace(run, logits=own) for run, own in zip(judged, logits, strict=True)]
