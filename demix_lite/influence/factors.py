@@ -59,23 +59,6 @@ class LinearFactor:
 
 
 @dataclass
-class Table:
-    """Gradients of an embedding by row number.
-
-    Attributes
-    ----------
-    numbers : Tensor
-        The R row numbers that occur, sorted.
-    sums : Tensor
-        Their gradients, one column per sample, shape ``(R + 1, K, n)``; the last row is zero and
-        stands for all numbers that do not occur.
-    """
-
-    numbers: Tensor
-    sums: Tensor
-
-
-@dataclass
 class EmbeddingFactor:
     """Gradient of an embedding: row numbers ``ids`` (n, S) and output gradients ``g`` (n, S, K)."""
 
@@ -101,15 +84,18 @@ class EmbeddingFactor:
         return gradient.flatten(1)
 
     @cached_property
-    def table(self) -> Table:
-        """The gradients by row number, kept for whatever they are multiplied with next."""
+    def table(self) -> tuple[Tensor, Tensor]:
+        """The R row numbers that occur, sorted, and their gradients, ``(R + 1, K, n)``.
+
+        The last row is zero and stands for all other numbers. Kept for the next product.
+        """
         n, _, width = self.g.shape
         numbers, places = self.ids.unique(return_inverse=True)
         rows = places[..., None] * width + torch.arange(width, device=self.g.device)
         cells = rows * n + torch.arange(n, device=self.g.device)[:, None, None]
         sums = self.g.new_zeros((len(numbers) + 1) * width * n)
         sums.index_add_(0, cells.flatten(), self.g.flatten())
-        return Table(numbers, sums.view(-1, width, n))
+        return numbers, sums.view(-1, width, n)
 
 
 @dataclass
@@ -121,16 +107,6 @@ class DenseFactor:
 
     gradient: Tensor
     layer: LinearFactor | None = None
-
-    @property
-    def pair_flops(self) -> int:
-        """Multiplications per pair of samples."""
-        return self.gradient.shape[1]
-
-    @property
-    def size(self) -> int:
-        """Number of entries of one sample's gradient."""
-        return self.gradient.shape[1]
 
     def dense(self) -> Tensor:
         """Return the gradients themselves, shape ``(n, P)``."""

@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from demix_lite.influence.factors import (
     DenseFactor,
     EmbeddingFactor,
     Factor,
     LinearFactor,
-    Table,
 )
 
 PAIR_WORKSPACE = 2**25
@@ -70,15 +70,12 @@ def joined(factors: Sequence[Factor], order: Tensor) -> Factor:
     """
     if any(isinstance(factor, DenseFactor) for factor in factors):
         return DenseFactor(torch.cat([factor.dense() for factor in factors])[order])
-    names = [name for name in ("a", "ids", "g") if hasattr(factors[0], name)]
-    parts = [[getattr(factor, name) for name in names] for factor in factors]
-    longest = max(part.shape[1] for part, *_ in parts)
-    whole = [
-        torch.cat([F.pad(p, (0, 0) * (p.dim() - 2) + (0, longest - p.shape[1])) for p in column])
-        for column in zip(*parts, strict=True)
-    ]
     first: Any = factors[0]
-    return replace(first, **{n: part[order] for n, part in zip(names, whole, strict=True)})
+    sides = {
+        name: pad_sequence([row for f in factors for row in getattr(f, name)], batch_first=True)
+        for name in ("a" if isinstance(first, LinearFactor) else "ids", "g")
+    }
+    return replace(first, **{name: side[order] for name, side in sides.items()})
 
 
 def inner_products(one: Factor, other: Factor) -> Tensor:
@@ -132,18 +129,17 @@ def _through_tables(one: EmbeddingFactor, other: EmbeddingFactor) -> Tensor:
     return torch.cat([_looked_up(one, table) for table in tables], dim=1)
 
 
-def _looked_up(factor: EmbeddingFactor, table: Table) -> Tensor:
+def _looked_up(factor: EmbeddingFactor, table: tuple[Tensor, Tensor]) -> Tensor:
     """Multiply the gradients of an embedding with those that stand in a table."""
-    absent, width = len(table.numbers), factor.g.shape[2]
-    places = torch.searchsorted(table.numbers, factor.ids).clamp_(max=absent - 1)
-    places = torch.where(table.numbers[places] == factor.ids, places, absent)
+    (numbers, sums), width = table, factor.g.shape[2]
+    absent = len(numbers)
+    places = torch.searchsorted(numbers, factor.ids).clamp_(max=absent - 1)
+    places = torch.where(numbers[places] == factor.ids, places, absent)
     rows = places[..., None] * width + torch.arange(width, device=places.device)
     # A weighted sum of table rows per sample, without a copy of the rows it reads.
+    weights = factor.g.flatten(1)
     return F.embedding_bag(
-        rows.flatten(1),
-        table.sums.flatten(0, 1),
-        mode="sum",
-        per_sample_weights=factor.g.flatten(1),
+        rows.flatten(1), sums.flatten(0, 1), mode="sum", per_sample_weights=weights
     )
 
 
