@@ -8,16 +8,16 @@ trainable module of a model; :mod:`demix_lite.influence.gram` multiplies them.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from functools import cached_property, partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vjp, vmap
 from torch.nn import functional as F
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
 from demix_lite.errors import DemixError
 from demix_lite.models.training import LossFn, take
@@ -135,10 +135,8 @@ class Captured:
     entries: dict[str, int]
 
 
-@dataclass
-class _Call:
+class _Call(NamedTuple):
     inputs: tuple[Any, ...]
-    output: Tensor
     gradient: Tensor
 
 
@@ -174,17 +172,18 @@ class FactorCapture:
         self.loss_fn = loss_fn
         # A module under two names counts once; a parameter in two modules counts twice.
         # Both are looked up once: with every batch it would take as long as a layer.
-        named = dict(model.named_modules())
-        held = {name: _trainable(name, module) for name, module in named.items()}
-        self.own = {name: set(own) for name, own in held.items() if own}
-        self.holders = {name: named[name] for name in self.own}
-        self.parameters = {
-            name: parameter for own in held.values() for name, parameter in own.items()
-        }
+        self.modules = dict(model.named_modules())
+        held = {name: _trainable(name, module) for name, module in self.modules.items()}
+        self.parameters = {name: p for own in held.values() for name, p in own.items()}
         if not self.parameters:
             raise DemixError("the model has no trainable parameter, so nothing has an influence.")
+        times = Counter(map(id, self.parameters.values()))
+        once = {
+            name: {n for n, p in own.items() if times[id(p)] == 1} for name, own in held.items()
+        }
+        # Modules that have a rule, each with the parameters it explains.
+        self.ruled = {name: own for name, own in once.items() if own}
         self.fallback: set[str] | None = None
-        self.modules: set[str] = set()
         self.overwrites = False
         self.copies = True
 
@@ -192,39 +191,33 @@ class FactorCapture:
         """Return losses and factors of a block of samples."""
         if self.fallback is None:
             self.fallback = self._unexplained(inputs, targets)
-        losses, calls = self._record(inputs, targets, self.fallback)
+        losses, calls = self._record(inputs, targets)
         self._refuse_routing(calls, len(targets))
-        factors = {name: self._factor(name, calls[name], self.fallback) for name in calls}
+        factors = {name: self._factor(name, calls[name]) for name in calls}
         if self.fallback:
             factors[FALLBACK] = DenseFactor(self._through_model(inputs, targets, self.fallback))
         entries = {name: sum(map(_recorded, calls[name])) for name in calls}
         return Captured(losses, factors, entries)
 
-    def _record(
-        self, inputs: Any, targets: Tensor, fallback: set[str]
-    ) -> tuple[Tensor, dict[str, list[_Call]]]:
+    def _record(self, inputs: Any, targets: Tensor) -> tuple[Tensor, dict[str, list[_Call]]]:
         """Run the model forward and backward; keep inputs and output gradients of its modules."""
         seen: list[tuple[str, tuple[Any, ...], Tensor]] = []
         copied: list[Tensor] = []
 
-        def recorder(name: str) -> Callable:
-            def record(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
-                if not isinstance(output, Tensor) or not output.requires_grad:
-                    return output
-                arguments = (*args, *kwargs.values())
-                seen.append((name, tree_map(_detached, arguments), output))
-                if not self.copies:
-                    return output
-                # A copy goes on, so that an in-place operation cannot overwrite the record.
-                copied.append(output.clone())
-                return copied[-1]
-
-            return record
+        def record(name: str, _: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
+            if not isinstance(output, Tensor) or not output.requires_grad:
+                return output
+            arguments = tree_map_only(Tensor, Tensor.detach, (*args, *kwargs.values()))
+            seen.append((name, arguments, output))
+            if not self.copies:
+                return output
+            # A copy goes on, so that an in-place operation cannot overwrite the record.
+            copied.append(output.clone())
+            return copied[-1]
 
         handles = [
-            self.holders[name].register_forward_hook(recorder(name), with_kwargs=True)
-            for name, own in self.own.items()
-            if own - fallback
+            self.modules[name].register_forward_hook(partial(record, name), with_kwargs=True)
+            for name in self.ruled
         ]
         try:
             with torch.enable_grad():
@@ -234,17 +227,16 @@ class FactorCapture:
             for handle in handles:
                 handle.remove()
         self.overwrites |= any(copy._version for copy in copied)
-        outputs = [output for _, _, output in seen]
-        found = torch.autograd.grad(total, outputs, allow_unused=True) if seen else ()
+        outputs = [output for *_, output in seen]
+        found = torch.autograd.grad(total, outputs, materialize_grads=True) if seen else ()
         calls: dict[str, list[_Call]] = {}
-        for (name, arguments, output), gradient in zip(seen, found, strict=True):
-            gradient = torch.zeros_like(output) if gradient is None else gradient
-            calls.setdefault(name, []).append(_Call(arguments, output.detach(), gradient))
+        for (name, arguments, _), gradient in zip(seen, found, strict=True):
+            calls.setdefault(name, []).append(_Call(arguments, gradient))
         return losses.detach(), calls
 
     def _refuse_routing(self, calls: dict[str, list[_Call]], n: int) -> None:
-        odd = calls.keys() ^ self.modules
-        odd |= {name for name in calls if any(len(call.output) != n for call in calls[name])}
+        odd = calls.keys() ^ self.ruled.keys()
+        odd |= {name for name in calls if any(len(call.gradient) != n for call in calls[name])}
         if odd:
             raise DemixError(
                 f"module {min(odd)!r} is not called with every sample of every batch; a model that "
@@ -261,22 +253,19 @@ class FactorCapture:
         return losses
 
     @torch.no_grad()
-    def _factor(self, name: str, calls: list[_Call], fallback: set[str]) -> Factor:
-        module = self.holders[name]
-        own = {full.rpartition(".")[2] for full in self.own[name] - fallback}
+    def _factor(self, name: str, calls: list[_Call]) -> Factor:
+        module = self.modules[name]
+        own = {full.rpartition(".")[2] for full in self.ruled[name]}
         if type(module) is nn.Linear:
             return _linear_factor(calls, own)
         if type(module) is nn.Embedding and not module.scale_grad_by_freq:
             return _embedding_factor(module, calls)
         if hasattr(module, "sample_gradients"):
-            return _told_factor(module, calls)
-        if type(module) is nn.LayerNorm:
-            each = [_layer_norm_gradient(module, call, own) for call in calls]
-        elif type(module).__name__.endswith("RMSNorm") and own == {"weight"}:
-            each = [_rms_norm_gradient(module, call) for call in calls]
-        else:
-            each = [_local_gradient(module, call, own) for call in calls]
-        return DenseFactor(torch.stack(each).sum(0))
+            layer = _linear_factor(calls, {"weight"})
+            return DenseFactor(module.sample_gradients(layer.a, layer.g), layer)
+        rms = type(module).__name__.endswith("RMSNorm") and own == {"weight"}
+        rule = _norm_gradient if rms or type(module) is nn.LayerNorm else _local_gradient
+        return DenseFactor(torch.stack([rule(module, call, own) for call in calls]).sum(0))
 
     def _through_model(self, inputs: Any, targets: Tensor, names: set[str]) -> Tensor:
         """Per-sample gradients of the named parameters through the whole model."""
@@ -316,30 +305,24 @@ class FactorCapture:
 
     def _unexplained(self, inputs: Any, targets: Tensor) -> set[str]:
         """Names of the parameters whose per-sample gradients the rules do not reproduce."""
-        fallback = _shared(self.parameters)
         few = torch.arange(max(CHECKED_SAMPLES)) % len(targets)
         wanted = self._one_by_one(take(inputs, few), targets[few], self.parameters)
         for size in CHECKED_SAMPLES:
             # Two sizes tell a dimension that counts samples from one that happens to be as long.
-            _, calls = self._record(take(inputs, few[:size]), targets[few[:size]], fallback)
-            for name, own in self.own.items():
-                gradients = [wanted[full][:size].flatten(1) for full in own - fallback]
-                if gradients and not self._explains(
-                    name, calls.get(name), fallback, torch.cat(gradients, dim=1)
-                ):
-                    fallback |= own
-        self.modules = {name for name, own in self.own.items() if own - fallback}
+            _, calls = self._record(take(inputs, few[:size]), targets[few[:size]])
+            for name, own in list(self.ruled.items()):
+                gradients = torch.cat([wanted[full][:size].flatten(1) for full in own], dim=1)
+                if not self._explains(name, calls.get(name), gradients):
+                    del self.ruled[name]
         self.copies = self.overwrites
-        return fallback
+        return self.parameters.keys() - set().union(*self.ruled.values())
 
-    def _explains(
-        self, name: str, calls: list[_Call] | None, fallback: set[str], wanted: Tensor
-    ) -> bool:
+    def _explains(self, name: str, calls: list[_Call] | None, wanted: Tensor) -> bool:
         """Tell whether the factors of a module have the inner products of the wanted gradients."""
         if not calls:
             return False
         try:
-            found = self._factor(name, calls, fallback).dense()
+            found = self._factor(name, calls).dense()
         except Exception:
             # It is anyone's code: it may not stand being differentiated alone, sample by sample.
             return False
@@ -365,16 +348,6 @@ def _recorded(call: _Call) -> int:
     return sum(tensor.numel() for tensor in (*inputs, call.gradient)) // len(call.gradient)
 
 
-def _detached(value: Any) -> Any:
-    return value.detach() if isinstance(value, Tensor) else value
-
-
-def _shared(parameters: dict[str, nn.Parameter]) -> set[str]:
-    """Names of the parameters that are held under more than one name."""
-    times = Counter(id(parameter) for parameter in parameters.values())
-    return {name for name, parameter in parameters.items() if times[id(parameter)] > 1}
-
-
 def refuse_batch_statistics(model: nn.Module) -> None:
     """Raise :class:`DemixError` if a module in training mode would mix the samples of a batch.
 
@@ -392,14 +365,9 @@ def refuse_batch_statistics(model: nn.Module) -> None:
             )
 
 
-def _positions(tensor: Tensor) -> Tensor:
-    """Give a tensor of shape (n, ..., width) the shape (n, S, width)."""
-    return tensor.flatten(1, -2) if tensor.dim() > 2 else tensor[:, None]
-
-
 def _side_by_side(calls: list[Tensor]) -> Tensor:
-    """Put the positions of all calls into one dimension, without a copy of a single call."""
-    parts = [_positions(tensor) for tensor in calls]
+    """Give tensors (n, ..., width) one dimension of positions, without a copy of a single one."""
+    parts = [x.flatten(1, -2) if x.dim() > 2 else x[:, None] for x in calls]
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
@@ -415,39 +383,29 @@ def _linear_factor(calls: list[_Call], own: set[str]) -> LinearFactor:
     return LinearFactor(a, g)
 
 
-def _told_factor(module: Any, calls: list[_Call]) -> DenseFactor:
-    """Let a module that is linear in its input say itself what its gradients are."""
-    a = _side_by_side([call.inputs[0] for call in calls])
-    g = _side_by_side([call.gradient for call in calls])
-    return DenseFactor(module.sample_gradients(a, g), LinearFactor(a, g))
-
-
 def _embedding_factor(module: nn.Embedding, calls: list[_Call]) -> EmbeddingFactor:
-    ids = torch.cat([call.inputs[0].reshape(len(call.output), -1) for call in calls], dim=1)
+    ids = torch.cat([call.inputs[0].reshape(len(call.gradient), -1) for call in calls], dim=1)
     g = _side_by_side([call.gradient for call in calls])
     if module.padding_idx is not None:
         g = g * (ids != module.padding_idx)[..., None]
     return EmbeddingFactor(ids, g, module.num_embeddings)
 
 
-def _layer_norm_gradient(module: nn.LayerNorm, call: _Call, own: set[str]) -> Tensor:
-    x = F.layer_norm(call.inputs[0], module.normalized_shape, eps=module.eps)
-    shape = (len(x), -1, *module.normalized_shape)
-    weight = (call.gradient * x).reshape(shape).sum(1).flatten(1)
-    bias = call.gradient.reshape(shape).sum(1).flatten(1)
-    parts = [part for name, part in (("weight", weight), ("bias", bias)) if name in own]
+def _norm_gradient(module: Any, call: _Call, own: set[str]) -> Tensor:
+    if type(module) is nn.LayerNorm:
+        normal = F.layer_norm(call.inputs[0], module.normalized_shape, eps=module.eps)
+    else:
+        # However it normalises, what comes out is linear in the weight.
+        weight = module.weight.detach()
+        one, zero = (
+            functional_call(module, {"weight": like(weight)}, call.inputs)
+            for like in (torch.ones_like, torch.zeros_like)
+        )
+        normal = one - zero
+    whole = {"weight": call.gradient * normal, "bias": call.gradient}
+    shape = (len(call.gradient), -1, *module.weight.shape)
+    parts = [whole[name].reshape(shape).sum(1).flatten(1) for name in whole if name in own]
     return torch.cat(parts, dim=1)
-
-
-def _rms_norm_gradient(module: Any, call: _Call) -> Tensor:
-    # However it normalises, what comes out is linear in the weight.
-    weight = module.weight.detach()
-    one, zero = (
-        functional_call(module, {"weight": like(weight)}, call.inputs)
-        for like in (torch.ones_like, torch.zeros_like)
-    )
-    scaled = call.gradient * (one - zero)
-    return scaled.reshape(len(scaled), -1, *weight.shape).sum(1).flatten(1)
 
 
 def _local_gradient(module: nn.Module, call: _Call, own: set[str]) -> Tensor:
@@ -455,7 +413,7 @@ def _local_gradient(module: nn.Module, call: _Call, own: set[str]) -> Tensor:
     parameters = {n: p.detach() for n, p in module.named_parameters(recurse=False) if n in own}
 
     def gradient_of_one(args: tuple, output_gradient: Tensor) -> dict[str, Tensor]:
-        single = tree_map(lambda x: x[None] if isinstance(x, Tensor) else x, args)
+        single = tree_map_only(Tensor, lambda x: x[None], args)
         pull_back = vjp(lambda p: functional_call(module, p, single), parameters)[1]
         return pull_back(output_gradient[None])[0]
 
