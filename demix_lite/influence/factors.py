@@ -34,13 +34,10 @@ class LinearFactor:
     a: Tensor
     g: Tensor
 
-    def sides(self, *, padded: bool = False) -> tuple[Tensor, Tensor]:
-        """Return inputs and output gradients, summed over positions.
-
-        Of padded samples only the positions count that have an output gradient.
-        """
+    def input_side(self, *, padded: bool) -> Tensor:
+        """Return the inputs, summed over positions; if padded, over those with a gradient."""
         a = self.a * (self.g != 0).any(2, keepdim=True) if padded else self.a
-        return a.sum(1), self.g.sum(1)
+        return a.sum(1)
 
     @property
     def pair_flops(self) -> int:

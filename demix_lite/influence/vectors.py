@@ -4,11 +4,10 @@ Sign and unit: positive means *helpful* (a gradient step on the training sample 
 the validation sample); ``"influence"`` is the cosine of the two full loss gradients, in [-1, 1].
 """
 
-import copy
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ import psutil
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 from tqdm import tqdm
 
 from demix_lite.errors import DemixError, unknown_name
@@ -66,8 +65,8 @@ LIKE_LENGTHS = 1024
 
 Samples = tuple[Any, Tensor]
 Features = Callable[[Any], Tensor]
-Form = Callable[[str, Factor], Factor]
-"""Maps the name of a module and its factor to the form that is multiplied."""
+Layer = str | None
+"""The name of a layer; None stands for the whole model."""
 
 
 @dataclass(frozen=True)
@@ -204,8 +203,15 @@ def _write(
 ) -> np.memmap:
     """Write the blocks to a file that takes its name when it is complete."""
     kind = torch.empty(0, dtype=dtype).numpy().dtype
+    needed = math.prod(shape) * kind.itemsize
     try:
-        _check_disk(path, math.prod(shape) * kind.itemsize)
+        free = psutil.disk_usage(str(path.resolve().parent)).free
+        if needed > free:
+            raise DemixError(
+                f"{path} would take {needed / 1e9:.1f} GB but only {free / 1e9:.1f} GB are free "
+                "there; use fewer validation samples or channels, or stream the blocks "
+                "(InfluenceSource)."
+            )
         with whole_file(path) as part:
             values = np.lib.format.open_memmap(part, mode="w+", dtype=kind, shape=shape)
             for rows, block in blocks:
@@ -214,15 +220,6 @@ def _write(
     except OSError as error:
         raise DemixError(f"cannot write {path}: {error.strerror or error}.") from error
     return np.lib.format.open_memmap(path, mode="r+")
-
-
-def _check_disk(path: Path, needed: int) -> None:
-    free = psutil.disk_usage(str(path.resolve().parent)).free
-    if needed > free:
-        raise DemixError(
-            f"{path} would take {needed / 1e9:.1f} GB but only {free / 1e9:.1f} GB are free there; "
-            "use fewer validation samples or channels, or stream the blocks (InfluenceSource)."
-        )
 
 
 class InfluenceSource:
@@ -258,11 +255,14 @@ class InfluenceSource:
         self.valid_count = count(valid[0])
         if not self.channels or not self.valid_count:
             raise DemixError("influence needs at least one channel and one validation sample.")
-        for name in self.channels:
-            if not ((name in CHANNELS and "[" not in name) or LAYER_CHANNEL.fullmatch(name)):
+        layered = {name: LAYER_CHANNEL.fullmatch(name) for name in self.channels}
+        for name, match in layered.items():
+            if not match and (name not in CHANNELS or "[" in name):
                 raise unknown_name("channel", name, CHANNELS)
         refuse_batch_statistics(model)
         self.model = model.to(self.device).eval()
+        # Tells the length of every sample, if the model knows of lengths.
+        self._lengths: Callable[[Any], Tensor] | None = getattr(self.model, "lengths", None)
         on_cuda = self.device.type == "cuda"
         self._room = min(CUDA_BYTES, self._free() // 2) if on_cuda else 0
         self.capture = FactorCapture(self.model, loss_fn)
@@ -270,29 +270,23 @@ class InfluenceSource:
         self.dtype = torch.promote_types(dtype, torch.float32)
         self._valid_samples = valid
         self._partners = partners or self.valid_count
-        self._layers: dict[str, str] = {}
+        self._asked: list[tuple[str, Layer]] = []
         spread = torch.linspace(0, self.valid_count - 1, max(CHECKED_SAMPLES)).long()
-        few = self._side(take(valid, spread), self._cheaper)
+        few = self._side(take(valid, spread))
         self._captured_bytes = 3 * few.entries * self.dtype.itemsize
         at_once = self.valid_count if self._lengths is None else self._part_size()
-        self._check_free(at_once * self._captured_bytes, self._free())
-        self._layers = {
-            name: few.layer(int(match[2]))
-            for name in self.channels
-            if (match := LAYER_CHANNEL.fullmatch(name))
-        }
-
-    @property
-    def _lengths(self) -> Callable[[Any], Tensor] | None:
-        """Tells the length of every sample, if the model knows of lengths."""
-        return getattr(self.model, "lengths", None)
+        _check_free(at_once * self._captured_bytes, self._free())
+        self._asked = [
+            (match[1], few.layer(int(match[2]))) if match else (name, None)
+            for name, match in layered.items()
+        ]
 
     @cached_property
     def _valid(self) -> "_Side":
         """Return the factors of the validation samples; the large part of a source."""
         parts = self._parts(self._valid_samples[0])
-        sides = [self._side(take(self._valid_samples, rows), self._cheaper) for rows in parts]
-        return sides[0] if len(sides) == 1 else _Side.together(sides, torch.cat(parts).argsort())
+        sides = [self._side(take(self._valid_samples, rows)) for rows in parts]
+        return sides[0] if len(sides) == 1 else _together(sides, torch.cat(parts).argsort())
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the factors out: whoever reads the pickle computes them again when needed."""
@@ -316,9 +310,9 @@ class InfluenceSource:
 
         Samples are padded to the longest beside them, so that little is padded then.
         """
-        if self._lengths is None:
-            return (torch.arange(count(inputs)),)
         rows = torch.arange(count(inputs))
+        if self._lengths is None:
+            return (rows,)
         if len(rows) > self._part_size():
             rows = self._lengths(inputs).argsort(stable=True)
         return rows.split(self._part_size())
@@ -328,20 +322,12 @@ class InfluenceSource:
         return int(max(1, min(LIKE_LENGTHS, room // self._captured_bytes)))
 
     def _channels(self, inputs: Any, targets: Tensor) -> Tensor:
-        train, valid = self._side((inputs, targets), self._as_for_valid), self._valid
+        valid = self._valid
+        train = self._side((inputs, targets), valid)
+        multiplied = {layer for kind, layer in self._asked if kind == "influence"}
+        products = _products(train, valid, multiplied)
+        found = [_channel(*asked, train, valid, products) for asked in self._asked]
         shape = (len(targets), self.valid_count)
-        # The products of layers with a channel of their own serve the sum as well.
-        shared = {
-            layer: inner_products(train.factors[layer], valid.factors[layer])
-            for name, layer in self._layers.items()
-            if name.startswith("influence")
-        }
-        found = [
-            _layer_channel(name, self._layers[name], train, valid, shared)
-            if name in self._layers
-            else _channel(name, train, valid, shared)
-            for name in self.channels
-        ]
         return torch.stack([values.to(self.dtype).expand(shape) for values in found], dim=1).cpu()
 
     def blocks(
@@ -374,29 +360,21 @@ class InfluenceSource:
         kept = partners * row if keep else 0
         at_once = self._block_size() if self._lengths is None else self._part_size()
         working = min(at_once, partners) * self._bytes_per_sample()
+        available = psutil.virtual_memory().available
         if self.device.type == "cuda":
-            self._check_free(working, self._free())
-            self._check_free(kept, psutil.virtual_memory().available)
+            _check_free(working, self._free())
+            _check_free(kept, available)
         else:
-            self._check_free(kept + working, self._free())
+            _check_free(kept + working, available)
         return kept + working
 
     def _free(self) -> int:
-        if self.device.type == "cuda":
-            # What PyTorch keeps for later is free, too.
-            kept = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(
-                self.device
-            )
-            return torch.cuda.mem_get_info(self.device)[0] + kept
-        return psutil.virtual_memory().available
-
-    def _check_free(self, needed: int, free: int) -> None:
-        if needed > free:
-            raise DemixError(
-                f"these vectors need about {needed / 1e9:.1f} GB but {free / 1e9:.1f} GB are free; "
-                "use fewer validation samples or channels, pass out='vectors.npy' to keep them on "
-                "disk, or stream the blocks (InfluenceSource)."
-            )
+        if self.device.type != "cuda":
+            return psutil.virtual_memory().available
+        # What PyTorch keeps for later is free, too.
+        reserved = torch.cuda.memory_reserved(self.device)
+        kept = reserved - torch.cuda.memory_allocated(self.device)
+        return torch.cuda.mem_get_info(self.device)[0] + kept
 
     def _block_size(self) -> int:
         if self._lengths is not None:
@@ -409,46 +387,64 @@ class InfluenceSource:
         entries = 3 * self._valid.entries + self.valid_count * (len(self.channels) + 4)
         return entries * self.dtype.itemsize
 
-    def _cheaper(self, name: str, factor: Factor) -> Factor:
-        return prepare(factor, self._partners)
-
-    def _as_for_valid(self, name: str, factor: Factor) -> Factor:
-        # Written out once here, not once for the norms and again for the products.
-        written = isinstance(self._valid.factors[name], DenseFactor)
-        return DenseFactor(factor.dense()) if written else factor
-
-    def _side(self, samples: Samples, form: Form) -> "_Side":
+    def _side(self, samples: Samples, other: "_Side | None" = None) -> "_Side":
+        """Return what the channels need of some samples, in the forms that the other side has."""
         inputs, targets = move(samples, self.device)
         captured = self.capture(inputs, targets)
-        side = _Side(captured, self.features(inputs), targets, form, self.channels)
-        linear = _linear(captured)
+        if other is None:
+            factors = {n: prepare(f, self._partners) for n, f in captured.factors.items()}
+        else:
+            # Written out once here, not once for the norms and again for the products.
+            factors = {
+                n: DenseFactor(f.dense()) if isinstance(other.factors[n], DenseFactor) else f
+                for n, f in captured.factors.items()
+            }
+        squared = {n: squared_norms(factor) for n, factor in factors.items()}
+        whole = torch.stack(list(squared.values())).sum(0).sqrt()
+        features, linear = self.features(inputs), _linear(captured)
         padded = self._lengths is not None
-        side.sides = {n: linear[n].sides(padded=padded) for n in set(self._layers.values())}
-        return side
+        compared: dict[str, Callable[[Any], Tensor]] = {
+            "input_similarity": lambda _: features,
+            "input_side": lambda layer: linear[layer].input_side(padded=padded),
+            "output_side": lambda layer: linear[layer].g.sum(1),
+        }
+        return _Side(
+            factors,
+            captured.losses,
+            targets,
+            norms={n: square.sqrt() for n, square in squared.items()} | {None: whole},
+            directions={
+                (kind, layer): F.normalize(compared[kind](layer), dim=1)
+                for kind, layer in self._asked
+                if kind in compared
+            },
+            linear=list(linear),
+            entries=features.shape[1]
+            + sum(max(captured.entries.get(n, 0), _entries(f)) for n, f in factors.items()),
+        )
 
 
+def _check_free(needed: int, free: int) -> None:
+    if needed > free:
+        raise DemixError(
+            f"these vectors need about {needed / 1e9:.1f} GB but {free / 1e9:.1f} GB are free; "
+            "use fewer validation samples or channels, pass out='vectors.npy' to keep them on "
+            "disk, or stream the blocks (InfluenceSource)."
+        )
+
+
+@dataclass
 class _Side:
     """One side of the product: what the channels need of a block of samples."""
 
-    def __init__(
-        self,
-        captured: Captured,
-        features: Tensor,
-        targets: Tensor,
-        form: Form,
-        channels: Sequence[str],
-    ):
-        self.losses = captured.losses
-        self.targets = targets
-        self.features = F.normalize(features, dim=1) if "input_similarity" in channels else features
-        self.linear = list(_linear(captured))
-        self.sides: dict[str, tuple[Tensor, Tensor]] = {}
-        self.factors = {n: form(n, f) for n, f in captured.factors.items()}
-        self.squared_norms = {n: squared_norms(f) for n, f in self.factors.items()}
-        self.norms = torch.stack(list(self.squared_norms.values())).sum(0).sqrt()
-        self.entries = features.shape[1] + sum(
-            max(captured.entries.get(n, 0), _entries(factor)) for n, factor in self.factors.items()
-        )
+    factors: dict[str, Factor]
+    losses: Tensor
+    targets: Tensor
+    norms: dict[Layer, Tensor]
+    directions: dict[tuple[str, Layer], Tensor]
+    """By channel: vectors of unit length, of which only the cosines count."""
+    linear: list[str]
+    entries: int
 
     def layer(self, index: int) -> str:
         """Return the name of a linear layer, counted from the first or from the last."""
@@ -459,24 +455,18 @@ class _Side:
             )
         return self.linear[index]
 
-    @staticmethod
-    def together(sides: Sequence["_Side"], order: Tensor) -> "_Side":
-        """Put the samples of several sides into one, in the given order."""
-        whole = copy.copy(sides[0])
 
-        def put(tensors: Iterable[Tensor]) -> Tensor:
-            return torch.cat(list(tensors))[order]
+def _together(sides: Sequence[_Side], order: Tensor) -> _Side:
+    """Put the samples of several sides into one, in the given order."""
 
-        for name in ("losses", "targets", "features", "norms"):
-            setattr(whole, name, put(getattr(side, name) for side in sides))
-        for n in whole.factors:
-            whole.factors[n] = joined([side.factors[n] for side in sides], order)
-            whole.squared_norms[n] = put(side.squared_norms[n] for side in sides)
-        for n in whole.sides:
-            a, g = zip(*(side.sides[n] for side in sides), strict=True)
-            whole.sides[n] = put(a), put(g)
-        whole.entries = max(side.entries for side in sides)
-        return whole
+    def put(*parts: Any) -> Any:
+        if isinstance(parts[0], Tensor):
+            return torch.cat(parts)[order]
+        return joined(parts, order)
+
+    by_sample = ("factors", "losses", "targets", "norms", "directions")
+    whole = tree_map(put, *({name: getattr(s, name) for name in by_sample} for s in sides))
+    return replace(sides[0], **whole, entries=max(side.entries for side in sides))
 
 
 def _linear(captured: Captured) -> dict[str, LinearFactor]:
@@ -504,33 +494,33 @@ def flat_inputs(inputs: Any) -> Tensor:
     return torch.cat(parts, dim=1)
 
 
-def _channel(name: str, train: _Side, valid: _Side, shared: dict[str, Tensor]) -> Tensor:
-    """Return one channel, of shape ``(n, m)`` or one that broadcasts to it."""
-    if name == "influence":
-        products = train.norms.new_zeros(len(train.norms), len(valid.norms))
-        for layer, factor in train.factors.items():
-            known = shared.get(layer)
-            products += inner_products(factor, valid.factors[layer]) if known is None else known
-        return _cosine(products, train.norms, valid.norms)
-    if name == "input_similarity":
-        return train.features @ valid.features.T
-    if name == "label_agreement":
-        return label_agreement(train.targets, valid.targets)
-    if name in ("train_loss", "train_gradient_norm"):
-        return (train.losses if name == "train_loss" else train.norms)[:, None]
-    return (valid.losses if name == "valid_loss" else valid.norms)[None]
+def _products(train: _Side, valid: _Side, wanted: set[Layer]) -> dict[Layer, Tensor]:
+    """Multiply the gradients of the wanted layers, each once."""
+    whole = train.norms[None].new_zeros(len(train.losses), len(valid.losses))
+    found: dict[Layer, Tensor] = {None: whole}
+    for layer, factor in train.factors.items():
+        if wanted & {layer, None}:
+            product = inner_products(factor, valid.factors[layer])
+            if None in wanted:
+                whole += product
+            if layer in wanted:
+                found[layer] = product
+    return found
 
 
-def _layer_channel(
-    name: str, layer: str, train: _Side, valid: _Side, shared: dict[str, Tensor]
+def _channel(
+    kind: str, layer: Layer, train: _Side, valid: _Side, products: dict[Layer, Tensor]
 ) -> Tensor:
-    """Return one channel of one linear layer, of shape ``(n, m)``."""
-    if name.startswith("influence"):
-        own = (side.squared_norms[layer].sqrt() for side in (train, valid))
-        return _cosine(shared[layer], *own)
-    which = 0 if name.startswith("input") else 1
-    one, other = (F.normalize(side.sides[layer][which], dim=1) for side in (train, valid))
-    return one @ other.T
+    """Return one channel, of shape ``(n, m)`` or one that broadcasts to it."""
+    if kind == "influence":
+        return _cosine(products[layer], train.norms[layer], valid.norms[layer])
+    if (kind, layer) in train.directions:
+        return train.directions[kind, layer] @ valid.directions[kind, layer].T
+    if kind == "label_agreement":
+        return label_agreement(train.targets, valid.targets)
+    side = train if kind.startswith("train") else valid
+    values = side.losses if kind.endswith("loss") else side.norms[None]
+    return values[:, None] if side is train else values
 
 
 def label_agreement(train: Tensor, valid: Tensor) -> Tensor:
