@@ -147,14 +147,13 @@ class Reference:
             return []
         half = min(MOST_TOKENS, self.tokenizer.model_max_length) // 2
         options = {"add_special_tokens": False, "verbose": False}
-        opening = {prompt: self._open(prompt) for prompt, _ in pairs}
-        heads = self.tokenizer(list(opening.values()), **options).input_ids
-        head = dict(zip(opening, heads, strict=True))
+        prompts = list(dict.fromkeys(prompt for prompt, _ in pairs))
+        heads = self.tokenizer([self._open(prompt) for prompt in prompts], **options).input_ids
+        head = dict(zip(prompts, heads, strict=True))
         tails = self.tokenizer([a for _, a in pairs], **options).input_ids
         found = []
         for (prompt, _), tail in zip(pairs, tails, strict=True):
-            ending = [*tail, self.tokenizer.eos_token_id][:half]
-            begin = head[prompt][-half:]
+            begin, ending = head[prompt][-half:], [*tail, self.tokenizer.eos_token_id][:half]
             found.append((torch.tensor([*begin, *ending]), len(begin)))
         return found
 
@@ -169,24 +168,14 @@ class Reference:
     @torch.no_grad()
     def _score(self, pairs: list[tuple[str, str]], tokens: list[tuple[Tensor, int]]) -> None:
         place = next(self.model.parameters()).device
-        ids, span = pad([t for t, _ in tokens], [s for _, s in tokens])
-        ids, span = ids.to(place), span.to(place)
-        asked = within(span - 1, ids.shape[1])
-        states: list[Tensor] = []
-
-        def announcing(_: nn.Module, given: tuple[Tensor]) -> tuple[Tensor]:
-            # Only what announces a token of an answer goes through the output layer.
-            states.append(given[0])
-            return (given[0][asked],)
-
-        handle = self.model.get_output_embeddings().register_forward_pre_hook(announcing)
-        try:
-            logits = self.model(input_ids=ids, use_cache=False).logits
-        finally:
-            handle.remove()
+        # To the right of a token stands nothing that reaches it: any padding will do.
+        ids = nn.utils.rnn.pad_sequence([t for t, _ in tokens], batch_first=True).to(place)
+        span = torch.tensor([[start, len(t)] for t, start in tokens], device=place)
+        length = ids.shape[1]
+        logits, states = _announced(self.model, within(span - 1, length), input_ids=ids)
         summed = answer_log_probability(logits, ids, span).cpu()
-        inside = within(span, ids.shape[1]).to(logits.dtype)
-        hidden = (inside[:, None] @ states[0])[:, 0] / inside.sum(1, keepdim=True)
+        inside = within(span, length).to(logits.dtype)
+        hidden = (inside[:, None] @ states)[:, 0] / inside.sum(1, keepdim=True)
         for row, pair in enumerate(pairs):
             known = Answer(*tokens[row], float(summed[row]), hidden[row].float().cpu())
             self._known[pair] = known
@@ -198,13 +187,22 @@ def reference_of(name: str | Path, turns: Callable[[str], list[dict[str, str]]])
     return Reference(name, turns)
 
 
-def pad(ids: Sequence[Tensor], starts: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Return ids padded on the right, ``(n, S)``, and where answers begin and end, ``(n, 2)``.
+def _announced(language_model: Any, asked: Tensor, **inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Run a language model; return logits of the asked tokens and the last states of all.
 
-    What stands to the right of a token does not reach it in a causal model: any padding will do.
+    Only what announces a token of an answer goes through the output layer.
     """
-    stops = [len(row) for row in ids]
-    return nn.utils.rnn.pad_sequence(list(ids), batch_first=True), torch.tensor([starts, stops]).T
+    states: list[Tensor] = []
+
+    def select(_: nn.Module, given: tuple[Tensor]) -> tuple[Tensor]:
+        states.append(given[0])
+        return (given[0][asked],)
+
+    handle = language_model.get_output_embeddings().register_forward_pre_hook(select)
+    try:
+        return language_model(**inputs, use_cache=False).logits, states[0]
+    finally:
+        handle.remove()
 
 
 def within(span: Tensor, length: int) -> Tensor:
@@ -285,19 +283,14 @@ class PreferenceLM(nn.Module):
         kind = next(self.language_model.parameters()).dtype
         # The last token of the prompt and those behind it announce a token of an answer each.
         asked = within(torch.stack([ends[:, 0] - 1, ends[:, 2]], dim=1), ids.shape[1])
-        # Only they go through the output layer.
-        head = self.language_model.get_output_embeddings()
-        handle = head.register_forward_pre_hook(lambda _, given: (given[0][asked],))
-        try:
-            said = self.language_model(
-                input_ids=ids,
-                position_ids=_positions(ends, ids.shape[1]),
-                attention_mask=_visible(ends, ids.shape[1], kind),
-                use_cache=False,
-            )
-        finally:
-            handle.remove()
-        return BETA * (log_ratio(said.logits, asked, inputs) - inputs["reference"])[:, None]
+        logits = _announced(
+            self.language_model,
+            asked,
+            input_ids=ids,
+            position_ids=_positions(ends, ids.shape[1]),
+            attention_mask=_visible(ends, ids.shape[1], kind),
+        )[0]
+        return BETA * (log_ratio(logits, asked, inputs) - inputs["reference"])[:, None]
 
 
 def _positions(ends: Tensor, length: int) -> Tensor:
@@ -429,13 +422,9 @@ def with_adapters(language_model: nn.Module) -> nn.Module:
     """
     adapted = _sharing(language_model)
     head = adapted.get_output_embeddings()
-    linear = [
-        (name, module)
-        for name, module in adapted.named_modules()
-        if type(module) is nn.Linear and module is not head
-    ]
-    for name, module in linear:
-        adapted.set_submodule(name, LowRank(module))
+    for name, module in list(adapted.named_modules()):
+        if type(module) is nn.Linear and module is not head:
+            adapted.set_submodule(name, LowRank(module))
     _train_ending(adapted)
     return adapted
 
@@ -444,22 +433,19 @@ def with_trained_block(language_model: nn.Module) -> nn.Module:
     """Return the model with its last block and what follows it trained, all else shared."""
     opened = _sharing(language_model)
     blocks = max((m for m in opened.modules() if isinstance(m, nn.ModuleList)), key=len)
-    blocks[-1] = _trained(blocks[-1])
+    blocks[-1] = copy.deepcopy(blocks[-1]).requires_grad_(True)
     _train_ending(opened)
     return opened
-
-
-def _train_ending(language_model: Any) -> None:
-    """Train what stands beside blocks and embeddings: the norm before the output."""
-    for name, module in language_model.base_model.named_children():
-        if not isinstance(module, nn.ModuleList | nn.Embedding):
-            setattr(language_model.base_model, name, _trained(module))
-
-
-def _trained(module: nn.Module) -> nn.Module:
-    return copy.deepcopy(module).requires_grad_(True)
 
 
 def _sharing(module: nn.Module) -> Any:
     """Copy a module, but not its parameters."""
     return copy.deepcopy(module, {id(p): p for p in module.parameters()})
+
+
+def _train_ending(language_model: Any) -> None:
+    """Train what stands beside blocks and embeddings: the norm before the output."""
+    base = language_model.base_model
+    for name, module in base.named_children():
+        if not isinstance(module, nn.ModuleList | nn.Embedding):
+            setattr(base, name, copy.deepcopy(module).requires_grad_(True))
