@@ -41,12 +41,9 @@ def detection_table(row: Mapping[str, Any]) -> pd.DataFrame:
     >>> detection_table(row).index.tolist()
     ['label', 'feature', 'spurious', 'mean']
     """
+    measures = {"F1": "f1", "average precision": "ap"}
     table = pd.DataFrame(
-        {
-            "F1": [row[f"f1_{kind}"] for kind in ERROR_TYPES],
-            "average precision": [row[f"ap_{kind}"] for kind in ERROR_TYPES],
-        },
-        index=list(ERROR_TYPES),
+        {said: {kind: row[f"{m}_{kind}"] for kind in ERROR_TYPES} for said, m in measures.items()}
     )
     table.loc["mean"] = table.mean()
     return table
@@ -153,8 +150,9 @@ def diagnosis_summary(about: Mapping[str, Any]) -> str:
         elif not said["seen"]:
             share = f"{'others ' if said['slips'] else ''}cannot be seen in this table"
         else:
+            count = said["share"] * about["judged"]
             share = (
-                f"perhaps {in_rows(said['share'] * about['judged'])} in all "
+                f"perhaps {count:,.0f} row{'' if round(count) == 1 else 's'} in all "
                 f"({said['share']:.1%}; {said['low']:.1%} to {said['high']:.1%})"
             )
         lines.append(f"  {names[kind]:19} {about['flagged'][kind]:>6,} flagged; {share}")
@@ -208,10 +206,8 @@ def if_many_are_flagged(about: Mapping[str, Any]) -> str:
 
     Examples
     --------
-    >>> if_many_are_flagged({"flagged_any": 40, "judged": 100})[:25]
-    'So many may be too many: '
-    >>> if_many_are_flagged({"flagged_any": 4, "judged": 100})
-    ''
+    >>> [if_many_are_flagged({"flagged_any": n, "judged": 100})[:23] for n in (4, 40)]
+    ['', 'So many may be too many']
     """
     if about["flagged_any"] < MANY * about["judged"]:
         return ""
@@ -231,26 +227,12 @@ def how_right(row: Mapping[str, Any]) -> str:
     >>> how_right({"errors": 148, "recall": 0.716, "precision": None, "rows": 1000})
     '72% of 148 found, none flagged (truth known of 1,000 rows)'
     """
-    found = (
-        "none to find"
-        if row["recall"] is None
-        else f"{row['recall']:.0%} of {row['errors']:,} found"
-    )
-    right = (
-        "none flagged" if row["precision"] is None else f"{row['precision']:.0%} of the flags right"
-    )
+    found, right = "none to find", "none flagged"
+    if row["recall"] is not None:
+        found = f"{row['recall']:.0%} of {row['errors']:,} found"
+    if row["precision"] is not None:
+        right = f"{row['precision']:.0%} of the flags right"
     return f"{found}, {right} (truth known of {row['rows']:,} rows)"
-
-
-def in_rows(number: float) -> str:
-    """Return a number of rows in words.
-
-    Examples
-    --------
-    >>> in_rows(1.2), in_rows(1234)
-    ('1 row', '1,234 rows')
-    """
-    return f"{number:,.0f} row{'' if round(number) == 1 else 's'}"
 
 
 def gain_in_words(score: Mapping[str, Any]) -> str:
@@ -329,12 +311,7 @@ def before_after(
 ) -> "Styler":
     """Show cells as they are now; one that changed says ``before → after`` and is marked.
 
-    Parameters
-    ----------
-    before, after : DataFrame
-        The same cells, then and now.
-    below : DataFrame, optional
-        Lines to stand under them, of the same columns.
+    Lines ``below`` may stand under them, of the same columns.
 
     Examples
     --------
@@ -359,10 +336,8 @@ def rule_in_words(rule: Rule, target: str) -> str:
 
     Examples
     --------
-    >>> rule_in_words(Rule("old", {"age": (70, 99)}, ">50K"), "income")
-    'age from 70 to 99 → income = >50K'
-    >>> rule_in_words(Rule("sixteen", {"years": (16, 16)}, ">50K"), "income")
-    'years = 16 → income = >50K'
+    >>> rule_in_words(Rule("old", {"age": (70, 99), "years": (16, 16)}, ">50K"), "income")
+    'age from 70 to 99 and years = 16 → income = >50K'
     """
 
     def number(value: float) -> str:
@@ -381,13 +356,7 @@ def rule_in_words(rule: Rule, target: str) -> str:
 
 
 def check_family(task: Task, family: str) -> None:
-    """Refuse a task in a chapter that is not about its family.
-
-    Raises
-    ------
-    DemixError
-        One sentence naming the chapter that is.
-    """
+    """Refuse, with a ``DemixError``, a task in a chapter that is not about its family."""
     if task.family != family:
         article = "an" if family[0] in "aeiou" else "a"
         raise DemixError(
@@ -397,24 +366,14 @@ def check_family(task: Task, family: str) -> None:
 
 
 def check_parameters(given: Mapping[str, Any], known: Mapping[str, type]) -> None:
-    """Refuse an unknown or ill-typed notebook parameter at once.
+    """Refuse an unknown or ill-typed notebook parameter at once, with a ``DemixError``.
 
-    Parameters
-    ----------
-    given : mapping
-        The notebook's variables after the parameters cell, usually ``globals()``; names beginning
-        with an underscore, modules and functions are ignored.
-    known : mapping
-        Parameter name to its type; ``float`` also accepts an ``int``.
-
-    Raises
-    ------
-    DemixError
-        One sentence naming the parameter.
+    ``given`` are the notebook's variables after the parameters cell, usually ``globals()``; names
+    beginning with an underscore, modules and functions are ignored. ``known`` has the type of every
+    parameter; ``float`` also accepts an ``int``.
 
     Examples
     --------
-    >>> check_parameters({"seed": 0}, {"seed": int})
     >>> check_parameters({"seed": "zero"}, {"seed": int})
     Traceback (most recent call last):
     ...
