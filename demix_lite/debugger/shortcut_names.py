@@ -99,8 +99,8 @@ def _rule(
     for column in frame.columns.drop(task.target):
         claim = _claim(frame[column], holds)
         if claim is not None:
-            target = label if isinstance(label, tuple) else next(iter(label))
-            return Rule(str(column), {str(column): claim}, target)
+            value = label if isinstance(label, tuple) else next(iter(label))
+            return Rule(str(column), {str(column): claim}, value)
     return None
 
 
