@@ -436,19 +436,21 @@ def test_every_round_hears_the_verdicts_of_the_round_before():
             return [run.logits + 1 for run in judged]
 
     rounds, detector = [Round(), Round(), Round()], ErrorDetector(TINY)
-    detector._first_pass = lambda run: Judged(run, torch.zeros(2, 1), torch.zeros(2, 3))
-    detector._train_rounds(rounds, [fake("a", n, "mlp1") for n in range(2)])
+    judged = [Judged(None, torch.zeros(2, 1), torch.zeros(2, 3)) for _ in range(2)]
+    detector._train_rounds(rounds, judged, [np.zeros((2, 3))] * 2)
     assert [[int(x.max()) for x in each.heard] for each in rounds] == [[0, 0], [1, 1], [2, 2]]
     assert [each.seed for each in rounds] == [0, 1, 2]
 
 
 def test_practised_rounds_learn_from_practice_alone(environments, monkeypatch):
     made = [replace(e, practice=e.injection.endswith(("5", "7"))) for e in environments]
-    learned = []
+    name_of, learned = {id(e.errors): e.injection for e in made}, []
+
+    def learn(self, chain, judged, truths):
+        learned.append(sorted(name_of[id(errors)] for errors in truths))
+
     monkeypatch.setattr(classifier, "train_first_pass", lambda *_: None)
-    monkeypatch.setattr(
-        ErrorDetector, "_train_rounds", lambda self, _, some: learned.append(sorted(names(some)))
-    )
+    monkeypatch.setattr(ErrorDetector, "_train_rounds", learn)
     ErrorDetector(replace(TINY, rounds=0, practises=True)).fit(made)
     assert learned == [["adult test 5", "adult test 6"], ["adult test 5"]]
 
