@@ -356,7 +356,13 @@ def rule_in_words(rule: Rule, target: str) -> str:
 
 
 def check_family(task: Task, family: str) -> None:
-    """Refuse, with a ``DemixError``, a task in a chapter that is not about its family."""
+    """Refuse a task in a chapter that is not about its family.
+
+    Raises
+    ------
+    DemixError
+        One sentence naming the chapter that is.
+    """
     if task.family != family:
         article = "an" if family[0] in "aeiou" else "a"
         raise DemixError(
@@ -366,11 +372,16 @@ def check_family(task: Task, family: str) -> None:
 
 
 def check_parameters(given: Mapping[str, Any], known: Mapping[str, type]) -> None:
-    """Refuse an unknown or ill-typed notebook parameter at once, with a ``DemixError``.
+    """Refuse an unknown or ill-typed notebook parameter at once.
 
     ``given`` are the notebook's variables after the parameters cell, usually ``globals()``; names
     beginning with an underscore, modules and functions are ignored. ``known`` has the type of every
     parameter; ``float`` also accepts an ``int``.
+
+    Raises
+    ------
+    DemixError
+        One sentence naming the parameter.
 
     Examples
     --------

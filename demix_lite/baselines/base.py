@@ -85,7 +85,13 @@ class Baseline(ABC):
         return self
 
     def predict(self, run: Run) -> Diagnosis:
-        """Diagnose every row of a run; refuse to before :meth:`fit`."""
+        """Diagnose every row of a run.
+
+        Raises
+        ------
+        DemixError
+            If the baseline was not fitted.
+        """
         if self.rates is None:
             raise DemixError(f"fit the baseline {self.name} before it judges a run.")
         return self._diagnose(_places(self.scores(run)), run)

@@ -52,7 +52,13 @@ class DDC(Baseline):
 
 
 def cleanlab(module: str) -> ModuleType:
-    """Import a module of Cleanlab; say what to install if it is not there."""
+    """Import a module of Cleanlab.
+
+    Raises
+    ------
+    DemixError
+        If Cleanlab, or what it needs, is not installed.
+    """
     try:
         return importlib.import_module(f"cleanlab.{module}")
     except ImportError as error:

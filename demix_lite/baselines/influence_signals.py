@@ -100,7 +100,14 @@ class SelfInfluence(InfluenceSignal):
 
 
 class AverageAbsoluteInfluence(InfluenceSignal):
-    """The mean size of a row's influence, helpful or harmful: nothing cancels."""
+    """The mean size of a row's influence, helpful or harmful: nothing cancels.
+
+    Examples
+    --------
+    >>> influence = torch.tensor([[1.0, -1.0], [0.5, 0.5]])
+    >>> AverageAbsoluteInfluence().signal(influence, torch.tensor([0, 1]))
+    tensor([1.0000, 0.5000])
+    """
 
     name = "average_absolute_influence"
 
@@ -110,7 +117,14 @@ class AverageAbsoluteInfluence(InfluenceSignal):
 
 
 class MarginalInfluence(InfluenceSignal):
-    """How harmful a row is to all validation samples together: minus the sum of its influence."""
+    """How harmful a row is to all validation samples together: minus the sum of its influence.
+
+    Examples
+    --------
+    >>> influence = torch.tensor([[1.0, -1.0], [-0.5, -0.5]])
+    >>> MarginalInfluence().signal(influence, torch.tensor([0, 1]))
+    tensor([-0., 1.])
+    """
 
     name = "marginal_influence"
 

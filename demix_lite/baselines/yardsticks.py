@@ -35,7 +35,13 @@ class Yardstick(ABC):
         """Diagnose every row of the run whose errors it was told."""
 
     def known(self, run: Run) -> pd.DataFrame:
-        """Return the true errors of a run; refuse one with other rows."""
+        """Return the true errors of a run.
+
+        Raises
+        ------
+        DemixError
+            If its rows are not those whose errors the yardstick was told.
+        """
         if not self.errors.index.equals(run.index):
             raise DemixError(f"{self.name} has to be told the true errors of the run it judges.")
         return self.errors

@@ -190,7 +190,13 @@ class ErrorDetector:
 
     @classmethod
     def load(cls, path: str | Path) -> "ErrorDetector":
-        """Read what :meth:`save` wrote; refuse files missing, damaged or of another version."""
+        """Read a detector written by :meth:`save`.
+
+        Raises
+        ------
+        DemixError
+            If a file is missing, damaged or written by another version.
+        """
         path = Path(path)
         try:
             weights, words = _files(path)

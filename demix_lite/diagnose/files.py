@@ -25,8 +25,13 @@ def check_folder(folder: Path) -> None:
 def write_together(folder: Path, writers: Mapping[str, Callable[[Path], object]]) -> list[Path]:
     """Write files under temporary names, and rename them when every one is complete.
 
-    ``writers`` says for every name what writes such a file to a path. The folder is made if need
-    be; where it or the disk does not take them, a ``DemixError`` says so and nothing is left.
+    ``writers`` says for every name what writes such a file to a path. The folder is made if it is
+    not there.
+
+    Raises
+    ------
+    DemixError
+        If the folder or the disk does not take them; nothing is left behind then.
     """
     made = not folder.exists()
     try:
