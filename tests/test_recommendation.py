@@ -316,6 +316,14 @@ def test_repair_stands_nothing_to_trust(films):
     assert not changed.to_numpy().any()
 
 
+def test_a_frame_without_rows_has_inputs_without_rows(three):
+    task, splits = three
+    encoder = task.encoder(splits.train.head(200))
+    some, none = (encoder.inputs(splits.train.head(count)) for count in (5, 0))
+    for name, values in none.items():
+        assert values.shape == (0, *some[name].shape[1:]), name
+
+
 # ------------------------------------------------------------------ the whole line
 
 

@@ -458,7 +458,7 @@ def _number(cells: pd.Series, known: pd.Index) -> np.ndarray:
 
 
 def _last(cells: pd.Series) -> pd.Series:
-    return cells.str.rpartition(SEPARATOR)[2]
+    return cells.str.rsplit(SEPARATOR, n=1).str[-1]
 
 
 def _tags(cells: pd.Series) -> pd.Index:
