@@ -3,15 +3,13 @@
 import argparse
 import json
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
-from data_scripts.download import choose_edition, edition_notes, fetch_raw, read_raw
+from data_scripts.download import choose_edition, fetch_raw, read_raw, unverified_note
 from data_scripts.source import Source, all_sources
-from demix_lite.data.store import CARD, Card, data_home, make_card, save_table, save_tables
+from demix_lite.data.store import CARD, data_home, make_card, save_table, save_tables
 from demix_lite.errors import DemixError
 
 
@@ -21,26 +19,20 @@ def prepare(source: Source, raw: Path | None = None, home: Path | None = None) -
     The folder ``raw`` may hold any edition of the source; the card says which one it was.
     """
     home = home or data_home()
+    note = ""
     if source.build:
-        frame, facts = source.build(raw)
-        return save_table(frame, real_card(replace(source, facts=facts)), home)
-    if raw:
-        source = choose_edition(source, raw)
-        content = read_raw(source, raw)
+        prepared, facts = source.build(raw)
     else:
-        raw = home / "raw" / source.name
-        content = fetch_raw(source, raw)
-    card = real_card(source, edition_notes(source, raw))
-    prepared = source.parse(content)
+        source = choose_edition(source, raw) if raw else source
+        folder = raw or home / "raw" / source.name
+        content = read_raw(source, folder) if raw else fetch_raw(source, folder)
+        prepared, facts = source.parse(content), source.facts
+        note = unverified_note(source, folder)
+    notes = f"{note} {facts.get('notes', '')}".strip()
+    card = make_card(facts, name=source.name, source="real", rows=0, sha256="", notes=notes)
     if isinstance(prepared, pd.DataFrame):
         return save_table(prepared, card, home)
     return save_tables(prepared, card, home)
-
-
-def real_card(source: Source, editions: Sequence[str] = ()) -> Card:
-    """Return the card of a source, its rows and hash still open; its notes open with editions."""
-    notes = " ".join([*editions, source.facts.get("notes", "")]).strip()
-    return make_card(source.facts, name=source.name, source="real", rows=0, sha256="", notes=notes)
 
 
 def main(arguments: list[str] | None = None) -> int:

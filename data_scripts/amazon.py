@@ -127,25 +127,20 @@ GRAPH_FACTS = FACTS | {
 }
 
 
+GRAPH_FILES = {
+    "user_item.dat": "d14fcc5b04f0d701d326149bc4f18d471156f189ff1f4d0fefa14511c4cb42c8",
+    "item_brand.dat": "65f4eaddff343a365ad474a6841bbaf541af1b2d96081c4adaeeeb8a7a8a313b",
+    "item_category.dat": "17b9158f777fbb0b8b035a9b675c2f7d2e9f7ad81f34919d3e6db4289c9dc6bf",
+}
 GRAPH = Source(
     name="amazon",
-    files=(
-        from_folder(
-            "user_item.dat", "d14fcc5b04f0d701d326149bc4f18d471156f189ff1f4d0fefa14511c4cb42c8"
-        ),
-        from_folder(
-            "item_brand.dat", "65f4eaddff343a365ad474a6841bbaf541af1b2d96081c4adaeeeb8a7a8a313b"
-        ),
-        from_folder(
-            "item_category.dat", "17b9158f777fbb0b8b035a9b675c2f7d2e9f7ad81f34919d3e6db4289c9dc6bf"
-        ),
-    ),
+    files=from_folder(GRAPH_FILES),
     parse=parse_graph,
     facts=GRAPH_FACTS,
 )
 ANY_CATEGORY = Source(
     name="amazon",
-    files=(from_folder("*_5.json"), from_folder("meta_*.json")),
+    files=from_folder({"*_5.json": "", "meta_*.json": ""}),
     parse=parse,
     facts=FACTS | {"title": f"{TITLE}, another category"},
     streamed=True,

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from data_scripts.source import Edition, RawFile, Source, known, reading, uci_urls
+from data_scripts.source import RawFile, Source, from_folder, known, reading, uci_urls
 
 FILE = "covtype.data"
 NUMERIC = [
@@ -25,8 +25,9 @@ WIDTH = len(NUMERIC) + len(AREAS) + len(SOILS) + 1
 
 def parse(raw: Mapping[str, bytes]) -> pd.DataFrame:
     """Read whole rows or a sample of them; each group of 0/1 columns becomes one category."""
+    (content,) = raw.values()
     with reading(FILE, "UCI Covertype"):
-        cells = pd.read_csv(io.BytesIO(raw[FILE]), header=None)
+        cells = pd.read_csv(io.BytesIO(content), header=None)
         if cells.shape[1] != WIDTH:
             raise ValueError(f"rows have {cells.shape[1]} columns instead of {WIDTH}")
         values = cells.astype("int64").to_numpy()
@@ -45,6 +46,29 @@ def _one_of(names: Sequence[str], flags: np.ndarray) -> np.ndarray:
     return np.array(names)[flags.argmax(axis=1)]
 
 
+FACTS = {
+    "title": "Covertype",
+    "url": "https://archive.ics.uci.edu/dataset/31/covertype",
+    "licence": "CC BY 4.0",
+    "numeric": NUMERIC,
+    "categorical": ["wilderness_area", "soil_type"],
+    "target": "cover_type",
+    "notes": "The 4 columns of areas and the 40 of soils are one category each.",
+}
+SAMPLE_FILE = {
+    "covtype.subset92962.data": "f21a68ba90b8ff3a7e3bf671bd9ff7fabb260211a8e6fba1d119c43c3988f68b"
+}
+SAMPLE = Source(
+    name="covertype",
+    files=from_folder(SAMPLE_FILE),
+    parse=parse,
+    facts=FACTS
+    | {
+        "notes": "92,962 of 581,012 rows: a sample, in another order (the public test split of a "
+        f"challenge, its scaling undone). {FACTS['notes']}"
+    },
+)
+
 SOURCE = Source(
     name="covertype",
     files=(
@@ -56,24 +80,9 @@ SOURCE = Source(
                 *uci_urls(f"31/covertype.zip#{FILE}.gz", f"covtype/{FILE}.gz"),
                 "https://ndownloader.figshare.com/files/5976039",
             ),
-            editions=(
-                Edition(
-                    "covtype.subset92962.data",
-                    "f21a68ba90b8ff3a7e3bf671bd9ff7fabb260211a8e6fba1d119c43c3988f68b",
-                    "92,962 of 581,012 rows: a sample, in another order (the public test split of "
-                    "a challenge, its scaling undone).",
-                ),
-            ),
         ),
     ),
     parse=parse,
-    facts={
-        "title": "Covertype",
-        "url": "https://archive.ics.uci.edu/dataset/31/covertype",
-        "licence": "CC BY 4.0",
-        "numeric": NUMERIC,
-        "categorical": ["wilderness_area", "soil_type"],
-        "target": "cover_type",
-        "notes": "The 4 columns of areas and the 40 of soils are one category each.",
-    },
+    facts=FACTS,
+    editions=(SAMPLE,),
 )

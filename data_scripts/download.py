@@ -15,7 +15,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from data_scripts.source import UNPACK_ERRORS, Edition, Lines, RawFile, Source
+from data_scripts.source import UNPACK_ERRORS, Lines, RawFile, Source
 from demix_lite.errors import DemixError
 
 TEMPORARY_HTTP = {408, 416, 425, 429, 500, 502, 503, 504}
@@ -38,85 +38,60 @@ def choose_edition(source: Source, folder: Path) -> Source:
     """
     if not folder.is_dir():
         raise DemixError(f"there is no folder {folder}.")
-    if not source.editions:
-        return source
-    lacking = {}
+    lacking = []
     for edition in (source, *source.editions):
         missing = [file.name for file in edition.files if not _candidates(file, folder)]
         if not missing:
             return edition
-        lacking[edition.facts["title"]] = " and ".join(missing)
-    listing = "; ".join(f"for {title} it lacks {names}" for title, names in lacking.items())
+        lacking.append(f"for {edition.facts['title']} it lacks {' and '.join(missing)}")
+    listing = "; ".join(lacking)
     way_out = source.by_hand or f"to download it, run: python -m data_scripts {source.name}"
     raise DemixError(f"{folder} holds no whole edition of {source.name!r}: {listing}; {way_out}")
 
 
 def read_raw(source: Source, folder: Path) -> dict[str, Any]:
-    """Read the files of ``source``, plain or ``.gz``, from a folder a person filled.
-
-    Where an official file is absent, an accepted edition of it is read; :func:`edition_notes` says
-    so.
-    """
+    """Read the files of ``source``, plain or ``.gz``, from a folder a person filled."""
+    source = choose_edition(source, folder)
     raw: dict[str, Any] = {}
     for file in source.files:
-        path, wanted = _find(file, folder, source.name)
+        path = _find(file, folder)
         if source.streamed:
             raw[file.key] = Lines(path)
             continue
         try:
-            content = _unpack(path.read_bytes(), path.name, wanted.name)
-            if not _is_exact(content, wanted):
+            content = _unpack(path.read_bytes(), path.name, file.name)
+            if not _is_exact(content, file):
+                kind = "packed" if file.packed else "uncompressed"
                 raise DemixError(
-                    f"{path} is not the official {wanted.name} (its {_kind(wanted)} sha256 should "
-                    f"be {wanted.sha256}); download it again."
+                    f"{path} is not the official {file.name} (its {kind} sha256 should be "
+                    f"{file.sha256}); download it again."
                 )
-            raw[file.key] = _opened(content, wanted)
+            raw[file.key] = _opened(content, file)
         except UNPACK_ERRORS as error:
             raise DemixError(f"{path} is damaged ({error}); download it again.") from error
     return raw
 
 
-def edition_notes(source: Source, folder: Path) -> list[str]:
-    """Say which files of ``folder`` are another edition than the official one, or unverified."""
-    found = [_find(file, folder, source.name) for file in source.files]
-    unverified = [path.name for path, wanted in found if not wanted.sha256]
-    notes = [wanted.note for _, wanted in found if isinstance(wanted, Edition)]
-    if unverified:
-        names = " and ".join(unverified)
-        notes.append(f"Read from {names}: not verified, no checksum of these files is published.")
-    return notes
+def unverified_note(source: Source, folder: Path) -> str:
+    """Say which files of ``folder`` no published checksum vouches for, if there are any."""
+    names = [_find(file, folder).name for file in source.files if not file.sha256]
+    said = "not verified, no checksum of these files is published."
+    return f"Read from {' and '.join(names)}: {said}" if names else ""
 
 
-def _find(file: RawFile, folder: Path, name: str) -> tuple[Path, RawFile | Edition]:
-    found = _candidates(file, folder)
-    if len(found) > 1 and "*" in file.name:
-        listing = ", ".join(path.name for path, _ in found)
+def _find(file: RawFile, folder: Path) -> Path:
+    first, *others = _candidates(file, folder)
+    if others and "*" in file.name:
+        listing = ", ".join(path.name for path in (first, *others))
         raise DemixError(f"{folder} has several files {file.name}: {listing}; keep one of them.")
-    if found:
-        return found[0]
-    names = [path.name for path in _places(file, folder)]
-    lacks = f"neither {' nor '.join(names)}" if len(names) > 1 else f"no {names[0]}"
-    raise DemixError(
-        f"{folder} has {lacks}; put the official file there "
-        f"or download it with: python -m data_scripts {name}"
-    )
+    return first
 
 
-def _candidates(file: RawFile, folder: Path) -> list[tuple[Path, RawFile | Edition]]:
-    """Look for the official file, then for its editions."""
-    accepted: list[RawFile | Edition] = [file, *file.editions]
-    return [
-        (path, wanted)
-        for wanted in accepted
-        for place in _places(wanted, folder)
-        for path in sorted(folder.glob(place.name))
-        if path.is_file()
-    ]
-
-
-def _places(file: RawFile | Edition, folder: Path) -> list[Path]:
-    endings = [""] if file.name.endswith(".gz") else ["", ".gz"]
-    return [folder / f"{file.name}{ending}" for ending in endings]
+def _candidates(file: RawFile, folder: Path) -> list[Path]:
+    """Look for a file, then for a packed one."""
+    endings = [""] if file.packed else ["", ".gz"]
+    found = [path for end in endings for path in sorted(folder.glob(f"{file.name}{end}"))]
+    return [path for path in found if path.is_file()]
 
 
 def fetch_raw(source: Source, folder: Path, patience: Patience = Patience()) -> dict[str, Any]:
@@ -223,14 +198,10 @@ def _unpack(content: bytes, place: str, name: str) -> bytes:
     return content
 
 
-def _opened(content: bytes, file: RawFile | Edition) -> bytes:
+def _opened(content: bytes, file: RawFile) -> bytes:
     """Return the uncompressed content of a file that was checked packed or plain."""
-    return gzip.decompress(content) if file.name.endswith(".gz") else content
+    return gzip.decompress(content) if file.packed else content
 
 
-def _kind(file: RawFile | Edition) -> str:
-    return "packed" if file.name.endswith(".gz") else "uncompressed"
-
-
-def _is_exact(content: bytes, file: RawFile | Edition) -> bool:
+def _is_exact(content: bytes, file: RawFile) -> bool:
     return not file.sha256 or hashlib.sha256(content).hexdigest() == file.sha256

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from data_scripts.interactions import attributes_of, check_between, once_each
-from data_scripts.source import Edition, RawFile, Source, from_folder, known, reading
+from data_scripts.source import RawFile, Source, from_folder, known, reading
 
 ZIP = "https://files.grouplens.org/datasets/movielens/ml-1m.zip"
 RATINGS, USERS, MOVIES = "ratings.dat", "users.dat", "movies.dat"
@@ -26,10 +26,11 @@ GENRES = [
 
 def parse(raw: Mapping[str, bytes]) -> dict[str, pd.DataFrame]:
     """Read ``ratings.dat``, ``users.dat`` and ``movies.dat``: cells divided by ``::``, latin-1."""
+    ratings_file, users_file, movies_file = raw.values()  # of the sample the first has another name
     with reading(RATINGS, "MovieLens 1M"):
-        ratings = _numbers(_cells(raw[RATINGS], 4), ["user", "item", "rating", "time"])
+        ratings = _numbers(_cells(ratings_file, 4), ["user", "item", "rating", "time"])
     with reading(USERS, "MovieLens 1M"):
-        users = _cells(raw[USERS], 5)
+        users = _cells(users_file, 5)
         codes = _numbers(users[[0, 2, 3]], ["user", "age", "occupation"])
         check_between(codes["occupation"], 0, len(OCCUPATIONS) - 1)
         users = codes.assign(
@@ -37,7 +38,7 @@ def parse(raw: Mapping[str, bytes]) -> dict[str, pd.DataFrame]:
             occupation=codes["occupation"].map(dict(enumerate(OCCUPATIONS))),
         )
     with reading(MOVIES, "MovieLens 1M"):
-        cells = _cells(raw[MOVIES], 3)
+        cells = _cells(movies_file, 3)
         movies = _films(cells[0], cells[1]).assign(genres=cells[2])
     return _joined(ratings, users, movies, (RATINGS, USERS, MOVIES), "MovieLens 1M")
 
@@ -117,17 +118,18 @@ FACTS = {
 }
 
 
-def _file(name: str, sha256: str, *editions: Edition) -> RawFile:
-    return RawFile(name, sha256, (f"{ZIP}#ml-1m/{name}",), editions)
+def _file(name: str, sha256: str) -> RawFile:
+    return RawFile(name, sha256, (f"{ZIP}#ml-1m/{name}",))
 
 
+FILES_100K = {
+    "u.data": "06416e597f82b7342361e41163890c81036900f418ad91315590814211dca490",
+    "u.user": "f120e114da2e8cf314fd28f99417c94ae9ddf1cb6db8ce0e4b5995d40e90e62c",
+    "u.item": "553841ebc7de3a0fd0d6b62a204ea30c1e651aacfb2814c7a6584ac52f2c5701",
+}
 ML_100K = Source(
     name="movielens",
-    files=(
-        from_folder("u.data", "06416e597f82b7342361e41163890c81036900f418ad91315590814211dca490"),
-        from_folder("u.user", "f120e114da2e8cf314fd28f99417c94ae9ddf1cb6db8ce0e4b5995d40e90e62c"),
-        from_folder("u.item", "553841ebc7de3a0fd0d6b62a204ea30c1e651aacfb2814c7a6584ac52f2c5701"),
-    ),
+    files=from_folder(FILES_100K),
     parse=parse_100k,
     facts=FACTS
     | {
@@ -138,23 +140,31 @@ ML_100K = Source(
         "codes, dates of release, addresses. The title is there to be read, not to learn from.",
     },
 )
+PEOPLE_AND_FILMS = (
+    _file(USERS, "1dc3a95300cb19f7c10e027daf29b8cdf1d908dab65b5edfb45950aa389a10a3"),
+    _file(MOVIES, "0140fc2356357c1a851d0f52e893a1e4d3696df632c4141cea8d5bc3d621f0b9"),
+)
+SAMPLE_RATINGS = {
+    "ratings.users1-2999.dat": "1273c4edfe3c0ff9e3a0a0d55819faeb947da0ad7df3927333b51ebefbeedc3d"
+}
+SAMPLE = Source(
+    name="movielens",
+    files=(*from_folder(SAMPLE_RATINGS), *PEOPLE_AND_FILMS),
+    parse=parse,
+    facts=FACTS
+    | {
+        "notes": "487,650 of 1,000,209 rows: users 1 to 2999 alone, the later members. "
+        f"{FACTS['notes']}"
+    },
+)
 
 SOURCE = Source(
     name="movielens",
     files=(
-        _file(
-            RATINGS,
-            "506d64ca44484487c11dc2d9a28de5c54948213e6b96285e298afe28d6ea4e0f",
-            Edition(
-                "ratings.users1-2999.dat",
-                "1273c4edfe3c0ff9e3a0a0d55819faeb947da0ad7df3927333b51ebefbeedc3d",
-                "487,650 of 1,000,209 rows: users 1 to 2999 alone, the later members.",
-            ),
-        ),
-        _file(USERS, "1dc3a95300cb19f7c10e027daf29b8cdf1d908dab65b5edfb45950aa389a10a3"),
-        _file(MOVIES, "0140fc2356357c1a851d0f52e893a1e4d3696df632c4141cea8d5bc3d621f0b9"),
+        _file(RATINGS, "506d64ca44484487c11dc2d9a28de5c54948213e6b96285e298afe28d6ea4e0f"),
+        *PEOPLE_AND_FILMS,
     ),
     parse=parse,
     facts=FACTS,
-    editions=(ML_100K,),
+    editions=(ML_100K, SAMPLE),
 )

@@ -21,25 +21,8 @@ UNPACK_ERRORS = (zipfile.BadZipFile, KeyError, gzip.BadGzipFile, EOFError, zlib.
 
 
 @dataclass(frozen=True)
-class Edition:
-    """A file accepted from a folder in place of an official one, such as a part of its rows.
-
-    Attributes
-    ----------
-    name, sha256 : str
-        As in :class:`RawFile`.
-    note : str
-        What it is; the card says so.
-    """
-
-    name: str
-    sha256: str
-    note: str
-
-
-@dataclass(frozen=True)
 class RawFile:
-    """One official file and where it can be had.
+    """One file as its publisher gives it, and where it can be had.
 
     Attributes
     ----------
@@ -54,18 +37,20 @@ class RawFile:
         Tried in order. A ``.gz`` is unpacked; ``archive.zip#member`` takes one member of an
         archive, and ``outer.zip#inner.zip#member`` a member of an archive inside it. Empty where
         only a person can get the file.
-    editions : tuple of Edition
-        What may stand in for this file where a person has it; never downloaded.
     """
 
     name: str
     sha256: str
     urls: tuple[str, ...]
-    editions: tuple[Edition, ...] = ()
+
+    @property
+    def packed(self) -> bool:
+        """Whether the digest is that of the packed file."""
+        return self.name.endswith(".gz")
 
     @property
     def key(self) -> str:
-        """The name under which the parser gets the uncompressed content, whatever the edition."""
+        """The name under which the parser gets the uncompressed content."""
         return self.name.removesuffix(".gz")
 
 
@@ -96,7 +81,8 @@ class Source:
     by_hand : str
         How a person gets files that have no address; one sentence.
     editions : tuple of Source
-        Editions made of other files, of which a folder may hold one instead; never downloaded.
+        Editions made of other files, such as a part of the rows, of which a folder may hold one
+        instead; never downloaded.
     build : callable, optional
         Takes the place of files and ``parse`` where no files have fixed names: returns the
         prepared table and the facts of its card from a folder, or from upstream if given None.
@@ -140,9 +126,9 @@ def uci_urls(static: str, old: str) -> tuple[str, str]:
     return f"{UCI}/static/public/{static}", f"{UCI}/ml/machine-learning-databases/{old}"
 
 
-def from_folder(name: str, sha256: str = "") -> RawFile:
-    """Return a file that only a person can get."""
-    return RawFile(name, sha256, urls=())
+def from_folder(digests: Mapping[str, str]) -> tuple[RawFile, ...]:
+    """Return files that only a person can get, from their names and digests."""
+    return tuple(RawFile(name, sha256, urls=()) for name, sha256 in digests.items())
 
 
 @contextmanager

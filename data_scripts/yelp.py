@@ -107,29 +107,15 @@ FACTS = {
     "compliments: how many of the 11 kinds a user got. Left out: texts, names, reviews by users or "
     "of businesses that the other files do not hold.",
 }
+GRAPH_FILES = {
+    "user_business.dat": "d57853e95c3f49f0060f31ee9365ab3fffe1010999c76863c3cd9628b91e994d",
+    "business_city.dat": "09c009dfa16709aff52de4831b9cb30f45a16dcfce1db06858d54af6ef5f7d1e",
+    "business_category.dat": "d3c1499e406c0a842b3c08c478ffe7bf26a8758b630e0b056d0f4bcf18c01a5b",
+    "user_compliment.dat": "e7f5c15155bf0843e3bdf9fb4743bb3ebf76826b4108e9e194fd637e0bb05ed6",
+}
 GRAPH = Source(
     name="yelp",
-    files=tuple(
-        from_folder(name, sha256)
-        for name, sha256 in (
-            (
-                "user_business.dat",
-                "d57853e95c3f49f0060f31ee9365ab3fffe1010999c76863c3cd9628b91e994d",
-            ),
-            (
-                "business_city.dat",
-                "09c009dfa16709aff52de4831b9cb30f45a16dcfce1db06858d54af6ef5f7d1e",
-            ),
-            (
-                "business_category.dat",
-                "d3c1499e406c0a842b3c08c478ffe7bf26a8758b630e0b056d0f4bcf18c01a5b",
-            ),
-            (
-                "user_compliment.dat",
-                "e7f5c15155bf0843e3bdf9fb4743bb3ebf76826b4108e9e194fd637e0bb05ed6",
-            ),
-        )
-    ),
+    files=from_folder(GRAPH_FILES),
     parse=parse_graph,
     facts=FACTS
     | {
@@ -145,7 +131,7 @@ GRAPH = Source(
 
 SOURCE = Source(
     name="yelp",
-    files=tuple(from_folder(name) for name in (REVIEWS, USERS, BUSINESSES)),
+    files=from_folder({REVIEWS: "", USERS: "", BUSINESSES: ""}),
     parse=parse,
     facts=FACTS,
     streamed=True,

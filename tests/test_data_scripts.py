@@ -18,8 +18,8 @@ import pytest
 from data_scripts import covertype
 from data_scripts.__main__ import main, prepare
 from data_scripts.adult import SOURCE, parse
-from data_scripts.download import Patience, edition_notes, fetch_raw, read_raw
-from data_scripts.source import Edition, RawFile, Source, all_sources
+from data_scripts.download import Patience, fetch_raw, read_raw, unverified_note
+from data_scripts.source import RawFile, Source, all_sources
 from demix_lite.data import load_table
 from demix_lite.errors import DemixError
 
@@ -290,7 +290,9 @@ def test_prepare_from_a_folder(tmp_path, packed):
 
 def test_missing_wrong_and_damaged_raw_files_are_named(tmp_path):
     source = source_of(MINI)
-    with pytest.raises(DemixError, match=r"neither adult\.data nor adult\.data\.gz"):
+    with pytest.raises(
+        DemixError, match=r"it lacks adult\.data and adult\.test; .* python -m data_scripts adult"
+    ):
         read_raw(source, tmp_path)
     (tmp_path / "adult.data").write_bytes(TRAIN)
     (tmp_path / "adult.test").write_bytes(TRAIN)
@@ -305,20 +307,22 @@ def test_missing_wrong_and_damaged_raw_files_are_named(tmp_path):
 def covertype_of(whole: bytes, part: bytes) -> Source:
     """Return the Covertype source with these bytes as the official file and as its sample."""
     packed, sample = (hashlib.sha256(content).hexdigest() for content in (whole, part))
-    edition = Edition("part.data", sample, "1 of 2 rows: a sample.")
-    return replace(
-        covertype.SOURCE, files=(RawFile("covtype.data.gz", packed, (), editions=(edition,)),)
-    )
+    facts = covertype.FACTS | {"notes": f"1 of 2 rows: a sample. {covertype.FACTS['notes']}"}
+    edition = replace(covertype.SAMPLE, files=(RawFile("part.data", sample, ()),), facts=facts)
+    official = RawFile("covtype.data.gz", packed, ())
+    return replace(covertype.SOURCE, files=(official,), editions=(edition,))
 
 
 def test_a_packed_official_file_is_checked_as_it_is(tmp_path):
     packed = gzip.compress(lines(*TREES))
     source = covertype_of(packed, b"")
-    with pytest.raises(DemixError, match="has no covtype.data.gz; put the official file there"):
+    with pytest.raises(
+        DemixError, match="it lacks covtype.data.gz; for .* it lacks part.data; to download"
+    ):
         read_raw(source, tmp_path)
     (tmp_path / "covtype.data.gz").write_bytes(packed)
     assert read_raw(source, tmp_path) == {"covtype.data": lines(*TREES)}
-    assert edition_notes(source, tmp_path) == []
+    assert unverified_note(source, tmp_path) == ""
     (tmp_path / "covtype.data.gz").write_bytes(packed + b"more")
     with pytest.raises(DemixError, match="its packed sha256 should be"):
         read_raw(source, tmp_path)
@@ -356,11 +360,11 @@ def test_every_source_keeps_the_contract():
     for name, source in all_sources().items():
         assert name == source.name
         assert bool(source.files) != bool(source.build)
-        for file in source.files:
-            assert file.urls or source.by_hand
-            for accepted in (file, *file.editions):
-                assert re.fullmatch("[0-9a-f]{64}", accepted.sha256) or source.streamed
-            assert all(edition.note.endswith(".") for edition in file.editions)
+        assert all(file.urls or source.by_hand for file in source.files)
+        for edition in (source, *source.editions):
+            for file in edition.files:
+                assert re.fullmatch("[0-9a-f]{64}", file.sha256) or edition.streamed
+            assert edition.facts["notes"].endswith(".")
         assert {"title", "url", "licence", "numeric", "categorical", "target"} <= set(source.facts)
 
 
@@ -578,7 +582,7 @@ def test_files_without_a_published_digest_are_streamed_and_fetched_once(server, 
         assert list(lines) == content.splitlines(keepends=True)
     assert names(tmp_path) == ["a.json"]
     assert len(server.asked) == 2
-    assert "a.json: not verified" in edition_notes(source, tmp_path)[0]
+    assert "a.json: not verified" in unverified_note(source, tmp_path)
 
 
 def test_the_last_word_names_every_source_and_the_way_out(server, tmp_path):
