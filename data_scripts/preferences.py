@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 import pyarrow.parquet as pq
 
-from data_scripts.source import UNPACK_ERRORS, reading
+from data_scripts.source import UNPACK_ERRORS, Source, reading
 from demix_lite.data.pairs import (
     CATEGORICAL,
     NUMERIC,
@@ -33,12 +33,6 @@ MOST_CHARACTERS = 8000
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
 SPEAKER = re.compile(r"\n\n(Human|Assistant):")
 SCORES = ("score_{}", "{}_score", "rating_{}", "{}_rating")
-ROLES_OF_COLUMNS = {
-    "numeric": list(NUMERIC),
-    "categorical": list(CATEGORICAL),
-    "text": list(TEXTS),
-    "target": TARGET,
-}
 
 OTHER_EDITIONS: dict[str, dict[str, Any]] = {
     "dialogues": {
@@ -76,31 +70,30 @@ class Pair:
         return self.scores is not None and self.scores[0] == self.scores[1]
 
 
-def prepare_pairs(
-    name: str, hub: str, facts: dict[str, Any], raw: Path | None
-) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Return the prepared table of a folder, or of the hub, and the facts of its card.
+def source_of_pairs(name: str, hub: str, title: str, licence: str, notes: str) -> Source:
+    """Return a source of preference pairs: a data set of the hub, and what its card says."""
+    facts = {
+        "title": title,
+        "url": f"https://huggingface.co/datasets/{hub}",
+        "licence": licence,
+        "numeric": list(NUMERIC),
+        "categorical": list(CATEGORICAL),
+        "text": list(TEXTS),
+        "target": TARGET,
+        "notes": notes,
+    }
 
-    Parameters
-    ----------
-    name, hub : str
-        The source, and the name of its data set on the hub.
-    facts : dict
-        What the card says of the official edition.
-    raw : path, optional
-        A folder of jsonl, json (both also .gz) and parquet files; the hub if left out.
-    """
-    rows = rows_of_hub(hub, name) if raw is None else rows_of_folder(raw)
-    counts: Counter[str] = Counter()
-    form, frame = table_of(rows, facts["title"], counts)
-    edition = OTHER_EDITIONS.get(form, {})
-    notes = [
-        f"Another data set in place of {facts['title']}." if edition else facts["notes"],
-        UNVERIFIED if raw else "",
-        NOTE,
-        in_words(counts, len(frame)),
-    ]
-    return frame, facts | edition | {"notes": " ".join(note for note in notes if note)}
+    def build(raw: Path | None) -> tuple[pd.DataFrame, dict[str, Any]]:
+        rows = rows_of_hub(hub, name) if raw is None else rows_of_folder(raw)
+        counts: Counter[str] = Counter()
+        form, frame = table_of(rows, title, counts)
+        edition = OTHER_EDITIONS.get(form, {})
+        said = [f"Another data set in place of {title}." if edition else notes]
+        said += [UNVERIFIED] if raw else []
+        said += [NOTE, in_words(counts, len(frame))]
+        return frame, facts | edition | {"notes": " ".join(said)}
+
+    return Source(name, files=(), facts=facts, build=build)
 
 
 def rows_of_hub(hub: str, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -245,12 +238,12 @@ def read_pair(row: dict[str, Any]) -> tuple[str, Pair | None]:
         form = "strings" if isinstance(chosen, str) else "messages"
         prompt = _prompt(row.get("prompt"), chosen)
     one, other = (prompt + _messages(answer) for answer in (chosen, rejected))
-    if one[:-1] != other[:-1] or not one[:-1] or {one[-1]["role"], other[-1]["role"]} != _ANSWER:
+    before = one[:-1]
+    if not before or before != other[:-1]:
         return form, None
-    return form, Pair(one[:-1], one[-1]["content"], other[-1]["content"], _scores(row))
-
-
-_ANSWER = {"assistant"}
+    if not one[-1]["role"] == other[-1]["role"] == "assistant":
+        return form, None
+    return form, Pair(before, one[-1]["content"], other[-1]["content"], _scores(row))
 
 
 def _prompt(prompt: Any, chosen: Any) -> list[Message]:
@@ -270,15 +263,11 @@ def _messages(turns: Any) -> list[Message]:
     turns = [turns] if isinstance(turns, dict) else turns
     return [
         {
-            "role": _role(turn["role"] if "role" in turn else turn["from"]),
+            "role": ROLES.get(turn["role"] if "role" in turn else turn["from"], "system"),
             "content": (turn["content"] if "content" in turn else turn["value"]).strip(),
         }
         for turn in turns
     ]
-
-
-def _role(name: str) -> str:
-    return ROLES.get(name, "system")
 
 
 def _dialogue(text: str) -> list[Message]:
