@@ -10,12 +10,17 @@ import argparse
 import itertools
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+from sklearn.metrics import mutual_info_score, roc_auc_score
+from sklearn.model_selection import KFold, cross_val_predict
+from sklearn.tree import DecisionTreeClassifier
 
 from demix_lite.data.store import Card, load_table
 from demix_lite.data.twin import sample_twin, tree_input
@@ -133,7 +138,6 @@ def _short(number: float) -> float | int:
 
 def draw_order(codes: dict[str, np.ndarray]) -> list[str]:
     """Order the columns so that each one is told as much as can be by one drawn before it."""
-    from sklearn.metrics import mutual_info_score
 
     def information(a: np.ndarray, b: np.ndarray) -> float:
         by_chance = 0.5 * np.log(len(a)) * a.max() * b.max() / len(a)
@@ -151,8 +155,6 @@ def draw_order(codes: dict[str, np.ndarray]) -> list[str]:
 
 def fit_column(seen: np.ndarray, codes: np.ndarray, leaves: int) -> dict[str, Any]:
     """Fit the tree that draws a column, and the weights of its codes in each leaf."""
-    from sklearn.tree import DecisionTreeClassifier
-
     model = DecisionTreeClassifier(
         criterion="entropy",
         max_leaf_nodes=leaves,
@@ -187,8 +189,6 @@ def boosting(classes: int) -> dict[str, Any]:
 
 def fit_label(seen: np.ndarray, target: pd.Series) -> dict[str, Any]:
     """Fit boosted trees to the classes of the target and write them down."""
-    from sklearn.ensemble import HistGradientBoostingClassifier
-
     model = HistGradientBoostingClassifier(**boosting(target.nunique())).fit(seen, target)
     classes = model.classes_.tolist()
     base, stages = _boosted(model)
@@ -206,9 +206,6 @@ def fit_label(seen: np.ndarray, target: pd.Series) -> dict[str, Any]:
 
 def fit_number(seen: np.ndarray, target: pd.Series) -> dict[str, Any]:
     """Fit boosted trees to a numeric target, and the spread around them by level of the mean."""
-    from sklearn.ensemble import HistGradientBoostingRegressor
-    from sklearn.model_selection import KFold, cross_val_predict
-
     model = HistGradientBoostingRegressor(**boosting(classes=1))
     # rows a model has seen lie too near to it
     means = cross_val_predict(model, seen, target, cv=KFold(5, shuffle=True, random_state=0))
@@ -270,9 +267,7 @@ def write_tree(
     return tree
 
 
-def check_fidelity(
-    frame: pd.DataFrame, card: Card, seeds: Sequence[int] = range(5)
-) -> pd.DataFrame:
+def check_fidelity(frame: pd.DataFrame, card: Card, seeds: int) -> pd.DataFrame:
     """Score a model trained on real or twin rows and tested on real or twin rows.
 
     Of the real rows 30 % are kept for testing; the twin is fitted to the other 70 %. Both train on
@@ -280,7 +275,7 @@ def check_fidelity(
     """
     kinds = {c: pd.CategoricalDtype(frame[c].dropna().unique()) for c in card.categorical}
     results = []
-    for seed in seeds:
+    for seed in range(seeds):
         shuffled = generator(card.name, "fidelity", seed).permutation(len(frame))
         held_out = round(0.3 * len(frame))
         real = frame.iloc[shuffled[held_out:]].reset_index(drop=True)
@@ -303,8 +298,6 @@ def check_fidelity(
 
 def judge(target: pd.Series, seed: int) -> Any:
     """Return the untrained model that compares tables with this target."""
-    from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
-
     if is_number(target):
         return HistGradientBoostingRegressor(random_state=seed)
     # without a penalty rare ones among many classes make the boosting diverge
@@ -314,8 +307,6 @@ def judge(target: pd.Series, seed: int) -> Any:
 
 def scores(model: Any, features: pd.DataFrame, target: pd.Series) -> tuple[float, float, float]:
     """Return the accuracy and area under the curve of a classifier, or the R² of a regressor."""
-    from sklearn.metrics import roc_auc_score
-
     if is_number(target):
         return np.nan, np.nan, model.score(features, target)
     shares = model.predict_proba(features)
@@ -326,38 +317,54 @@ def scores(model: Any, features: pd.DataFrame, target: pd.Series) -> tuple[float
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m data_scripts.fit_twin", description=__doc__)
-    parser.add_argument("name", help="a prepared table, such as adult")
+    load = partial(load_table, source="real")
+    return command(arguments, "fit_twin", __doc__, FIDELITY, load, fit_twin, check_fidelity)
+
+
+def command(
+    arguments: list[str] | None,
+    module: str,
+    doc: str | None,
+    fidelity: Path,
+    load: Callable[..., tuple[Any, Card]],
+    fit: Callable[[Any, Card], dict[str, Any]],
+    check: Callable[[Any, Card, int], pd.DataFrame],
+) -> int:
+    """Load what a command line names, and write its twin or how near that is."""
+    parser = argparse.ArgumentParser(prog=f"python -m data_scripts.{module}", description=doc)
+    parser.add_argument("name", help="a prepared data set")
     parser.add_argument("--home", type=Path, help="where prepared tables live")
     parser.add_argument("--check", action="store_true", help="measure how near the twin is")
     parser.add_argument("--seeds", type=int, default=5, help="how often to measure (default: 5)")
     chosen = parser.parse_args(arguments)
     try:
-        frame, card = load_table(chosen.name, "real", home=chosen.home)
+        real, card = load(chosen.name, home=chosen.home)
     except DemixError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if chosen.check:
-        write_fidelity(check_fidelity(frame, card, range(chosen.seeds)))
+        write_fidelity(check(real, card, chosen.seeds), fidelity)
         return 0
-    text = write_twin(fit_twin(frame, card))
+    text = write_twin(fit(real, card))
     if len(text) > LARGEST_FILE:
         print(f"error: the twin takes {len(text)} bytes, over {LARGEST_FILE}.", file=sys.stderr)
         return 2
     path = TWINS / f"{card.name}.json"
     path.write_text(text, encoding="utf-8")
-    print(f"wrote {path.relative_to(ROOT)}: {len(text)} bytes")
+    print(f"wrote {path}: {len(text)} bytes")
     return 0
 
 
-def write_fidelity(results: pd.DataFrame, path: Path = FIDELITY) -> None:
-    """Put the results of a table in place of its earlier ones, and print their means."""
+def write_fidelity(results: pd.DataFrame, path: Path) -> None:
+    """Put the results of a data set in place of its earlier ones, and print their means."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
         earlier = pd.read_csv(path)
         results = pd.concat([earlier[~earlier["task"].isin(results["task"])], results])
     results.to_csv(path, index=False, float_format="%.4f", lineterminator="\n")
-    print(results.groupby(["task", "rows", "train_on", "test_on"])[SCORES].mean())
+    scores = list(results.select_dtypes("float"))
+    rest = list(results.columns.drop(["seed", *scores]))
+    print(results.groupby(rest)[scores].mean().round(3))
 
 
 if __name__ == "__main__":

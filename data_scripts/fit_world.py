@@ -6,7 +6,6 @@ the real tables. With ``--check`` it measures instead how well that can be told 
 tables, and the areas under the curve go to ``book/results/world_fidelity.csv``.
 """
 
-import argparse
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,16 +14,16 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy.stats import norm, rankdata
+from sklearn.metrics import roc_auc_score
 
 from data_scripts.fit_twin import (
-    LARGEST_FILE,
+    KNOTS,
     ROOT,
-    TWINS,
     code_category,
     code_number,
+    command,
     draw_order,
     fit_column,
-    write_twin,
 )
 from demix_lite.data.store import Card, Tables, load_tables
 from demix_lite.data.twin import tree_input
@@ -40,7 +39,6 @@ LEAVES = 24
 DIMENSIONS = 8
 EPOCHS, BATCH, NEGATIVES, RATE = 12, 8192, 4, 0.02
 PENALTY = 2e-3  # on what is special to one user or item, so that attributes explain what they can
-KNOTS = 33
 FIDELITY = ROOT / "book" / "results" / "world_fidelity.csv"
 STRENGTHS = (1, 1.2, 1.4, 1.6, 1.8, 2, 2.3, 2.6, 3)
 DAY = 86_400
@@ -316,8 +314,6 @@ def check_world(tables: Tables, card: Card, seed: int = 0) -> dict[str, float]:
     ``popularity`` knows how often an item is taken, ``tastes`` also what user and item are and what
     the user took. Of the interactions 20 % are held out.
     """
-    from sklearn.metrics import roc_auc_score
-
     user, item = places(tables["interactions"], tables)
     rng = generator(card.name, "check", seed)
     held = rng.random(len(user)) < 0.2
@@ -350,16 +346,6 @@ def check_fidelity(tables: Tables, card: Card, seeds: int) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def write_fidelity(results: pd.DataFrame) -> None:
-    """Put the results of a data set in place of its earlier ones, and print their means."""
-    FIDELITY.parent.mkdir(parents=True, exist_ok=True)
-    if FIDELITY.exists():
-        earlier = pd.read_csv(FIDELITY)
-        results = pd.concat([earlier[~earlier["task"].isin(results["task"])], results])
-    results.to_csv(FIDELITY, index=False, float_format="%.4f", lineterminator="\n")
-    print(results.groupby(["task", "table"])[["popularity", "tastes"]].mean().round(3))
-
-
 def strengthen(world: dict[str, Any], tables: Tables, card: Card) -> dict[str, Any]:
     """Make tastes as strong as it takes for them to add to popularity what they add in reality.
 
@@ -389,32 +375,17 @@ def scaled(world: dict[str, Any], strength: float) -> dict[str, Any]:
     return world | {"users": users | louder}
 
 
+def load_world(name: str, home: Path | None) -> tuple[Tables, Card]:
+    """Load prepared users and items; refuse a data set of one table."""
+    tables, card = load_tables(name, "real", home=home)
+    if not card.keys:
+        raise DemixError(f"{name!r} is one table; fit it with data_scripts.fit_twin.")
+    return tables, card
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m data_scripts.fit_world", description=__doc__)
-    parser.add_argument("name", help="a prepared data set of users and items, such as movielens")
-    parser.add_argument("--home", type=Path, help="where prepared tables live")
-    parser.add_argument("--check", action="store_true", help="measure how near the twin is")
-    parser.add_argument("--seeds", type=int, default=5, help="how often to measure (default: 5)")
-    chosen = parser.parse_args(arguments)
-    try:
-        tables, card = load_tables(chosen.name, "real", home=chosen.home)
-        if not card.keys:
-            raise DemixError(f"{chosen.name!r} is one table; fit it with data_scripts.fit_twin.")
-    except DemixError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    if chosen.check:
-        write_fidelity(check_fidelity(tables, card, chosen.seeds))
-        return 0
-    text = write_twin(fit_world(tables, card))
-    if len(text) > LARGEST_FILE:
-        print(f"error: the twin takes {len(text)} bytes, over {LARGEST_FILE}.", file=sys.stderr)
-        return 2
-    path = TWINS / f"{card.name}.json"
-    path.write_text(text, encoding="utf-8")
-    print(f"wrote {path.relative_to(ROOT)}: {len(text)} bytes")
-    return 0
+    return command(arguments, "fit_world", __doc__, FIDELITY, load_world, fit_world, check_fidelity)
 
 
 if __name__ == "__main__":

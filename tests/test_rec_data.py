@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from data_scripts import fit_twin, movielens
 from data_scripts import fit_world as fitting
-from data_scripts import movielens
 from data_scripts.__main__ import main, prepare
 from data_scripts.amazon import read_price
 from data_scripts.download import choose_edition, read_raw
@@ -588,8 +588,7 @@ def test_undated_and_unpriced_tables_get_invented_ones(quick):
 
 
 def test_the_command_line_writes_a_world(tmp_path, monkeypatch, capsys, quick):
-    monkeypatch.setattr(fitting, "ROOT", tmp_path)
-    monkeypatch.setattr(fitting, "TWINS", tmp_path)
+    monkeypatch.setattr(fit_twin, "TWINS", tmp_path)
     save_tables(*load_tables("movielens", rows=5000), tmp_path)
     assert fitting.main(["movielens", "--home", str(tmp_path)]) == 0
     assert len(sample_world(json.loads((tmp_path / "movielens.json").read_text()))["users"]) == 1000

@@ -267,7 +267,7 @@ def test_unknown_label_model_is_refused():
 
 
 def test_fidelity_table_is_replaced_task_by_task(tmp_path):
-    results = check_fidelity(toy(600), CARD, seeds=[0])
+    results = check_fidelity(toy(600), CARD, seeds=1)
     assert len(results) == 4
     assert results["accuracy"].between(0.5, 1).all()
     assert results["r2"].isna().all()
@@ -282,10 +282,10 @@ def test_fidelity_table_is_replaced_task_by_task(tmp_path):
 
 
 def test_fidelity_of_many_classes_and_of_numbers():
-    classes = check_fidelity(toy(600, classes=3), CARD, seeds=[0])
+    classes = check_fidelity(toy(600, classes=3), CARD, seeds=1)
     assert classes["accuracy"].between(0.5, 1).all()
     assert classes["auc"].between(0.5, 1).all()
-    numbers = check_fidelity(counted(600), CARD, seeds=[0])
+    numbers = check_fidelity(counted(600), CARD, seeds=1)
     assert numbers["r2"].between(0.5, 1).all()
     assert numbers[["accuracy", "auc"]].isna().to_numpy().all()
 
@@ -293,7 +293,7 @@ def test_fidelity_of_many_classes_and_of_numbers():
 def test_results_from_before_there_was_r2_are_kept(tmp_path):
     path = tmp_path / "fidelity.csv"
     path.write_text("task,train_on,test_on,seed,rows,accuracy,auc\nold,real,twin,0,7,0.5,0.25\n")
-    write_fidelity(check_fidelity(counted(400), CARD, seeds=[0]), path)
+    write_fidelity(check_fidelity(counted(400), CARD, seeds=1), path)
     assert path.read_text().splitlines()[:2] == [
         "task,train_on,test_on,seed,rows,accuracy,auc,r2",
         "old,real,twin,0,7,0.5000,0.2500,",
@@ -304,7 +304,6 @@ def test_the_command_line_writes_a_twin_and_names_a_table_that_is_not_there(
     tmp_path, monkeypatch, capsys
 ):
     save_table(counted(300), CARD, tmp_path)
-    monkeypatch.setattr(fitting, "ROOT", tmp_path)
     monkeypatch.setattr(fitting, "TWINS", tmp_path)
     assert main(["toy", "--home", str(tmp_path)]) == 0
     twin = json.loads((tmp_path / "toy.json").read_text())
@@ -345,7 +344,7 @@ def test_the_twin_repeats_no_real_row(adult_real):
 
 def test_what_is_learned_on_the_twin_holds_on_the_real_table(adult_real):
     card = load_table("adult", rows=1)[1]
-    scores = check_fidelity(adult_real, card, seeds=[0])
+    scores = check_fidelity(adult_real, card, seeds=1)
     mean = scores[scores["test_on"].eq("real")].groupby("train_on")["accuracy"].mean()
     assert mean["real"] > 0.865
     assert mean["real"] - mean["twin"] < 0.01
@@ -391,6 +390,6 @@ def test_what_is_learned_on_the_other_twins_holds_on_the_real_tables(name, score
         pytest.skip(f"the official files are not in ../shared/data/{folder.name}")
     source = all_sources()[name]
     frame, card = source.parse(read_raw(source, folder)), load_table(name, rows=1)[1]
-    scores = check_fidelity(frame, card, seeds=[0])
+    scores = check_fidelity(frame, card, seeds=1)
     mean = scores[scores["test_on"].eq("real")].groupby("train_on")[score].mean()
     assert mean["real"] - mean["twin"] < gap
