@@ -639,23 +639,15 @@ def test_rows_of_the_ledger_do_not_make_the_code_dirty(monkeypatch, tmp_path):
 def test_the_study_of_samples_counts_shares_of_what_is_there(monkeypatch):
     from demix_lite.benchmark import pipeline, studies
 
-    prepared = []
-
-    def prepare(*arguments, **settings):
-        prepared.append(pipeline.prepare(*arguments, **settings))
-        return prepared[-1]
-
     monkeypatch.setattr(studies, "SHARES", (0.25, 1.0))
-    monkeypatch.setattr(studies, "prepare", prepare)
     settings = {"source": "twin", "rows": 1500, "seed": 0}
     detector = ErrorDetector.shipped("tabular")
-    some, everyone = studies.samples_study("adult", detector, **settings)
+    some, everyone = studies.samples_study(pipeline.prepare("adult", **settings), detector)
     assert some["validation"] == round(0.25 * everyone["validation"])
     # Of 1,500 rows 210 were split off, and the shortcut drops some of them.
     assert 100 < everyone["validation"] < 210
     assert (some["share"], everyone["share"]) == (0.25, 1.0)
     assert set(studies.SAMPLES_COLUMNS) <= set(some)
-    assert len(prepared) == 1
     few = pipeline.prepare("adult", validation=some["validation"], **settings)
     alone = pipeline.judge(few, detector).row
     for column in ("validation", *(name for name in alone if "f1_" in name)):
@@ -665,11 +657,10 @@ def test_the_study_of_samples_counts_shares_of_what_is_there(monkeypatch):
 def test_the_studies_go_on_where_they_stopped(monkeypatch, tmp_path):
     from demix_lite.benchmark import studies
 
-    def study(prepared, *_, **options):
-        setting = prepared if isinstance(prepared, dict) else {"task": prepared, **options}
-        ran.append(tuple(setting.values()))
+    def study(prepared, _):
+        ran.append(tuple(prepared.values()))
         every = dict.fromkeys((*studies.REPAIR_COLUMNS, *studies.SAMPLES_COLUMNS), 0)
-        yield every | setting
+        yield every | prepared
 
     def prepare(task, *, train_rows, **setting):
         return Setting(task=task, **setting)

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -176,20 +176,13 @@ def provenance(device: str | None) -> dict[str, Any]:
     place = resolve_device(device)
     named = torch.cuda.get_device_name(place) if place.type == "cuda" else PROCESSOR
     packages = ("torch", "numpy", "pandas", "scikit-learn")
-    versions = [f"python {platform.python_version()}", *(_version(p) for p in packages)]
+    versions = [f"{package} {version(package)}" for package in packages]
     return {
         "device": named,
         "cores": torch.get_num_threads(),
-        "versions": " ".join(versions),
+        "versions": " ".join([f"python {platform.python_version()}", *versions]),
         "commit": _commit(),
     }
-
-
-def _version(package: str) -> str:
-    try:
-        return f"{package} {version(package)}"
-    except PackageNotFoundError:
-        return f"{package} ?"
 
 
 def _commit() -> str:
@@ -204,7 +197,5 @@ def _commit() -> str:
 
 def _git(*arguments: str) -> str:
     here = Path(__file__).resolve().parent
-    asked = subprocess.run(
-        ["git", *arguments], cwd=here, capture_output=True, text=True, check=False
-    )
+    asked = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True)
     return asked.stdout.strip()

@@ -110,11 +110,8 @@ def repair_study(prepared: Prepared, detector: ErrorDetector) -> Iterator[dict[s
             yield {**fixed, "diagnosis": source, "variant": name, **found}
 
 
-def samples_study(
-    task_name: str, detector: ErrorDetector, **settings: Any
-) -> Iterator[dict[str, Any]]:
+def samples_study(prepared: Prepared, detector: ErrorDetector) -> Iterator[dict[str, Any]]:
     """Judge the same errors, in the same model, with a growing share of the validation samples."""
-    prepared = prepare(task_name, **settings)
     run, seed = prepared.run, prepared.facts["seed"]
     seen = run.task, run.architecture, run.encoder, run.trained, run.train, run.valid
     for share in SHARES:
@@ -145,48 +142,35 @@ def run_studies(
     repairs, samples = folder / "repair.csv", folder / "samples.csv"
     check_columns(repairs, REPAIR_COLUMNS)
     check_columns(samples, SAMPLES_COLUMNS)
-    ratios = (0.5, 0.8)
-    grid = [
-        (name, seed, ratio, together)
-        for seed in SEEDS
-        for ratio, together in (*((r, False) for r in ratios), (0.5, True))
-        for name in tasks
-    ]
-    work = [delayed(_repairs)(*cell, repairs, source) for cell in grid]
-    work += [delayed(_samples)(n, s, samples, source) for s in SEEDS for n in tasks]
+    settings = (
+        {"clean_ratio": 0.5, "co_occurring": False},
+        {"clean_ratio": 0.8, "co_occurring": False},
+        {"clean_ratio": 0.5, "co_occurring": True},
+    )
+    repaired: list[dict[str, Any]] = []
+    sampled: list[dict[str, Any]] = []
+    for seed in SEEDS:
+        runs = [{"task": name, "source": source, "seed": seed} for name in tasks]
+        repaired += [run | setting for setting in settings for run in runs]
+        sampled += runs
+    work = [delayed(_study)(repair_study, repairs, REPAIR_COLUMNS, run) for run in repaired]
+    work += [delayed(_study)(samples_study, samples, SAMPLES_COLUMNS, run) for run in sampled]
     done = Parallel(n_jobs=jobs or cpu_count(), return_as="generator_unordered")(work)
     for _ in tqdm(done, total=len(work), desc="studies", disable=None):
         pass
 
 
-def _repairs(name: str, seed: int, ratio: float, together: bool, path: Path, source: str) -> None:
+def _study(
+    study: Callable[..., Iterator[dict[str, Any]]],
+    path: Path,
+    columns: Sequence[str],
+    run: dict[str, Any],
+) -> None:
+    """Add what a study of one run finds to its file, unless it is there."""
     torch.set_num_threads(1)
-    run = {"task": name, "seed": seed, "clean_ratio": ratio, "co_occurring": together}
-    if _is_there(path, {**run, "source": source}):
+    if tuple(map(str, run.values())) in keys_of(path, tuple(run)):
         return
-    prepared = prepare(
-        name,
-        source=source,
-        clean_ratio=ratio,
-        seed=seed,
-        train_rows=get_task(name).judged_rows,
-        co_occurring=together,
-    )
-    rows = repair_study(prepared, ErrorDetector.shipped(prepared.task.family))
-    append_rows(path, list(rows), REPAIR_COLUMNS)
-
-
-def _samples(name: str, seed: int, path: Path, source: str) -> None:
-    torch.set_num_threads(1)
-    if _is_there(path, {"task": name, "seed": seed, "source": source}):
-        return
-    detector = ErrorDetector.shipped(get_task(name).family)
-    rows = samples_study(
-        name, detector, source=source, seed=seed, train_rows=get_task(name).judged_rows
-    )
-    append_rows(path, list(rows), SAMPLES_COLUMNS)
-
-
-def _is_there(path: Path, wanted: dict[str, Any]) -> bool:
-    """Tell whether a file has rows with the wanted values."""
-    return tuple(map(str, wanted.values())) in keys_of(path, tuple(wanted))
+    name, setting = run["task"], {key: value for key, value in run.items() if key != "task"}
+    prepared = prepare(name, train_rows=get_task(name).judged_rows, **setting)
+    rows = study(prepared, ErrorDetector.shipped(prepared.task.family))
+    append_rows(path, list(rows), columns)

@@ -134,18 +134,23 @@ def some(
         for name in asked or ():
             if name not in known:
                 raise unknown_name(kind, name, known)
-    kept = []
-    for cell in cells:
-        entries = tuple(
-            (method, protocol)
-            for method, protocol in cell.entries
-            if (not methods or method in methods) and (not protocols or protocol in protocols)
-        )
-        if entries:
-            kept.append(replace(cell, entries=entries))
+
+    def wanted(cell: Cell, entry: Entry) -> bool:
+        method, protocol = entry
+        return (not methods or method in methods) and (not protocols or protocol in protocols)
+
+    kept = list(_with_entries(cells, wanted))
     if not kept:
         raise DemixError("no row of the grid has these methods under these protocols.")
     return kept
+
+
+def _with_entries(cells: Iterable[Cell], wanted: Callable[[Cell, Entry], bool]) -> Iterator[Cell]:
+    """Yield the cells that have wanted entries, with these alone."""
+    for cell in cells:
+        entries = tuple(entry for entry in cell.entries if wanted(cell, entry))
+        if entries:
+            yield replace(cell, entries=entries)
 
 
 def run_suite(
@@ -185,14 +190,9 @@ def run_suite(
 
 def _missing(cells: Sequence[Cell], ledger: Path, source: str) -> Iterator[Cell]:
     done = keys_of(ledger, KEY)
-    for cell in cells:
-        entries = tuple(e for e in cell.entries if not _is_done(cell, e, source, done))
-        if entries:
-            yield replace(cell, entries=entries)
-
-
-def _is_done(cell: Cell, entry: Entry, source: str, done: Collection[tuple[str, ...]]) -> bool:
-    return tuple(str(value) for value in cell.key(entry, source)) in done
+    return _with_entries(
+        cells, lambda cell, entry: tuple(map(str, cell.key(entry, source))) not in done
+    )
 
 
 def _run_cell(
@@ -216,10 +216,10 @@ def _run_cell(
         device=device,
     )
     for name, protocol in cell.entries:
-        if _is_done(cell, (name, protocol), source, keys_of(ledger, KEY)):
-            continue
-        method = _method(name, protocol, prepared, source)
-        append_row(ledger, judge(prepared, method, protocol=protocol).row)
+        entry = replace(cell, entries=((name, protocol),))
+        if any(_missing([entry], ledger, source)):
+            method = _method(name, protocol, prepared, source)
+            append_row(ledger, judge(prepared, method, protocol=protocol).row)
 
 
 def _method(name: str, protocol: str, prepared: Prepared, source: str) -> Any:
@@ -287,11 +287,9 @@ def _record_tuning(path: Path, source: str) -> None:
     found = tuning_table(source)
     with FileLock(lock_of(path)):
         if path.exists():
-            known = pd.read_csv(path)
-            again = known.set_index(["task", "method"]).index.isin(
-                found.set_index(["task", "method"]).index
-            )
-            found = pd.concat([known[~again], found]).sort_values(["task", "method"])
+            found = pd.concat([pd.read_csv(path), found])
+            found = found.drop_duplicates(["task", "method"], keep="last")
+            found = found.sort_values(["task", "method"])
         with whole_file(path) as part:
             found.to_csv(part, index=False, lineterminator="\n")
 
