@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from data_scripts.interactions import attributes_of, check_between, once_each, read_json_lines
+from data_scripts.interactions import check_between, joined, read_json_lines
 from data_scripts.source import Lines, RawFile, Source, from_folder, reading
 
 HOST = "https://datarepo.eng.ucsd.edu/mcauley_group/data/amazon_v2"
@@ -35,14 +35,13 @@ def parse(raw: Mapping[str, Lines]) -> dict[str, pd.DataFrame]:
         check_between(reviews["rating"], 1, 5)
         if not reviews["item"].isin(products["item"]).any():
             raise ValueError(f"none of its products is in {product_file.path.name}")
-    interactions = once_each(reviews.astype({"time": "int64"}))
     products = products.assign(
         brand=products["brand"].map(read_words),
         category=products["category"].map(read_words),
         price=products["price"].map(read_price),
     )
-    items = attributes_of(interactions, "item", products.drop_duplicates("item"))
-    return {"interactions": interactions, "users": _only_ids(interactions), "items": items}
+    described = product_file.path.name, products.drop_duplicates("item")
+    return joined(reviews.astype({"time": "int64"}), TITLE, item=described)
 
 
 def read_price(text: str | None) -> float:
@@ -79,14 +78,14 @@ def parse_graph(raw: Mapping[str, bytes]) -> dict[str, pd.DataFrame]:
         ratings = pd.read_csv(io.BytesIO(raw["user_item.dat"]), sep="\t", names=names)
         ratings = ratings.astype("int64")
         check_between(ratings["rating"], 1, 5)
-    interactions = once_each(ratings)
-    items = interactions[["item"]].drop_duplicates(ignore_index=True)
+    tables = joined(ratings, GRAPH_TITLE)
+    items = tables["items"]
     for kind in ("brand", "category"):
         with reading(f"item_{kind}.dat", GRAPH_TITLE):
             links = pd.read_csv(io.BytesIO(raw[f"item_{kind}.dat"]), names=["item", kind])
             items[kind] = items["item"].map(joined_names(links, "item", kind))
     items["price"] = np.nan
-    return {"interactions": interactions, "users": _only_ids(interactions), "items": items}
+    return tables
 
 
 def joined_names(links: pd.DataFrame, key: str, kind: str) -> pd.Series:
@@ -100,10 +99,6 @@ def joined_names(links: pd.DataFrame, key: str, kind: str) -> pd.Series:
     """
     links = links.astype("int64").sort_values([key, kind]).astype(str)
     return (f"{kind} " + links[kind]).groupby(links[key]).agg("|".join)
-
-
-def _only_ids(interactions: pd.DataFrame) -> pd.DataFrame:
-    return interactions[["user"]].drop_duplicates(ignore_index=True)
 
 
 FACTS = {

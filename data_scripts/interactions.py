@@ -53,16 +53,26 @@ def _typed(value: Any, field: str, kind: type) -> Any:
     return value
 
 
-def once_each(interactions: pd.DataFrame) -> pd.DataFrame:
-    """Keep the first of the interactions of the same user and item; ids become text."""
-    first = interactions.drop_duplicates(["user", "item"], ignore_index=True)
-    return first.astype({"user": str, "item": str, "rating": "float64"})
+def joined(
+    ratings: pd.DataFrame, title: str, **described: tuple[str, pd.DataFrame]
+) -> dict[str, pd.DataFrame]:
+    """Return the first rating of each user and item, and the users and items that occur.
 
-
-def attributes_of(interactions: pd.DataFrame, key: str, attributes: pd.DataFrame) -> pd.DataFrame:
-    """Return the attributes of the users or items that occur, in the order they first occur."""
-    occurring = pd.DataFrame({key: interactions[key].unique()})
-    return occurring.merge(attributes.astype({key: str}), how="left", on=key, validate="1:1")
+    ``user`` and ``item`` name the file that describes them and hold its table; of what no file
+    describes the ids alone are known.
+    """
+    interactions = ratings.drop_duplicates(["user", "item"], ignore_index=True)
+    interactions = interactions.astype({"user": str, "item": str, "rating": "float64"})
+    tables = {"interactions": interactions}
+    for key in ("user", "item"):
+        table = pd.DataFrame({key: interactions[key].unique()})
+        if key in described:
+            file, attributes = described[key]
+            with reading(file, title):
+                attributes = attributes.astype({key: str})
+                table = table.merge(attributes, how="left", on=key, validate="1:1")
+        tables[f"{key}s"] = table
+    return tables
 
 
 def check_between(values: pd.Series, low: float, high: float) -> None:

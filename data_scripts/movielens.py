@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from data_scripts.interactions import attributes_of, check_between, once_each
+from data_scripts.interactions import check_between, joined
 from data_scripts.source import RawFile, Source, from_folder, known, reading
 
 ZIP = "https://files.grouplens.org/datasets/movielens/ml-1m.zip"
@@ -40,7 +40,7 @@ def parse(raw: Mapping[str, bytes]) -> dict[str, pd.DataFrame]:
     with reading(MOVIES, "MovieLens 1M"):
         cells = _cells(movies_file, 3)
         movies = _films(cells[0], cells[1]).assign(genres=cells[2])
-    return _joined(ratings, users, movies, (RATINGS, USERS, MOVIES), "MovieLens 1M")
+    return _checked(ratings, users, movies, (RATINGS, USERS, MOVIES), "MovieLens 1M")
 
 
 def parse_100k(raw: Mapping[str, bytes]) -> dict[str, pd.DataFrame]:
@@ -57,7 +57,7 @@ def parse_100k(raw: Mapping[str, bytes]) -> dict[str, pd.DataFrame]:
         flags = known(cells.iloc[:, 5:].stack().rename("a genre"), ["0", "1"]).unstack() == "1"
         genres = flags.apply(lambda row: "|".join(pd.Series(GENRES)[row.to_numpy()]), axis=1)
         movies = _films(cells[0], cells[1]).assign(genres=genres)
-    return _joined(ratings, users, movies, ("u.data", "u.user", "u.item"), "MovieLens 100K")
+    return _checked(ratings, users, movies, ("u.data", "u.user", "u.item"), "MovieLens 100K")
 
 
 def _cells(content: bytes, width: int, divider: str = "::") -> pd.DataFrame:
@@ -84,7 +84,7 @@ def _films(ids: pd.Series, titles: pd.Series) -> pd.DataFrame:
     return pd.DataFrame({"item": ids, "title": titles.str.strip(), "year": years})
 
 
-def _joined(
+def _checked(
     ratings: pd.DataFrame,
     users: pd.DataFrame,
     movies: pd.DataFrame,
@@ -97,12 +97,8 @@ def _joined(
         for key, described, file in (("user", users, users_file), ("item", movies, movies_file)):
             if not ratings[key].astype(str).isin(described[key].astype(str)).all():
                 raise ValueError(f"it names {key}s that are not in {file}")
-    interactions = once_each(ratings)
-    with reading(users_file, title):
-        users = attributes_of(interactions, "user", users[["user", "gender", "age", "occupation"]])
-    with reading(movies_file, title):
-        movies = attributes_of(interactions, "item", movies)
-    return {"interactions": interactions, "users": users, "items": movies}
+    users = users[["user", "gender", "age", "occupation"]]
+    return joined(ratings, title, user=(users_file, users), item=(movies_file, movies))
 
 
 FACTS = {

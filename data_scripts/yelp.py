@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from data_scripts.amazon import joined_names
-from data_scripts.interactions import attributes_of, check_between, once_each, read_json_lines
+from data_scripts.interactions import check_between, joined, read_json_lines
 from data_scripts.source import Lines, Source, from_folder, reading
 from demix_lite.data.world import add_averages
 
@@ -27,12 +27,7 @@ def parse(raw: Mapping[str, Lines]) -> dict[str, pd.DataFrame]:
     with reading(REVIEWS, TITLE):
         if not described.any():
             raise ValueError(f"none of its users and businesses is in {USERS} and {BUSINESSES}")
-    interactions = once_each(reviews[described])
-    with reading(USERS, TITLE):
-        users = attributes_of(interactions, "user", users)
-    with reading(BUSINESSES, TITLE):
-        businesses = attributes_of(interactions, "item", businesses)
-    return {"interactions": interactions, "users": users, "items": businesses}
+    return joined(reviews[described], TITLE, user=(USERS, users), item=(BUSINESSES, businesses))
 
 
 def _reviews(lines: Lines) -> pd.DataFrame:
@@ -76,10 +71,8 @@ def parse_graph(raw: Mapping[str, bytes]) -> dict[str, pd.DataFrame]:
     ratings = _links(raw, "user_business.dat", ["user", "item", "rating"])
     with reading("user_business.dat", GRAPH_TITLE):
         check_between(ratings["rating"], 1, 5)
-    interactions = once_each(ratings)
-    users, items = (
-        interactions[[key]].drop_duplicates(ignore_index=True) for key in ("user", "item")
-    )
+    tables = joined(ratings, GRAPH_TITLE)
+    users, items = tables["users"], tables["items"]
     kinds = _links(raw, "user_compliment.dat", ["user", "kind", "is_there"])
     counts = kinds.groupby(kinds["user"].astype(str)).size()
     users["compliments"] = users["user"].map(counts).fillna(0).astype("int64")
@@ -87,7 +80,7 @@ def parse_graph(raw: Mapping[str, bytes]) -> dict[str, pd.DataFrame]:
     items["city"] = items["item"].map(joined_names(cities, "item", "city"))
     categories = _links(raw, "business_category.dat", ["item", "category", "is_there"])
     items["categories"] = items["item"].map(joined_names(categories, "item", "category"))
-    return add_averages({"interactions": interactions, "users": users, "items": items})
+    return add_averages(tables)
 
 
 def _links(raw: Mapping[str, bytes], name: str, columns: list[str]) -> pd.DataFrame:
