@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from demix_lite.diagnosis import ERROR_TYPES
 from demix_lite.errors import DemixError
 from demix_lite.seeds import generator
 from demix_lite.tasks.base import FeatureErrorPlan, Rule, Splits, Task
@@ -94,19 +93,10 @@ def inject(
     if lacking := sorted(chosen.condition.keys() - set(splits.train.columns)):
         raise DemixError(f"this table lacks {', '.join(lacking)}, which {chosen.name!r} needs.")
     plan = task.plan_feature_errors(splits.train, rng)
-    parts = {
-        part: _corrupt(
-            task,
-            getattr(splits, part),
-            chosen,
-            plan,
-            clean_ratio,
-            co_occurring,
-            generator(task.name, "inject", part, seed),
-        )
-        for part in ("train", "valid")
-    }
-    return Injection(parts["train"], parts["valid"], chosen, plan, clean_ratio)
+    how = task, chosen, plan, clean_ratio, co_occurring
+    train = _corrupt(splits.train, *how, generator(task.name, "inject", "train", seed))
+    valid = _corrupt(splits.valid, *how, generator(task.name, "inject", "valid", seed))
+    return Injection(train, valid, chosen, plan, clean_ratio)
 
 
 def check_clean_ratio(clean_ratio: float) -> None:
@@ -121,8 +111,8 @@ def check_clean_ratio(clean_ratio: float) -> None:
 
 
 def _corrupt(
-    task: Task,
     frame: pd.DataFrame,
+    task: Task,
     rule: Rule,
     plan: FeatureErrorPlan,
     clean_ratio: float,
@@ -143,7 +133,8 @@ def _corrupt(
         wrong = task.corrupt_features(original.loc[feature_rows], plan, rng)
         columns = list(plan.columns)
         dirty.loc[feature_rows, columns] = wrong[columns]
-    cells = _differs(dirty, original)
+    same = (dirty == original).fillna(False).astype(bool) | (dirty.isna() & original.isna())
+    cells = ~same
     errors = pd.DataFrame(
         {
             "label": cells[task.target],
@@ -151,7 +142,7 @@ def _corrupt(
             "spurious": task.minority(original, rule) & (clean_ratio < 1),
         }
     )
-    return Corrupted(dirty, original, errors[list(ERROR_TYPES)], cells)
+    return Corrupted(dirty, original, errors, cells)
 
 
 def _drop_minority(
@@ -196,9 +187,3 @@ def _whole_units(units: np.ndarray, count: int) -> np.ndarray:
             chosen.append(unit)
             left -= size
     return np.flatnonzero(np.isin(units, chosen))
-
-
-def _differs(dirty: pd.DataFrame, original: pd.DataFrame) -> pd.DataFrame:
-    both_missing = dirty.isna() & original.isna()
-    same = (dirty == original).fillna(False).astype(bool)
-    return ~(same | both_missing)
