@@ -43,14 +43,13 @@ class Outcome:
     """What came of a file.
 
     ``raw`` and ``validation`` are the tables as they were given, ``target`` is the label column,
-    ``debugger`` was fitted on the rows that have a label, ``checked`` is the self-check if it was
-    asked for, and ``summary`` holds the main numbers, ready for JSON.
+    ``debugger`` was fitted on the rows that have a label, and ``summary`` holds the main numbers,
+    ready for JSON.
     """
 
     raw: pd.DataFrame
     target: str
     debugger: DataDebugger
-    checked: pd.DataFrame | None
     summary: dict[str, Any]
     validation: pd.DataFrame | None = None
 
@@ -180,7 +179,7 @@ def diagnose_frame(
         checked = self_check(task, rows, detector, seed=seed, announce=announce)
     seconds = time.perf_counter() - started
     summary = _summary(name, raw, debugger, checked, truth, seed, seconds)
-    return Outcome(raw, target, debugger, checked, summary, validation)
+    return Outcome(raw, target, debugger, summary, validation)
 
 
 def write_outcome(outcome: Outcome, folder: Path | str, *, repaired: str = "") -> list[Path]:

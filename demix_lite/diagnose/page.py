@@ -23,7 +23,6 @@ PARTS = 60
 
 def report_page(outcome: "Outcome") -> str:
     """Return the whole page; every word of the file is escaped."""
-    checked = outcome.checked
     environment = Environment(loader=PackageLoader("demix_lite", "diagnose"), autoescape=True)
     return environment.get_template("report.html.jinja").render(
         about=outcome.summary,
@@ -31,7 +30,6 @@ def report_page(outcome: "Outcome") -> str:
         places=_places(outcome),
         validated=outcome.validation is not None,
         groups=list(_groups(outcome)),
-        checked=None if checked is None else checked.to_dict("index"),
     )
 
 
