@@ -325,6 +325,8 @@ def run_notebook(book: Book, page: Page, stopped: Event) -> float:
             resources={"metadata": {"path": str(page.source.parent)}},
             progress_bar=False,
             execution_timeout=CELL_TIMEOUT,
+            # A kernel that holds PyTorch takes seconds to leave by itself, and has nothing to save.
+            shutdown_kernel="immediate",
         )
         partial.replace(final)
     except OSError:

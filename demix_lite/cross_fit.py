@@ -1,17 +1,15 @@
 """Cross-fitting: every row is judged by a model that was fitted on other rows."""
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from joblib import Parallel, delayed
 from sklearn.base import BaseEstimator, clone
 from sklearn.model_selection import KFold
 from threadpoolctl import threadpool_limits
 
 FOLDS = 5
+WORTH_THREADS = 5000
+"""Rows from which on the fit of a model gains from more than one thread."""
 
 
 def held_out(
@@ -58,25 +56,19 @@ def held_out(
     """
     said = np.zeros((len(x), classes) if classes else len(x))
     draw = np.random.default_rng(seed)
-
-    def judge(others: np.ndarray, held: np.ndarray) -> None:
-        # One thread a model: the folds run side by side. OpenMP's limit belongs to the thread that
-        # sets it; that of BLAS belongs to the process, and folds would leave it behind changed.
-        with threadpool_limits(1, "openmp"):
-            weighted = {} if weights is None else {"sample_weight": weights[others]}
-            fitted: Any = clone(model).fit(x[others], y[others], **weighted)
+    splits = KFold(folds, shuffle=True, random_state=seed % 2**32).split(x)
+    # On few rows the threads of boosting wait for each other longer than they work.
+    with threadpool_limits(1 if len(x) < WORTH_THREADS else None, "openmp"):
+        for others, held in splits:
+            rows = draw.permutation(others)[:most]
+            weighted = {} if weights is None else {"sample_weight": weights[rows]}
+            fitted: Any = clone(model).fit(x[rows], y[rows], **weighted)
             if classes:
                 known = fitted.classes_.astype(int)
                 # Boosting answers two columns even where it has seen one class only.
                 said[np.ix_(held, known)] = fitted.predict_proba(x[held])[:, : len(known)]
             else:
                 said[held] = fitted.predict(x[held])
-
-    splits = KFold(folds, shuffle=True, random_state=seed % 2**32).split(x)
-    with _filters_kept():
-        Parallel(n_jobs=-1, require="sharedmem")(
-            delayed(judge)(draw.permutation(others)[:most], held) for others, held in splits
-        )
     return said
 
 
@@ -98,17 +90,3 @@ def in_bins(x: np.ndarray, most: int = 255) -> np.ndarray:
             edges = np.quantile(column[known], np.linspace(0, 1, most + 1)[1:-1])
             column[known] = np.searchsorted(edges, column[known], side="right")
     return binned
-
-
-@contextmanager
-def _filters_kept() -> Iterator[None]:
-    """Undo what threads do to the filters of warnings, which belong to the process.
-
-    Boosting sets them aside while it sorts into bins. Where two threads do so at once, they may
-    stay empty, and it complains of that.
-    """
-    with warnings.catch_warnings(record=True) as said:
-        yield
-    for each in said:
-        if "sklearn.utils.parallel" not in str(each.message):
-            warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)

@@ -4,7 +4,6 @@ import gc
 import itertools
 import math
 import sys
-import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -170,24 +169,6 @@ def test_every_row_keeps_its_weight_while_it_is_learned_from():
     said = held_out(DummyRegressor(), np.zeros((4, 1)), y, weights=weights, folds=4)
     others = [np.delete(np.arange(4), row) for row in range(4)]
     np.testing.assert_allclose(said, [np.average(y[o], weights=weights[o]) for o in others])
-
-
-class Careless(KNeighborsRegressor):
-    """Leaves the filters of warnings empty, as two threads of scikit-learn may."""
-
-    def fit(self, x, y):
-        warnings.resetwarnings()
-        warnings.warn("`sklearn.utils.parallel.delayed` should be used with ...", stacklevel=1)
-        warnings.warn("worth knowing", stacklevel=1)
-        return super().fit(x, y)
-
-
-def test_filters_of_warnings_outlive_the_threads():
-    before = list(warnings.filters)
-    with pytest.warns(UserWarning, match="worth knowing") as said:
-        held_out(Careless(1), np.zeros((9, 1)), np.zeros(9), folds=3)
-    assert not [each for each in said if "sklearn" in str(each.message)]
-    assert list(warnings.filters) == before
 
 
 def test_a_class_missing_from_a_fold_has_no_probability():
