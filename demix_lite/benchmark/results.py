@@ -6,6 +6,7 @@ how much that is.
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -193,13 +194,16 @@ def interval(values: Iterable[float], level: float = LEVEL) -> pd.Series:
     >>> interval([1.0, 2.0, 3.0]).round(2).tolist()
     [2.0, 2.48, 3.0]
     """
+    known = pd.Series(list(values), dtype=float).dropna()
+    half = _half_width(known.std(), len(known), level)
+    return pd.Series({"mean": known.mean(), "half": half, "n": len(known)}, dtype=float)
+
+
+def _half_width(deviation: Any, n: Any, level: float) -> Any:
+    """Return the half-width of the t-interval of a mean of ``n`` values, or of many means."""
     if not 0 < level < 1:
         raise DemixError(f"a confidence level lies between 0 and 1, such as 0.95, not at {level}.")
-    known = pd.Series(list(values), dtype=float).dropna()
-    n, half = len(known), np.nan
-    if n > 1:
-        half = float(student.ppf((1 + level) / 2, n - 1) * known.std() / np.sqrt(n))
-    return pd.Series({"mean": known.mean(), "half": half, "n": n}, dtype=float)
+    return student.ppf((1 + level) / 2, n - 1) * deviation / np.sqrt(n)
 
 
 def intervals(
@@ -213,12 +217,10 @@ def intervals(
     >>> intervals(rows, ["task"], "f1")["n"].tolist()
     [2.0, 1.0]
     """
-    groups = rows.groupby(list(by), sort=False)[column]
-    found = {key[0] if len(by) == 1 else key: interval(part, level) for key, part in groups}
-    if not found:
-        none = pd.MultiIndex.from_arrays([[] for _ in by], names=list(by))
-        return pd.DataFrame(columns=["mean", "half", "n"], index=none, dtype=float)
-    return pd.DataFrame(found, index=["mean", "half", "n"]).T.rename_axis(list(by))
+    found = rows.astype({column: float}).groupby(list(by), sort=False)[column]
+    found = found.agg(["mean", "std", "count"]).astype(float)
+    found["half"] = _half_width(found["std"], found["count"], level)
+    return found[["mean", "half", "count"]].rename(columns={"count": "n"})
 
 
 def intervals_over_tasks(
