@@ -248,7 +248,7 @@ def test_errors_are_seen_through_the_whole_line(loaded):
 def test_a_model_learns_which_answer_is_better(architecture):
     pytest.importorskip("transformers", reason="needs demix_lite[llm]")
     task = get_task("ultrafeedback")
-    splits = task.load()
+    splits = task.load(rows=2500)
     encoder = task.encoder(splits.train)
     model = seeded_model(task, architecture, encoder, 0)
     samples = encoder.transform(splits.train, task.target)

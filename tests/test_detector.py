@@ -43,6 +43,8 @@ from demix_lite.diagnosis import ERROR_TYPES, Diagnosis, certain, expected_f1_th
 from demix_lite.errors import DemixError
 from demix_lite.tasks import get_task
 
+pytestmark = pytest.mark.usefixtures("few_trees")
+
 TINY = DetectorSettings(
     width=16,
     rounds=1,

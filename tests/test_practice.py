@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import demix_lite.debugger.self_check as self_check_module
@@ -28,9 +28,11 @@ from tests.toy import toy_frame, toy_task
 
 SPLITS = {task.name: task.load(rows=1500) for task in TABLES}
 tables = pytest.mark.parametrize("table", TABLES, ids=lambda task: task.name)
+few = settings(max_examples=25)  # of each table
 
 
 @tables
+@few
 @given(seed=st.integers(0, 10**6))
 def test_a_practice_task_asks_something_of_every_row_it_keeps(table, seed):
     splits = SPLITS[table.name]
@@ -50,6 +52,7 @@ def test_a_practice_task_asks_something_of_every_row_it_keeps(table, seed):
 
 
 @tables
+@few
 @given(seed=st.integers(0, 10**6))
 def test_its_only_rule_neither_holds_nor_breaks_too_rarely(table, seed):
     splits = SPLITS[table.name]
