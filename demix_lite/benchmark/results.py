@@ -356,8 +356,10 @@ def differences(ours: pd.DataFrame, others: pd.DataFrame, column: str) -> pd.Dat
     return (first - second).dropna(axis=1, how="all").dropna(how="all")
 
 
-def plus_minus(found: pd.Series, unit: str = "", *, digits: int = 3, scale: float = 1) -> str:
-    """Write a mean, its half-width and the number of values as text.
+def plus_minus(
+    found: pd.Series, unit: str = "", *, digits: int = 3, scale: float = 1, count: bool = True
+) -> str:
+    """Write a mean, its half-width and, unless ``count`` is false, the number of values as text.
 
     Examples
     --------
@@ -371,7 +373,7 @@ def plus_minus(found: pd.Series, unit: str = "", *, digits: int = 3, scale: floa
     half = "" if np.isnan(found["half"]) else f" ± {scale * found['half']:.{digits}f}"
     value = round(float(scale * found["mean"]), digits) + 0.0  # no negative zero
     mean = f"{value:.{digits}f}".replace("-", "−")
-    return f"{mean}{half}{unit} (n = {found['n']:.0f})"
+    return f"{mean}{half}{unit}" + (f" (n = {found['n']:.0f})" if count else "")
 
 
 def absent(name: str, command: str) -> str:
