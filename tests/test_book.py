@@ -171,6 +171,16 @@ def test_notebooks_show_results_and_no_errors_or_warnings(book):
 
 @pytest.mark.book
 @pytest.mark.slow
+def test_a_cell_that_checks_the_parameters_shows_nothing(book):
+    for page in book.notebooks:
+        cells = nbformat.read(book.executed(page), as_version=4).cells
+        checks = [c for c in cells if c.cell_type == "code" and "check_parameters(" in c.source]
+        assert checks, page.name
+        assert [cell.outputs for cell in checks] == [[]] * len(checks), page.name
+
+
+@pytest.mark.book
+@pytest.mark.slow
 def test_nothing_says_where_it_was_made(book):
     private = [str(ROOT / "demix_lite"), str(ROOT / "notebooks"), str(book.out), sys.prefix]
     for path in (book.out / "html").rglob("*"):
