@@ -58,7 +58,7 @@ def fit_twin(frame: pd.DataFrame, card: Card, rows: int = DEFAULT_ROWS) -> dict[
     order = draw_order({name: codes for name, (_, codes) in coded.items()})
     seen = np.column_stack([tree_input(coded[n][0], frame[n], coded[n][1]) for n in order])
     facts = ("name", "title", "url", "licence", "numeric", "categorical", "target")
-    notes = f"Synthetic rows, drawn from a description fitted to {len(frame)} real rows."
+    notes = f"Synthetic rows, drawn from a description fitted to {len(frame):,} real rows."
     twin: dict[str, Any] = {
         "rows": min(rows, len(frame)),
         "order": list(frame.columns),

@@ -117,7 +117,7 @@ def fit_world(tables: Tables, card: Card) -> dict[str, Any]:
     counts = np.bincount(user)
     facts = ("name", "title", "url", "licence", "numeric", "categorical", "target")
     notes = (
-        f"Synthetic users, items and ratings, drawn after {len(user)} real ratings. {card.notes}"
+        f"Synthetic users, items and ratings, drawn after {len(user):,} real ratings. {card.notes}"
     )
     if "time" not in interactions:
         notes += " The times of the twin are invented."
