@@ -36,17 +36,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.fixture(scope="module")
-def few_trees() -> Iterator[None]:
-    """Let the second pass grow few trees, for tests of all but how well it judges."""
-    from demix_lite.detector import second_pass
-
-    with pytest.MonkeyPatch.context() as patch:
-        for trees in (second_pass.CONSENSUS_TREES, second_pass.SUPPORT_TREES):
-            patch.setitem(trees, "max_iter", 8)
-        yield
-
-
 @pytest.fixture(scope="session")
 def book_folder(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Build the whole book, each notebook at its smallest: once, however many processes ask."""

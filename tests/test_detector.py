@@ -43,8 +43,6 @@ from demix_lite.diagnosis import ERROR_TYPES, Diagnosis, certain, expected_f1_th
 from demix_lite.errors import DemixError
 from demix_lite.tasks import get_task
 
-pytestmark = pytest.mark.usefixtures("few_trees")
-
 TINY = DetectorSettings(
     width=16,
     rounds=1,
@@ -70,9 +68,22 @@ def environments():
     return [*made, environment("test 0", "mlp1")]
 
 
+def grow_few_trees(patch: pytest.MonkeyPatch) -> None:
+    for trees in (second_pass.CONSENSUS_TREES, second_pass.SUPPORT_TREES):
+        patch.setitem(trees, "max_iter", 8)
+
+
+@pytest.fixture
+def few_trees(monkeypatch):
+    """For tests that train a detector, whatever it is worth."""
+    grow_few_trees(monkeypatch)
+
+
 @pytest.fixture(scope="module")
 def detector(environments):
-    return ErrorDetector(TINY).fit(environments, facts={"note": "tiny"})
+    with pytest.MonkeyPatch.context() as patch:
+        grow_few_trees(patch)
+        return ErrorDetector(TINY).fit(environments, facts={"note": "tiny"})
 
 
 @pytest.mark.parametrize("pooling", get_args(Pooling))
@@ -140,6 +151,7 @@ def test_the_verdict_does_not_depend_on_block_size_or_row_order(environments, de
     assert torch.equal(detector._first_pass(run).logits, detector._first_pass(run).logits)
 
 
+@pytest.mark.usefixtures("few_trees")
 def test_same_seed_same_bits(environments, detector):
     again = ErrorDetector(TINY).fit(environments)
     run = environments[7].run
@@ -155,6 +167,7 @@ def test_save_and_load_give_the_same_verdicts(tmp_path, environments, detector):
     assert loaded.facts == {"note": "tiny"}
 
 
+@pytest.mark.usefixtures("few_trees")
 def test_a_detector_of_absolute_values_keeps_the_scale_of_all_runs(tmp_path, environments):
     settings = replace(TINY, name="absolute", relative=False, pooling="mean")
     absolute = ErrorDetector(settings).fit(environments)
@@ -201,6 +214,7 @@ def test_a_channel_that_is_left_out_has_no_effect_on_the_verdict(pooling, enviro
     assert not np.allclose(blind.predict_proba(seen), verdict)
 
 
+@pytest.mark.usefixtures("few_trees")
 def test_rounds_that_learned_from_practice_are_averaged_with_the_others(
     tmp_path, environments, detector
 ):
@@ -259,6 +273,7 @@ def test_a_missing_detector_is_told(tmp_path):
         ErrorDetector.load(tmp_path / "nothing")
 
 
+@pytest.mark.usefixtures("few_trees")
 def test_too_few_injections_are_refused(environments):
     with pytest.raises(DemixError, match="at least 8"):
         ErrorDetector(TINY).fit(environments[:3])
@@ -402,6 +417,7 @@ def test_plain_support_is_heard_whatever_the_verdicts_are():
     assert torch.equal(seen[0], torch.from_numpy(rows.plain_support).float())
 
 
+@pytest.mark.usefixtures("few_trees")
 def test_a_detector_that_hears_no_plain_support_is_saved_and_loaded(tmp_path, environments):
     detector = ErrorDetector(replace(TINY, plain_support=False)).fit(environments)
     detector.save(tmp_path / "plain")
@@ -431,6 +447,7 @@ def test_the_first_verdicts_are_calibrated_before_the_second_pass(environments, 
     np.testing.assert_allclose(chain._verdicts(judged[0]), said, atol=1e-3)
 
 
+@pytest.mark.usefixtures("few_trees")
 def test_every_round_hears_the_verdicts_of_the_round_before():
     class Round:
         def fit(self, judged, truths, *, seed):
@@ -444,6 +461,7 @@ def test_every_round_hears_the_verdicts_of_the_round_before():
     assert [each.seed for each in rounds] == [0, 1, 2]
 
 
+@pytest.mark.usefixtures("few_trees")
 def test_practised_rounds_learn_from_practice_alone(environments, monkeypatch):
     made = [replace(e, practice=e.injection.endswith(("5", "7"))) for e in environments]
     name_of, learned = {id(e.errors): e.injection for e in made}, []
