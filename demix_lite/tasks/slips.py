@@ -24,6 +24,9 @@ MORE, MOST = 2, 6
 """A number with at least so many decimals more is a slip (prices and halves among whole numbers are
 none); a column that needs more than so many was computed, and nobody typed it."""
 
+OF_ONE_KIND = 2 / 3
+"""Where such slips are at least this share of the numbers with more decimals, all of these are."""
+
 FEW_FRACTIONS = 3
 """Many numbers that share so few fractions are written so, such as quarters of an hour."""
 
@@ -33,6 +36,10 @@ has; how many rare words of a column are looked at."""
 
 CODE = 4
 """Capitals of at most so many letters are codes, in which every letter counts."""
+
+TYPED_BADLY = 5
+"""In a column with so many slips that are sure, a doubtful one is a slip too: at the beginning of a
+word, or with a letter less than the shortest word that is looked at elsewhere."""
 
 FAR_OUTSIDE, MOST_FAR = 8.0, 0.2
 """So many interquartile ranges from the median a number lies far outside; if more than this share
@@ -177,8 +184,10 @@ def mended_words(words: pd.Series, near: list[tuple[str, str]]) -> pd.Series:
     >>> mended_words(words, misspelt(words))[99:].tolist()
     ['Germany', 'Germany', 'Greece']
     """
-    meant = {slip: name for slip, name in near if _is_slip(slip, name)}
-    return words.replace(meant) if meant else words
+    sure = {slip: name for slip, name in near if _is_slip(slip, name)}
+    if len(sure) >= TYPED_BADLY:
+        sure |= {slip: name for slip, name in near if _is_slip(slip, name, anywhere=True)}
+    return words.replace(sure) if sure else words
 
 
 def with_more_decimals(numbers: np.ndarray) -> np.ndarray:
@@ -188,12 +197,17 @@ def with_more_decimals(numbers: np.ndarray) -> np.ndarray:
     --------
     >>> with_more_decimals(np.r_[np.arange(20), 0.5, 2.54]).nonzero()[0].tolist()
     [21]
+    >>> with_more_decimals(np.r_[np.arange(40), 2.54, 5.08, 25.4]).nonzero()[0].tolist()
+    [40, 41, 42]
     """
     decimals = usual_decimals(numbers)
     if decimals is None:
         return np.zeros(len(numbers), dtype=bool)
     slips = ~np.isnan(numbers) & ~_fits(numbers, decimals + MORE - 1)
-    return slips & (not _repeat(numbers[slips]))
+    more = ~np.isnan(numbers) & ~_fits(numbers, decimals)
+    if _repeat(numbers[slips]):
+        return np.zeros(len(numbers), dtype=bool)
+    return more if slips.any() and slips.sum() >= OF_ONE_KIND * more.sum() else slips
 
 
 def usual_decimals(numbers: np.ndarray) -> int | None:
@@ -235,7 +249,15 @@ def misspelt(values: pd.Series) -> list[tuple[str, str]]:
     [('Prais', 'Paris')]
     """
     counts = values.dropna().value_counts()
-    words = [word for word in counts.index if not re.search(r"\d", word) and len(word) >= SHORTEST]
+    near = _near_frequent(counts, SHORTEST)
+    if sum(_is_slip(*pair) for pair in near) >= TYPED_BADLY:
+        return _near_frequent(counts, SHORTEST - 1)
+    return near
+
+
+def _near_frequent(counts: pd.Series, shortest: int) -> list[tuple[str, str]]:
+    """Return rare words of at least so many letters, each with the frequent one it is near."""
+    words = [word for word in counts.index if not re.search(r"\d", word) and len(word) >= shortest]
     most = counts.max() if len(counts) else 0
     rare = [word for word in words if counts[word] <= RARE * most][-MOST_WORDS:]
     frequent = [word for word in words if len(rare) and RARE * counts[word] >= 1]
@@ -249,11 +271,11 @@ def misspelt(values: pd.Series) -> list[tuple[str, str]]:
     return found
 
 
-def _is_slip(word: str, name: str) -> bool:
+def _is_slip(word: str, name: str, *, anywhere: bool = False) -> bool:
     """Say whether one letter left out, put in or exchanged with the next makes ``word``.
 
     Another letter in place of one is no slip: Class A and Class B are two classes. Nor is a letter
-    at the beginning, as in *atypical*, or in short capitals, as in XL and XXL.
+    at the beginning, as in *atypical*, unless ``anywhere``, or in short capitals, as in XL and XXL.
 
     Examples
     --------
@@ -264,7 +286,7 @@ def _is_slip(word: str, name: str) -> bool:
     """
     pairs = enumerate(zip(word, name, strict=False))
     at = next((i for i, (a, b) in pairs if a != b), min(len(word), len(name)))
-    begins = len(word) != len(name) and (at == 0 or word[at - 1] == " ")
+    begins = not anywhere and len(word) != len(name) and (at == 0 or word[at - 1] == " ")
     tokens = [text[text.rfind(" ", 0, at) + 1 :].split(" ")[0] for text in (word, name)]
     if begins or all(token.isupper() and len(token) <= CODE for token in tokens):
         return False
