@@ -59,6 +59,7 @@ from papermill.exceptions import PapermillExecutionError
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import handouts
+import kernels
 
 ROOT = Path(__file__).resolve().parent.parent
 CELL_TIMEOUT = 1200  # seconds
@@ -121,6 +122,7 @@ ONE_THREAD = dict.fromkeys(
 ENVIRONMENT = ONE_THREAD | {
     "PYTHONPATH": str(ROOT),
     "PYTHONHASHSEED": "0",
+    "MPLBACKEND": "module://matplotlib_inline.backend_inline",
     "PYDEVD_DISABLE_FILE_VALIDATION": "1",
     "JUPYTER_PREFER_ENV_PATH": "1",
     "TQDM_DISABLE": "1",
@@ -145,6 +147,11 @@ class Page:
         """Read the notebook; at its smallest it runs the code of its solutions, too."""
         notebook = nbformat.read(self.source, as_version=4)
         return handouts.with_solutions_run(notebook) if self.parameters.get("quick") else notebook
+
+
+def code_cells(notebook: Any) -> list[Any]:
+    """Return the cells that are run."""
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
 @dataclass(frozen=True)
@@ -239,7 +246,7 @@ def page_keys(book: Book) -> dict[str, str]:
     keys = {}
     for page in book.notebooks:
         reads = results if page.name.startswith("results/") else nothing
-        code = [cell.source for cell in page.notebook().cells if cell.cell_type == "code"]
+        code = [cell.source for cell in code_cells(page.notebook())]
         keys[page.name] = digest(code, page.parameters, reads, common)
     return keys
 
@@ -347,10 +354,11 @@ def run_notebook(book: Book, page: Page, stopped: Event) -> float:
 
 
 def kill_kernels() -> None:
-    """End the kernels; this process starts nothing else while notebooks run."""
+    """End the kernels and what they started, but not the server that takes note of their end."""
     for child in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):
-            child.kill()
+            if not child.children():
+                child.kill()
 
 
 @contextmanager
@@ -401,6 +409,7 @@ def run_pages(book: Book, patterns: list[str], jobs: int) -> list[str]:
     status = {name: row for name, row in read_json(status_file).items() if name in keys}
     pages = pages_to_run(book, patterns, keys, status)
     if pages:
+        kernels.fork_kernels(cell.source for page in pages for cell in code_cells(page.notebook()))
         jobs = min(jobs, len(pages))
         print(f"Notebooks to run: {len(pages)}, {jobs} at a time", flush=True)
     failures: dict[str, str] = {}
@@ -435,12 +444,7 @@ def run_pages(book: Book, patterns: list[str], jobs: int) -> list[str]:
 def with_outputs(fresh: Any, executed: Path) -> Any:
     """Put the outputs of a run into the notebook as it is written now (prose may have changed)."""
     done = nbformat.read(executed, as_version=4)
-    pairs = zip(
-        [cell for cell in fresh.cells if cell.cell_type == "code"],
-        [cell for cell in done.cells if cell.cell_type == "code"],
-        strict=True,
-    )
-    for cell, ran in pairs:
+    for cell, ran in zip(code_cells(fresh), code_cells(done), strict=True):
         cell["outputs"], cell["execution_count"] = ran["outputs"], ran["execution_count"]
     return fresh
 

@@ -380,6 +380,7 @@ def tiny(tmp_path):
         "_config.yml",
         "book/build.py",
         "book/handouts.py",
+        "book/kernels.py",
         "book/references.bib",
     ):
         shutil.copy(ROOT / name, root / name)
@@ -494,6 +495,20 @@ def test_pages_run_side_by_side_with_one_thread_each(tiny):
     assert set(status) == {"lesson", "other"}
     for name in status:
         assert (tiny / "notebooks" / f"{name}.txt").read_text() == "1"
+
+
+@pytest.mark.book
+@pytest.mark.skipif(sys.platform != "linux", reason="kernels are copied on Linux only")
+def test_a_kernel_is_born_with_what_its_page_imports(tiny):
+    lesson = notebook("import sys\nprint('mailbox' in sys.modules)\nimport mailbox")
+    (tiny / "notebooks" / "lesson.ipynb").write_text(lesson)
+    built(tiny, "--only", "lesson")
+    assert "True" in (tiny / "_build" / "executed" / "lesson.ipynb").read_text()
+    (tiny / "demix_lite" / "__init__.py").write_text("answer = (")
+    (tiny / "notebooks" / "lesson.ipynb").write_text(notebook("import demix_lite"))
+    done = run_build(tiny)
+    assert done.returncode == 1
+    assert "SyntaxError: '(' was never closed" in done.stderr
 
 
 @pytest.mark.book
