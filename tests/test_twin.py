@@ -1,5 +1,6 @@
 """Twins: the sampler, the fit, and how near the built-in twin is to the real table."""
 
+import functools
 import json
 from pathlib import Path
 
@@ -350,17 +351,19 @@ def test_what_is_learned_on_the_twin_holds_on_the_real_table(adult_real):
     assert mean["real"] - mean["twin"] < 0.01
 
 
-@pytest.fixture(scope="module", params=FOLDERS)
-def real_table(request) -> tuple[str, pd.DataFrame]:
-    folder = SHARED / FOLDERS[request.param]
+@functools.cache
+def real_table(name: str) -> pd.DataFrame:
+    """Read the official files of a table, once: the spreadsheet of one takes ten seconds."""
+    folder = SHARED / FOLDERS[name]
     if not folder.exists():
         pytest.skip(f"the official files are not in ../shared/data/{folder.name}")
-    source = all_sources()[request.param]
-    return source.name, source.parse(read_raw(source, folder))
+    source = all_sources()[name]
+    return source.parse(read_raw(source, folder))
 
 
-def test_the_other_twins_have_the_columns_and_ranges_of_their_tables(real_table):
-    name, real = real_table
+@pytest.mark.parametrize("name", FOLDERS)
+def test_the_other_twins_have_the_columns_and_ranges_of_their_tables(name):
+    real = real_table(name)
     twin, card = load_table(name, rows=len(real))
     assert list(twin.columns) == list(real.columns)
     assert (twin.dtypes == real.dtypes).all()
@@ -385,11 +388,6 @@ def test_the_other_twins_have_the_columns_and_ranges_of_their_tables(real_table)
     ("name", "score", "gap"), [("bank", "auc", 0.02), ("credit", "auc", 0.02), ("air", "r2", 0.01)]
 )
 def test_what_is_learned_on_the_other_twins_holds_on_the_real_tables(name, score, gap):
-    folder = SHARED / FOLDERS[name]
-    if not folder.exists():
-        pytest.skip(f"the official files are not in ../shared/data/{folder.name}")
-    source = all_sources()[name]
-    frame, card = source.parse(read_raw(source, folder)), load_table(name, rows=1)[1]
-    scores = check_fidelity(frame, card, seeds=1)
+    scores = check_fidelity(real_table(name), load_table(name, rows=1)[1], seeds=1)
     mean = scores[scores["test_on"].eq("real")].groupby("train_on")[score].mean()
     assert mean["real"] - mean["twin"] < gap
