@@ -29,8 +29,9 @@ MATHEMATICS = """async () => {
 
 AXE = {"preload": False, "resultTypes": ["violations"]}  # preloading would fetch styles by script
 
-SAME_EVERYWHERE = {"exclude": [["pre"], ["mjx-container"]]}
-"""Code and formulas look the same on every page and take longest: two pages are enough for them."""
+SAME_EVERYWHERE = {"exclude": [["pre"], ["mjx-container"], [".bd-sidebar-primary"]]}
+"""Code, formulas and the list of pages look the same everywhere and take longest: two pages are
+enough for them."""
 
 OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
@@ -98,18 +99,21 @@ def faults(tab, context: dict | None = None) -> list[str]:
     return found
 
 
-def see(browser, path: Path, *, thoroughly: bool = True) -> Visit:
-    """Visit one page; one that is like another need not be searched for faults again."""
-    visit = Visit()
-    tab = open_page(browser, visit)
+def see(tab, noticed: Visit, path: Path, *, thoroughly: bool = True) -> Visit:
+    """Visit one page; one that is like another need not be searched for faults again.
+
+    The tab, which goes from page to page, tells its requests and complaints to ``noticed``.
+    """
+    tab.set_viewport_size(DESKTOP)
     tab.goto(path.as_uri())
-    visit.formulas, visit.formulas_not_set = tab.evaluate(MATHEMATICS)
+    visit = Visit(*tab.evaluate(MATHEMATICS))
     if thoroughly:
         visit.faults = faults(tab, SAME_EVERYWHERE)
     for size in (DESKTOP, PHONE):
         tab.set_viewport_size(size)
         visit.too_wide[size["width"]] = tab.evaluate(OVERFLOW)
-    tab.context.close()
+    visit.requests, noticed.requests = noticed.requests, []
+    visit.complaints, noticed.complaints = noticed.complaints, []
     return visit
 
 
@@ -120,10 +124,12 @@ def visits(browser, pages, book_folder) -> dict[str, Visit]:
         page.source: page.name for page in reversed(listed)
     }  # of pages made from one notebook
     repeated = {page.name for page in listed} - set(firsts.values())
-    folder, seen = book_folder / "html", {}
+    folder, seen, noticed = book_folder / "html", {}, Visit()
+    tab = open_page(browser, noticed)
     for page in pages:
         name = page.relative_to(folder).with_suffix("").as_posix()
-        seen[name] = see(browser, page, thoroughly=name not in repeated)
+        seen[name] = see(tab, noticed, page, thoroughly=name not in repeated)
+    tab.context.close()
     return seen
 
 
