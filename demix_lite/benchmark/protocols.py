@@ -13,7 +13,6 @@ The validation set is new in every judged run, whatever the protocol: errors, ro
 the M samples are drawn from the run's own seed.
 """
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -21,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from joblib import Parallel, cpu_count, delayed
-from tqdm import tqdm
+from joblib import delayed
 
 from demix_lite.benchmark.ledger import provenance
+from demix_lite.benchmark.processes import side_by_side
 from demix_lite.data.store import check_source, data_home
 from demix_lite.detector import DetectorSettings, Environment, ErrorDetector, TrainingSettings
 from demix_lite.detector.classifier import SHIPPED, check_injections
@@ -291,16 +290,11 @@ def environment_bank(
     """
     options: dict[str, Any] = {"rows": rows, "architectures": architectures, "device": device}
     work = [(name, number) for number in range(injections) for name in tasks]
-    made = Parallel(n_jobs=jobs or cpu_count(), return_as="generator")(
-        delayed(_make)(name, source, number, sample, practice, **options) for name, number in work
-    )
-    bar = tqdm(made, total=len(work), desc="environments", disable=None)
+    calls = [delayed(_make)(name, source, n, sample, practice, **options) for name, n in work]
     bank: Bank = {name: [] for name in tasks}
-    with warnings.catch_warnings():
-        # joblib exchanges workers that have grown large, which is meant to be.
-        warnings.filterwarnings("ignore", message="A worker stopped")
-        for (name, _), environments in zip(work, bar, strict=True):
-            bank[name].extend(environments)
+    made = side_by_side(calls, "environments", jobs)
+    for (name, _), environments in zip(work, made, strict=True):
+        bank[name].extend(environments)
     return bank
 
 

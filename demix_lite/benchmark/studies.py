@@ -8,13 +8,13 @@ from typing import Any
 
 import pandas as pd
 import torch
-from joblib import Parallel, cpu_count, delayed
+from joblib import delayed
 from torch import Tensor
-from tqdm import tqdm
 
 from demix_lite.benchmark.evaluate import evaluate
 from demix_lite.benchmark.ledger import append_rows, check_columns, keys_of, provenance
 from demix_lite.benchmark.pipeline import Prepared, model_outputs, prepare
+from demix_lite.benchmark.processes import side_by_side
 from demix_lite.benchmark.suite import SEEDS
 from demix_lite.detector import ErrorDetector, open_run
 from demix_lite.diagnosis import ERROR_TYPES, Diagnosis, certain, score
@@ -155,8 +155,7 @@ def run_studies(
         sampled += runs
     work = [delayed(_study)(repair_study, repairs, REPAIR_COLUMNS, run) for run in repaired]
     work += [delayed(_study)(samples_study, samples, SAMPLES_COLUMNS, run) for run in sampled]
-    done = Parallel(n_jobs=jobs or cpu_count(), return_as="generator_unordered")(work)
-    for _ in tqdm(done, total=len(work), desc="studies", disable=None):
+    for _ in side_by_side(work, "studies", jobs):
         pass
 
 

@@ -12,12 +12,12 @@ from typing import Any
 import pandas as pd
 import torch
 from filelock import FileLock
-from joblib import Parallel, cpu_count, delayed
-from tqdm import tqdm
+from joblib import delayed
 
 from demix_lite.baselines import BASELINES, YARDSTICKS, SummaryGBM
 from demix_lite.benchmark.ledger import KEY, append_row, check_columns, keys_of, lock_of
 from demix_lite.benchmark.pipeline import Prepared, judge, prepare
+from demix_lite.benchmark.processes import side_by_side
 from demix_lite.benchmark.protocols import (
     OTHER_FAMILY,
     PRACTISING,
@@ -181,10 +181,8 @@ def run_suite(
         names = {name for cell in todo if cell.task == task for name, _ in cell.entries}
         fit_methods(task, names, announce=announce, **how)
     _record_tuning(ledger.parent / "tuning.csv", source)
-    work = Parallel(n_jobs=jobs or cpu_count(), return_as="generator_unordered")(
-        delayed(_run_cell)(cell, ledger, source, train_rows, device) for cell in todo
-    )
-    for _ in tqdm(work, total=len(todo), desc="runs", disable=None):
+    work = [delayed(_run_cell)(cell, ledger, source, train_rows, device) for cell in todo]
+    for _ in side_by_side(work, "runs", jobs):
         pass
 
 
