@@ -51,9 +51,10 @@ def book_folder(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-BOOK_FIRST, NEED_THE_BOOK = "test_book.py", ("test_prose.py", "test_browser.py")
-"""The file that builds the book, which takes longest, and those that come last: in them what reads
-the book waits for the rest, so that nobody stands idle while another process builds it."""
+BOOK_FIRST, NEED_THE_BOOK = "test_book.py", ("test_browser.py", "test_prose.py")
+"""The file that builds the book, which takes longest, and those that come last, the longer one
+first: in them what reads the book waits for the rest, so that nobody stands idle while another
+process builds it."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -44,6 +44,8 @@ FOLDERS = {
     "bike": "bike_sharing", "air": "air_quality",
 }  # fmt: skip
 NUMBERS = {"bike", "air"}
+ROWS = 15_000
+"""So many rows tell whether what is learned on a twin holds; all of them take twice as long."""
 TABLES = [name for name in twin_names() if "columns" in load_twin(name)]
 RULES = {
     "black women": lambda f: f["sex"].eq("Female") & f["race"].eq("Black"),
@@ -388,6 +390,8 @@ def test_the_other_twins_have_the_columns_and_ranges_of_their_tables(name):
     ("name", "score", "gap"), [("bank", "auc", 0.02), ("credit", "auc", 0.02), ("air", "r2", 0.01)]
 )
 def test_what_is_learned_on_the_other_twins_holds_on_the_real_tables(name, score, gap):
-    scores = check_fidelity(real_table(name), load_table(name, rows=1)[1], seeds=1)
+    frame = real_table(name)
+    frame = frame.sample(min(ROWS, len(frame)), random_state=0, ignore_index=True)
+    scores = check_fidelity(frame, load_table(name, rows=1)[1], seeds=1)
     mean = scores[scores["test_on"].eq("real")].groupby("train_on")[score].mean()
     assert mean["real"] - mean["twin"] < gap
