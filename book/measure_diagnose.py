@@ -142,7 +142,7 @@ def _plain_scores(frame: pd.DataFrame, target: str, truth: pd.DataFrame) -> tupl
 
 
 def _ceilings(frame: pd.DataFrame, truth: pd.DataFrame) -> list[float]:
-    """Return the best F1 of trees that know the true errors of four fifths of the other rows."""
+    """Return the best F1 of trees that know the true errors of four fifths of the rows."""
     columns, trees = _as_numbers(frame), HistGradientBoostingClassifier(random_state=0)
     reached = []
     for kind in ERROR_TYPES:

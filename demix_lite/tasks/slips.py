@@ -184,10 +184,9 @@ def mended_words(words: pd.Series, near: list[tuple[str, str]]) -> pd.Series:
     >>> mended_words(words, misspelt(words))[99:].tolist()
     ['Germany', 'Germany', 'Greece']
     """
-    sure = {slip: name for slip, name in near if _is_slip(slip, name)}
-    if len(sure) >= TYPED_BADLY:
-        sure |= {slip: name for slip, name in near if _is_slip(slip, name, anywhere=True)}
-    return words.replace(sure) if sure else words
+    badly = _are_typed_badly(near)
+    meant = {slip: name for slip, name in near if _is_slip(slip, name, anywhere=badly)}
+    return words.replace(meant) if meant else words
 
 
 def with_more_decimals(numbers: np.ndarray) -> np.ndarray:
@@ -203,11 +202,11 @@ def with_more_decimals(numbers: np.ndarray) -> np.ndarray:
     decimals = usual_decimals(numbers)
     if decimals is None:
         return np.zeros(len(numbers), dtype=bool)
-    slips = ~np.isnan(numbers) & ~_fits(numbers, decimals + MORE - 1)
-    more = ~np.isnan(numbers) & ~_fits(numbers, decimals)
-    if _repeat(numbers[slips]):
-        return np.zeros(len(numbers), dtype=bool)
-    return more if slips.any() and slips.sum() >= OF_ONE_KIND * more.sum() else slips
+    more, sure = (
+        ~np.isnan(numbers) & ~_fits(numbers, enough) for enough in (decimals, decimals + MORE - 1)
+    )
+    slips = more if sure.sum() >= OF_ONE_KIND * more.sum() else sure
+    return slips & (not _repeat(numbers[sure]))
 
 
 def usual_decimals(numbers: np.ndarray) -> int | None:
@@ -250,9 +249,11 @@ def misspelt(values: pd.Series) -> list[tuple[str, str]]:
     """
     counts = values.dropna().value_counts()
     near = _near_frequent(counts, SHORTEST)
-    if sum(_is_slip(*pair) for pair in near) >= TYPED_BADLY:
-        return _near_frequent(counts, SHORTEST - 1)
-    return near
+    return _near_frequent(counts, SHORTEST - 1) if _are_typed_badly(near) else near
+
+
+def _are_typed_badly(near: list[tuple[str, str]]) -> bool:
+    return sum(_is_slip(slip, name) for slip, name in near) >= TYPED_BADLY
 
 
 def _near_frequent(counts: pd.Series, shortest: int) -> list[tuple[str, str]]:
