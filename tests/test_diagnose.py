@@ -1028,7 +1028,7 @@ def test_a_card_says_why_and_begins_with_what_matters():
     assert [cell["column"] for cell in both["cells"]] == ["y", "z", "a", "b"]
     assert [cell["column"] for cell in slip["cells"]] == ["y", "a", "z", "b"]
     assert [cell["mark"] for cell in slip["cells"]] == ["lab", "mark", "", ""]
-    assert slip["reasons"] == ["Written unlike its column: a. Typical: a = 3."]
+    assert slip["reasons"] == ["Written unlike its column: a. Suggested: a = 3."]
     assert "unlike its column: a. Unusual for a row of its label: b." in odd["reasons"][0]
     # Harm first; of a row with nothing but a slip the witnesses say nothing.
     assert [(w["name"], w["influence"]) for w in both["witnesses"]] == [

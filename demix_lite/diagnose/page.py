@@ -1,7 +1,7 @@
 """The report: one HTML page that needs nothing but itself."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -119,11 +119,15 @@ def _reason(outcome: "Outcome", row: Any, line: pd.Series, kind: str) -> str:
     if kind == "feature":
         if not line["suspicious_cells"]:
             return "Its features do not go together; no single cell stands out."
-        typical = f" Typical: {line['suggested_values']}." if line["suggested_values"] else ""
-        written = _with_slip(outcome, row)
+        suggested = f" Suggested: {line['suggested_values']}." if line["suggested_values"] else ""
+        moved, written = _moved(outcome, row), _with_slip(outcome, row)
         unusual = [c for c in _split(line["suspicious_cells"]) if c not in written]
-        said = {"Written unlike its column": written, "Unusual for a row of its label": unusual}
-        return " ".join(f"{how}: {'; '.join(c)}." for how, c in said.items() if c) + typical
+        said = {
+            "One column to the side": moved,
+            "Written unlike its column": [c for c in written if c not in moved],
+            "Unusual for a row of its label": unusual,
+        }
+        return " ".join(f"{how}: {'; '.join(c)}." for how, c in said.items() if c) + suggested
     position = outcome.debugger.diagnosis_.index.get_loc(row)
     named = zip(outcome.debugger.shortcuts_, outcome.summary["shortcuts"], strict=True)
     broken = [words["rule"] for shortcut, words in named if shortcut.breaks[position]]
@@ -137,6 +141,13 @@ def _with_slip(outcome: "Outcome", row: Any) -> list[str]:
     table = outcome.debugger.table_
     slips = table.slips.iloc[outcome.debugger.diagnosis_.index.get_loc(row)]
     return list(dict.fromkeys(table.source[column] for column in slips.index[slips]))
+
+
+def _moved(outcome: "Outcome", row: Any) -> Sequence[str]:
+    """Return the columns in which the numbers of a row stand one column to the side."""
+    moved = outcome.debugger.table_.moved
+    position = outcome.debugger.diagnosis_.index.get_loc(row)
+    return moved.columns if moved is not None and moved.rows[position] else ()
 
 
 def _witnesses(outcome: "Outcome", row: Any) -> Iterator[dict[str, Any]]:

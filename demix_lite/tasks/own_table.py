@@ -12,6 +12,7 @@ import pandas as pd
 
 from demix_lite.errors import DemixError
 from demix_lite.tasks.labels import Classes, Label, Number
+from demix_lite.tasks.moved_cells import MovedCells, find_moved_cells
 from demix_lite.tasks.reading import (
     LIMIT,
     MOSTLY,
@@ -74,6 +75,8 @@ class OwnTable:
         What was read otherwise than it stands there, and what was left out.
     checks : list of str
         What takes no model to see: cells far outside, rows twice, rows that contradict.
+    moved : MovedCells, optional
+        Rows whose numbers stand one column to the side.
     """
 
     task: TabularTask
@@ -82,6 +85,7 @@ class OwnTable:
     source: dict[str, str]
     notes: list[str]
     checks: list[str]
+    moved: MovedCells | None = None
 
     @cached_property
     def slips(self) -> pd.DataFrame:
@@ -94,7 +98,8 @@ class OwnTable:
         frame, mended = (
             part.iloc[rows].reset_index(drop=True) for part in (self.frame, self.mended)
         )
-        return replace(self, frame=frame, mended=mended)
+        moved = self.moved and replace(self.moved, rows=self.moved.rows[rows])
+        return replace(self, frame=frame, mended=mended, moved=moved)
 
 
 @dataclass
@@ -181,19 +186,32 @@ def own_table(
         for made in (found.features, found.mended)
     )
     table = OwnTable(task, ready, mended, found.source, found.notes, found.checks)
+    moved = find_moved_cells(ready, [c for c in numeric if found.source[c] == c])
+    if moved is not None:
+        back = moved.moved_back(ready)
+        mended = mended.assign(**{c: mended[c].mask(moved.rows, back[c]) for c in back})
     strays = stray_numbers(mended, numeric)
-    table.checks.extend(_checks(table, strays, frame.index))
+    table.checks.extend(_checks(table, moved, strays, frame.index))
     brought_back = {c: in_usual_unit(mended[c], rows) for c, rows in strays.items()}
-    return replace(table, mended=mended.assign(**brought_back))
+    return replace(table, mended=mended.assign(**brought_back), moved=moved)
 
 
-def _checks(table: OwnTable, strays: Mapping[str, pd.Series], names: pd.Index) -> list[str]:
+def _checks(
+    table: OwnTable, moved: MovedCells | None, strays: Mapping[str, pd.Series], names: pd.Index
+) -> list[str]:
     """Say what takes no model to see: slips, cells far outside, rows twice or contradicting."""
     frame, task = table.frame, table.task
     numbers = [*task.numeric] if task.label.classes else [*task.numeric, task.target]
     notes = []
+    if moved is not None:
+        which, side = int(moved.rows.sum()), "right" if moved.step > 0 else "left"
+        notes.append(
+            f"{', '.join(moved.columns)}: in {_count(which, 'row')} these numbers look moved one "
+            f"column to the {side} ({_rows(names[moved.rows])})."
+        )
     for column in task.numeric:
         slips = table.slips[column] & frame[column].notna()
+        slips &= True if moved is None else ~moved.rows
         notes += _cells(column, slips, names, "with more decimals than the others")
     for column, rows in strays.items():
         what = (
