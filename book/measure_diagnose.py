@@ -44,7 +44,7 @@ ROWS = 8000
 
 LEDGER_TABLES = ("adult", "bank", "credit", "bike")
 UNTOUCHED = ("covertype", "air")
-"""Tables of the ledger on whose files with errors nothing was chosen."""
+"""Tables of the ledger whose files with errors were hardly looked at while something was chosen."""
 
 SMALL_TABLES = ("breast_cancer", "wine", "digits", "diabetes")
 SHARES = {"errors": {}, "few errors": {"labels": 0.04, "features": 0.04}}

@@ -120,16 +120,17 @@ def find_moved_cells(frame: pd.DataFrame, columns: Sequence[str]) -> MovedCells 
     >>> found.columns, bool(found.rows[:30].all()), bool(found.rows[30:].mean() < 0.01)
     (('age', 'weight'), True, True)
     """
-    values = frame[list(columns)].to_numpy(dtype=float)
-    count, width = values.shape
-    if width < 2:
+    if len(columns) < 2:
         return None
-    drawn = np.random.default_rng(0).permutation(count)
-    few = values[drawn[: min(ROWS_LOOKED_AT, CELLS_LOOKED_AT // width)]]
-    gain, share, move = max((_gained(*each) for each in _ratios(few)), key=lambda found: found[0])
+    count = min(ROWS_LOOKED_AT, CELLS_LOOKED_AT // len(columns))
+    few = frame.iloc[np.random.default_rng(0).permutation(len(frame))[:count]]
+    gained = (_gained(*each) for each in _ratios(few[list(columns)].to_numpy(dtype=float)))
+    gain, share, move = max(gained, key=lambda found: found[0])
     if gain < GAIN or share * len(few) < FEWEST:
         return None
-    chance = _told_by_trees(values, move, share)
+    left = max(0, move.start - MOST_CELLS)
+    near = frame[list(columns[left : move.stop + MOST_CELLS])].to_numpy(dtype=float)
+    chance = _told_by_trees(near, _Move(move.start - left, move.stop - left, move.step), share)
     if (chance > 0.5).sum() < FEWEST:
         return None
     rows = chance >= expected_f1_threshold(chance)
@@ -221,9 +222,8 @@ def _mixture(ratio: np.ndarray) -> tuple[float, np.ndarray]:
 
 def _told_by_trees(values: np.ndarray, move: _Move, share: float) -> np.ndarray:
     """Return how likely every row moved, by trees told rows from moved copies of other rows."""
-    near = slice(max(0, move.start - MOST_CELLS), move.stop + MOST_CELLS)
     both = values, move.applied(values)
-    x = in_bins(np.vstack([_with_steps(rows[:, near]) for rows in both]))
+    x = in_bins(np.vstack([_with_steps(rows) for rows in both]))
     is_copy = np.repeat([0, 1], len(values))
     model = HistGradientBoostingClassifier(**TREES, random_state=0)
     learn = partial(held_out, model, x, is_copy, classes=2, folds=FOLDS, most=2 * ROWS_LEARNED_FROM)
