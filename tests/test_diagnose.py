@@ -1001,7 +1001,7 @@ def small_outcome(rows=6, **summary):
     witnesses = [(0, 4, 0.5), (0, 2, -0.5), (3, 2, 0.1), (4, 5, 0.1)]
     debugger = SimpleNamespace(
         diagnosis_=lines,
-        table_=SimpleNamespace(slips=slips, source={"a": "a", "b": "b"}),
+        table_=SimpleNamespace(slips=slips, moved=None, source={"a": "a", "b": "b"}),
         witnesses_=pd.DataFrame(witnesses, columns=["row", "validation_row", "influence"]),
         shortcuts_=[SimpleNamespace(breaks=np.array([True, False, False, False, False]))],
     )

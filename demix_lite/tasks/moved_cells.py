@@ -21,8 +21,8 @@ from sklearn.metrics import roc_auc_score
 from demix_lite.cross_fit import held_out, in_bins
 from demix_lite.diagnosis import expected_f1_threshold
 
-MOST_CELLS = 8
-"""Cells of a block, at most."""
+MOST_CELLS, WIDEST = 8, 500
+"""Cells of a block, at most, and columns of a table in which one is looked for."""
 
 GAIN, FEWEST = 0.02, 10
 """Less than so much log-likelihood a row, or fewer rows, is what tidy tables of odd rows have."""
@@ -103,6 +103,8 @@ class _Move:
 def find_moved_cells(frame: pd.DataFrame, columns: Sequence[str]) -> MovedCells | None:
     """Find the block of neighbouring columns whose cells moved in some rows; None if there is none.
 
+    In tables of more than 500 columns none is looked for.
+
     Parameters
     ----------
     frame : DataFrame
@@ -120,7 +122,7 @@ def find_moved_cells(frame: pd.DataFrame, columns: Sequence[str]) -> MovedCells 
     >>> found.columns, bool(found.rows[:30].all()), bool(found.rows[30:].mean() < 0.01)
     (('age', 'weight'), True, True)
     """
-    if len(columns) < 2:
+    if not 2 <= len(columns) <= WIDEST:
         return None
     count = min(ROWS_LOOKED_AT, CELLS_LOOKED_AT // len(columns))
     few = frame.iloc[np.random.default_rng(0).permutation(len(frame))[:count]]
