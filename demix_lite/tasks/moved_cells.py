@@ -89,15 +89,9 @@ class _Move:
     step: int
 
     def applied(self, values: np.ndarray) -> np.ndarray:
-        return self._rolled(values, self.step)
-
-    def undone(self, values: np.ndarray) -> np.ndarray:
-        return self._rolled(values, -self.step)
-
-    def _rolled(self, values: np.ndarray, step: int) -> np.ndarray:
-        rolled, block = values.copy(), slice(self.start, self.stop)
-        rolled[:, block] = np.roll(values[:, block], step, axis=1)
-        return rolled
+        moved, block = values.copy(), slice(self.start, self.stop)
+        moved[:, block] = np.roll(values[:, block], self.step, axis=1)
+        return moved
 
 
 def find_moved_cells(frame: pd.DataFrame, columns: Sequence[str]) -> MovedCells | None:
@@ -224,8 +218,8 @@ def _mixture(ratio: np.ndarray) -> tuple[float, np.ndarray]:
 
 def _told_by_trees(values: np.ndarray, move: _Move, share: float) -> np.ndarray:
     """Return how likely every row moved, by trees told rows from moved copies of other rows."""
-    both = values, move.applied(values)
-    x = in_bins(np.vstack([_with_steps(rows) for rows in both]))
+    copies = move.applied(values)
+    x = in_bins(np.vstack([_with_steps(rows) for rows in (values, copies)]))
     is_copy = np.repeat([0, 1], len(values))
     model = HistGradientBoostingClassifier(**TREES, random_state=0)
     learn = partial(held_out, model, x, is_copy, classes=2, folds=FOLDS, most=2 * ROWS_LEARNED_FROM)
@@ -236,9 +230,8 @@ def _told_by_trees(values: np.ndarray, move: _Move, share: float) -> np.ndarray:
     example = said[: len(values)] < np.quantile(said[: len(values)], 1 - SET_ASIDE * share)
     said = learn(weights=np.tile(example, 2).astype(float))[:, 1]
     _, chance = _mixture(logit(said[: len(values)].clip(SURE, 1 - SURE)))
-    back = move.undone(values)
-    stays = ((back == values) | (np.isnan(back) & np.isnan(values))).all(axis=1)
-    return np.where(stays, 0.0, chance)
+    changes = ((copies != values) & ~(np.isnan(copies) & np.isnan(values))).any(axis=1)
+    return np.where(changes, chance, 0.0)
 
 
 def _with_steps(values: np.ndarray) -> np.ndarray:
