@@ -12,10 +12,10 @@ from demix_lite.detector.shortcuts import (
     LEADERS,
     SOFTNESS,
     ShortcutScorer,
-    _conditions,
-    _targets,
     candidates,
+    conditions_of,
     quality,
+    targets_of,
     train_scorer,
 )
 
@@ -138,7 +138,7 @@ def test_without_a_candidate_nothing_is_said_of_shortcuts():
 def test_the_most_suspicious_categories_are_put_together_up_to_four_of_them():
     code = np.repeat(np.arange(6.0), 50)
     suspicion = np.isin(code, [2, 5]) * 0.9
-    found = _conditions(code[:, None], np.array([True]), suspicion)
+    found = conditions_of(code[:, None], np.array([True]), suspicion)
     sizes = [len(np.unique(code[holds > 0])) for holds in found.T]
     assert sizes == [1] * 6 + [2, 3, 4]
     assert set(code[found[:, 6] > 0]) == {2, 5}
@@ -146,13 +146,13 @@ def test_the_most_suspicious_categories_are_put_together_up_to_four_of_them():
 
 def test_a_label_that_may_be_wrong_is_one_of_the_others():
     wrong = np.array([0.0, 0.3, 1.0])
-    soft = _targets(np.array([0.0, 1.0, 2.0]), wrong, 3)
+    soft = targets_of(np.array([0.0, 1.0, 2.0]), wrong, 3)
     np.testing.assert_allclose(soft, [[1, 0, 0], [0.15, 0.7, 0.15], [0.5, 0.5, 0]], atol=1e-6)
 
 
 def test_a_number_that_is_wrong_is_what_trusted_numbers_are():
     labels = np.arange(100.0)
-    soft = _targets(labels, (labels >= 50).astype(float), 0)
+    soft = targets_of(labels, (labels >= 50).astype(float), 0)
     for column, level in zip(soft.T, LABEL_LEVELS, strict=True):
         held = labels >= np.quantile(labels, level)
         np.testing.assert_allclose(column[:50], held[:50])

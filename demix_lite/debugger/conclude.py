@@ -7,6 +7,7 @@ import pandas as pd
 
 from demix_lite.debugger.evidence import Evidence, dirtiness, weigh
 from demix_lite.debugger.judging import Judgement
+from demix_lite.debugger.markers import with_marker
 from demix_lite.debugger.outliers import with_outliers
 from demix_lite.debugger.shortcut_names import NamedShortcut, name_shortcuts
 from demix_lite.diagnosis import Diagnosis
@@ -23,6 +24,7 @@ def conclude(
     dirty = dirtiness(judgement)
     # Half-way to dirty the detector judges alone: there many broken numbers hide each other.
     judgement = with_outliers(judgement, task, frame, weight=max(0.0, 1 - 2 * dirty))
+    judgement = with_marker(judgement, task, frame, dirty=dirty)
     encoder = judgement.parts[0][1].encoder
     named = name_shortcuts(task, encoder, frame, judgement.probability)
     return *weigh(judgement, named, dirty=dirty), named

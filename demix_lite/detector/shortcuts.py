@@ -9,6 +9,7 @@ The best rules then say of every row how likely it breaks them. A label counts a
 proportion to the trust the verdicts leave in it, so the rule shows through the noise.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,15 +66,17 @@ def candidates(
     tells which are categories; ``verdicts`` are the probabilities of the three error types so far,
     ``(N, 3)``; ``classes`` is 0 if the label is a number.
     """
-    conditions = _conditions(columns[:, :-1], categorical[:-1], verdicts[:, 2])
-    targets = _targets(columns[:, -1], verdicts[:, 0], classes)
+    conditions = conditions_of(columns[:, :-1], categorical[:-1], verdicts[:, 2])
+    targets = targets_of(columns[:, -1], verdicts[:, 0], classes)
     if not conditions.size or not targets.size:
         return Candidates(conditions, targets, np.empty((0, FACTS), np.float32))
     scores = normal_ranks(verdicts).astype(np.float32)
     return Candidates(conditions, targets, _facts(conditions, targets, scores))
 
 
-def _conditions(columns: np.ndarray, categorical: np.ndarray, suspicion: np.ndarray) -> np.ndarray:
+def conditions_of(
+    columns: np.ndarray, categorical: np.ndarray, suspicion: np.ndarray
+) -> np.ndarray:
     """List conditions on one column: a category, several suspicious categories, or a threshold."""
     found: list[np.ndarray] = []
     for x, is_category in zip(columns.T, categorical, strict=True):
@@ -95,14 +98,22 @@ def _conditions(columns: np.ndarray, categorical: np.ndarray, suspicion: np.ndar
     return holds[:, (share > LEAST_SHARE) & (share < 1 - LEAST_SHARE)].astype(np.float32)
 
 
-def _targets(labels: np.ndarray, wrong: np.ndarray, classes: int) -> np.ndarray:
-    """Say how likely the true label of a row is each target, its own label being wrong or not."""
+def targets_of(
+    labels: np.ndarray,
+    wrong: np.ndarray,
+    classes: int,
+    levels: Sequence[float] | np.ndarray = LABEL_LEVELS,
+) -> np.ndarray:
+    """Say how likely the true label of a row is each target, its own label being wrong or not.
+
+    A target is a class, or a number from one of its quantiles, the ``levels``, on.
+    """
     if classes:
         held = labels[:, None] == np.arange(classes - (classes == 2))
         elsewhere = 1 / (classes - 1)
         soft = np.where(held, 1 - wrong[:, None], elsewhere * wrong[:, None])
     else:
-        held = labels[:, None] >= np.quantile(labels, LABEL_LEVELS)
+        held = labels[:, None] >= np.quantile(labels, levels)
         usual = np.average(held, axis=0, weights=1 - wrong)
         soft = (1 - wrong[:, None]) * held + wrong[:, None] * usual
     return soft[:, held.any(0) & ~held.all(0)].astype(np.float32)
