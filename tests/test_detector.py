@@ -22,6 +22,7 @@ from demix_lite.detector import (
     make_environment,
     open_run,
     second_pass,
+    shortcuts,
 )
 from demix_lite.detector.classifier import POOLED_ROWS, _pooled_scale, _split, _thinned
 from demix_lite.detector.interventions import alignment_loss, contrastive_loss, validation_view
@@ -68,21 +69,23 @@ def environments():
     return [*made, environment("test 0", "mlp1")]
 
 
-def grow_few_trees(patch: pytest.MonkeyPatch) -> None:
+def hurry(patch: pytest.MonkeyPatch) -> None:
+    """Learn little: a few trees, a few steps."""
     for trees in (second_pass.CONSENSUS_TREES, second_pass.SUPPORT_TREES):
         patch.setitem(trees, "max_iter", 8)
+    patch.setattr(shortcuts, "STEPS", 40)
 
 
 @pytest.fixture
-def few_trees(monkeypatch):
+def hurried(monkeypatch):
     """For tests that train a detector, whatever it is worth."""
-    grow_few_trees(monkeypatch)
+    hurry(monkeypatch)
 
 
 @pytest.fixture(scope="module")
 def detector(environments):
     with pytest.MonkeyPatch.context() as patch:
-        grow_few_trees(patch)
+        hurry(patch)
         return ErrorDetector(TINY).fit(environments, facts={"note": "tiny"})
 
 
@@ -151,7 +154,7 @@ def test_the_verdict_does_not_depend_on_block_size_or_row_order(environments, de
     assert torch.equal(detector._first_pass(run).logits, detector._first_pass(run).logits)
 
 
-@pytest.mark.usefixtures("few_trees")
+@pytest.mark.usefixtures("hurried")
 def test_same_seed_same_bits(environments, detector):
     again = ErrorDetector(TINY).fit(environments)
     run = environments[7].run
@@ -167,7 +170,7 @@ def test_save_and_load_give_the_same_verdicts(tmp_path, environments, detector):
     assert loaded.facts == {"note": "tiny"}
 
 
-@pytest.mark.usefixtures("few_trees")
+@pytest.mark.usefixtures("hurried")
 def test_a_detector_of_absolute_values_keeps_the_scale_of_all_runs(tmp_path, environments):
     settings = replace(TINY, name="absolute", relative=False, pooling="mean")
     absolute = ErrorDetector(settings).fit(environments)
@@ -214,7 +217,7 @@ def test_a_channel_that_is_left_out_has_no_effect_on_the_verdict(pooling, enviro
     assert not np.allclose(blind.predict_proba(seen), verdict)
 
 
-@pytest.mark.usefixtures("few_trees")
+@pytest.mark.usefixtures("hurried")
 def test_rounds_that_learned_from_practice_are_averaged_with_the_others(
     tmp_path, environments, detector
 ):
@@ -273,7 +276,7 @@ def test_a_missing_detector_is_told(tmp_path):
         ErrorDetector.load(tmp_path / "nothing")
 
 
-@pytest.mark.usefixtures("few_trees")
+@pytest.mark.usefixtures("hurried")
 def test_too_few_injections_are_refused(environments):
     with pytest.raises(DemixError, match="at least 8"):
         ErrorDetector(TINY).fit(environments[:3])
@@ -417,7 +420,7 @@ def test_plain_support_is_heard_whatever_the_verdicts_are():
     assert torch.equal(seen[0], torch.from_numpy(rows.plain_support).float())
 
 
-@pytest.mark.usefixtures("few_trees")
+@pytest.mark.usefixtures("hurried")
 def test_a_detector_that_hears_no_plain_support_is_saved_and_loaded(tmp_path, environments):
     detector = ErrorDetector(replace(TINY, plain_support=False)).fit(environments)
     detector.save(tmp_path / "plain")
@@ -447,7 +450,7 @@ def test_the_first_verdicts_are_calibrated_before_the_second_pass(environments, 
     np.testing.assert_allclose(chain._verdicts(judged[0]), said, atol=1e-3)
 
 
-@pytest.mark.usefixtures("few_trees")
+@pytest.mark.usefixtures("hurried")
 def test_every_round_hears_the_verdicts_of_the_round_before():
     class Round:
         def fit(self, judged, truths, *, seed):
@@ -461,7 +464,7 @@ def test_every_round_hears_the_verdicts_of_the_round_before():
     assert [each.seed for each in rounds] == [0, 1, 2]
 
 
-@pytest.mark.usefixtures("few_trees")
+@pytest.mark.usefixtures("hurried")
 def test_practised_rounds_learn_from_practice_alone(environments, monkeypatch):
     made = [replace(e, practice=e.injection.endswith(("5", "7"))) for e in environments]
     name_of, learned = {id(e.errors): e.injection for e in made}, []

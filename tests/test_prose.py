@@ -18,7 +18,7 @@ import pandas as pd
 import papermill
 import pytest
 from test_book import LESSONS, NOTEBOOKS, build, handouts, prose
-from test_detector import grow_few_trees
+from test_detector import hurry
 
 from data_scripts.source import all_sources
 from demix_lite import cli
@@ -175,7 +175,7 @@ DIAGNOSED = 200
 
 def small(arguments: list[str]) -> list[str]:
     """Return a command as it stands, on fewer rows."""
-    fewer = "500" if "ultrafeedback" in arguments else "900"
+    fewer = "320" if "ultrafeedback" in arguments else "900"
     return (
         [*arguments, "--rows", fewer, "--validation", "64"] if arguments[0] == "run" else arguments
     )
@@ -190,7 +190,7 @@ def test_the_command_runs(arguments, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(judging, "MOST_REPEATS", 1)
     if arguments[0] == "diagnose":
-        grow_few_trees(monkeypatch)  # what they would say is not looked at
+        hurry(monkeypatch)  # what they would say is not looked at
         people = get_task("adult").load().train
         if (ROOT / arguments[1]).is_file():
             people = pd.read_csv(ROOT / arguments[1])
