@@ -125,6 +125,7 @@ def diagnose_frame(
     kind: Kind = "auto",
     with_self_check: bool = False,
     detector: ErrorDetector | None = None,
+    repeats: int | None = None,
     seed: int = 0,
     announce: Announce = lambda stage: None,
 ) -> Outcome:
@@ -146,7 +147,7 @@ def diagnose_frame(
         What the report calls the table.
     with_self_check : bool
         Also put known errors into the rows and see how many are found.
-    kind, detector, seed, announce
+    kind, detector, repeats, seed, announce
         As for :class:`~demix_lite.debugger.DataDebugger`.
 
     Raises
@@ -158,7 +159,7 @@ def diagnose_frame(
     --------
     >>> from sklearn.datasets import load_wine
     >>> wines = load_wine(as_frame=True).frame
-    >>> print(diagnose_frame(wines[wines["target"] < 2], "target"))
+    >>> print(diagnose_frame(wines[wines["target"] < 2], "target", repeats=1))
     your table: ... of 130 rows ... suspicious (classification of target)
     ...
     """
@@ -171,7 +172,8 @@ def diagnose_frame(
         validation = _numbered(validation, "the validation table")
         held["X_valid"], held["y_valid"] = _labelled(validation, target, "the validation table")
     detector = detector or ErrorDetector.shipped("tabular-practised")
-    debugger = DataDebugger(kind=kind, detector=detector, random_state=seed, announce=announce)
+    how: dict[str, Any] = {"kind": kind, "detector": detector, "repeats": repeats}
+    debugger = DataDebugger(**how, random_state=seed, announce=announce)
     debugger.fit(*_labelled(raw, target, name), **held)
     checked = None
     if with_self_check:
