@@ -36,6 +36,21 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+def hurry(patch: pytest.MonkeyPatch) -> None:
+    """Learn little: a few trees, a few steps."""
+    from demix_lite.detector import second_pass, shortcuts
+
+    for trees in (second_pass.CONSENSUS_TREES, second_pass.SUPPORT_TREES):
+        patch.setitem(trees, "max_iter", 8)
+    patch.setattr(shortcuts, "STEPS", 40)
+
+
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests that do not look at what the verdicts are worth."""
+    hurry(monkeypatch)
+
+
 @pytest.fixture(scope="session")
 def book_folder(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Build the whole book, each notebook at its smallest: once, however many processes ask."""

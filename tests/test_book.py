@@ -171,6 +171,14 @@ def test_notebooks_show_results_and_no_errors_or_warnings(book):
 
 @pytest.mark.book
 @pytest.mark.slow
+def test_the_row_of_the_page_of_reproduction_came_out_again(book):
+    (page,) = (page for page in book.notebooks if page.name == "results/reproduction")
+    said = [o.text for o in outputs(book.executed(page)) if o.output_type == "stream"]
+    assert re.search(r"within 0\.01: True", "".join(said))
+
+
+@pytest.mark.book
+@pytest.mark.slow
 def test_a_cell_that_checks_the_parameters_shows_nothing(book):
     for page in book.notebooks:
         cells = nbformat.read(book.executed(page), as_version=4).cells

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import hurry
 from scipy.special import expit, logit
 from sklearn.metrics import roc_auc_score
 
@@ -22,7 +23,6 @@ from demix_lite.detector import (
     make_environment,
     open_run,
     second_pass,
-    shortcuts,
 )
 from demix_lite.detector.classifier import POOLED_ROWS, _pooled_scale, _split, _thinned
 from demix_lite.detector.interventions import alignment_loss, contrastive_loss, validation_view
@@ -67,19 +67,6 @@ def environment(name: str, architecture: str = "mlp2", validation: int = 48):
 def environments():
     made = [environment(f"test {n}") for n in range(8)]
     return [*made, environment("test 0", "mlp1")]
-
-
-def hurry(patch: pytest.MonkeyPatch) -> None:
-    """Learn little: a few trees, a few steps."""
-    for trees in (second_pass.CONSENSUS_TREES, second_pass.SUPPORT_TREES):
-        patch.setitem(trees, "max_iter", 8)
-    patch.setattr(shortcuts, "STEPS", 40)
-
-
-@pytest.fixture
-def hurried(monkeypatch):
-    """For tests that train a detector, whatever it is worth."""
-    hurry(monkeypatch)
 
 
 @pytest.fixture(scope="module")

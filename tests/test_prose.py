@@ -17,8 +17,8 @@ import nbformat
 import pandas as pd
 import papermill
 import pytest
+from conftest import hurry
 from test_book import LESSONS, NOTEBOOKS, build, handouts, prose
-from test_detector import hurry
 
 from data_scripts.source import all_sources
 from demix_lite import cli

@@ -598,16 +598,6 @@ def test_two_rows_of_the_ledger_come_out_again(monkeypatch, tmp_path):
         np.testing.assert_allclose(again[column], kept[column], atol=2 * TOLERANCE * harm)
 
 
-@pytest.mark.slow
-def test_the_row_of_the_page_of_reproduction_comes_out_again(tmp_path):
-    kept = read_ledger(ROOT / "book" / "results" / "quick.csv").iloc[-1]
-    cells = suite.some(suite.suite("tabular", quick=True), methods=["demix_lite"])
-    suite.run_suite(cells, tmp_path / "again.csv", source="twin", jobs=1)
-    again = read_ledger(tmp_path / "again.csv").iloc[-1]
-    for column in ("f1_label", "f1_feature", "f1_spurious", "metric_dirty"):
-        assert again[column] == pytest.approx(kept[column], abs=TOLERANCE)
-
-
 @pytest.mark.parametrize("commit", ["1e99999", "0012345"])
 def test_a_commit_is_no_number(commit, tmp_path):
     path = tmp_path / "ledger.csv"
