@@ -400,6 +400,9 @@ def test_only_labels_are_turned_back_by_chance():
     assert evidence._looks_worse(many, "feature") == evidence._looks_worse(two, "feature")
     ratio = evidence._looks_worse(many, "label") / evidence._looks_worse(two, "label")
     assert ratio == pytest.approx(1.8)
+    number = replace(many, outputs=torch.zeros(600, 1))
+    ratio = evidence._looks_worse(number, "label") / evidence._looks_worse(two, "label")
+    assert ratio == pytest.approx(2)
 
 
 @pytest.mark.parametrize(

@@ -159,7 +159,8 @@ def _looks_worse(judgement: Judgement, kind: str) -> float:
 
     Where verdicts are perfect and a share π of the labels of two classes is wrong, that is π: so
     many rows are wrong, and so many controls are right, since their label was turned back. Of C
-    classes few are turned back, and it is π C / (2 (C - 1)); that is made up for.
+    classes few are turned back, and it is π C / (2 (C - 1)); of numbers none, and it is π / 2. That
+    is made up for.
     """
     if _share(judgement, kind) > BLIND:
         return 0.0
@@ -169,7 +170,8 @@ def _looks_worse(judgement: Judgement, kind: str) -> float:
     is_row = np.repeat([1, 0], [len(rows), len(controls)])
     often = float(roc_auc_score(is_row, np.concatenate([rows, controls])))
     classes = judgement.outputs.shape[1]
-    return often * (max(1.0, 2 * (classes - 1) / classes) if kind == "label" else 1.0)
+    correction = 2.0 if classes == 1 else 2 * (classes - 1) / classes
+    return often * (correction if kind == "label" else 1.0)
 
 
 def _share(
