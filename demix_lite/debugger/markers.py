@@ -40,7 +40,7 @@ goes with it further is the label in other words."""
 ONE_SIGNAL = {"tidy": 1.1, "dirty": 1.3}
 """The others may tell marker and label so much better than one signal does, as a ratio of the
 log-likelihood gained; labels that are wrong blur it. On the tables of the page of measurements it
-was at most 1.04 and 1.2 for the marker of a script (bank, dirty: up to 1.6), and at least 1.15 and
+was at most 1.03 and 1.2 for the marker of a script (bank, dirty: up to 1.6), and at least 1.18 and
 1.5 for the columns that the tables have by nature."""
 
 LEAST_KNOWN = 0.002
