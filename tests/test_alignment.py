@@ -248,10 +248,10 @@ def test_errors_are_seen_through_the_whole_line(loaded):
 def test_a_model_learns_which_answer_is_better(architecture):
     pytest.importorskip("transformers", reason="needs demix_lite[llm]")
     task = get_task("ultrafeedback")
-    splits = task.load(rows=1600)
+    splits = task.load(rows=2500)
     encoder = task.encoder(splits.train)
     model = seeded_model(task, architecture, encoder, 0)
     samples = encoder.transform(splits.train, task.target)
     trained = fit(model, task.loss, *samples, **task.training)
     inputs, targets = encoder.transform(splits.test.head(400), task.target)
-    assert task.metric(predict(trained.model, inputs), targets) >= 0.85
+    assert task.metric(predict(trained.model, inputs), targets) >= 0.9
