@@ -1,6 +1,7 @@
 """What all tests share."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,11 @@ from hypothesis import settings
 # One thread per process, in what the tests start too: `make test` runs several processes, and small
 # tensors gain nothing from threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A shell lets what it starts in the background ignore interruptions; what the tests start and
+# interrupt must not inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples every time: a red test is red for everyone.
 settings.register_profile("demix", deadline=None, derandomize=True, print_blob=True)
