@@ -29,11 +29,9 @@ MATHEMATICS = """async () => {
 
 AXE = {"preload": False, "resultTypes": ["violations"]}  # preloading would fetch styles by script
 
-SAME_EVERYWHERE = {
-    "exclude": [["pre"], ["code"], ["td"], ["mjx-container"], [".bd-sidebar-primary"]]
-}
-"""Code, cells of tables, formulas and the list of pages look the same everywhere and take longest:
-a few pages are enough for them."""
+SAME_EVERYWHERE = {"exclude": [["pre"], ["mjx-container"], [".bd-sidebar-primary"]]}
+"""Code, formulas and the list of pages look the same everywhere and take longest: two pages are
+enough for them."""
 
 OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
