@@ -73,18 +73,21 @@ def book_folder(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 BOOK_FIRST, NEED_THE_BOOK = "test_book.py", ("test_browser.py", "test_prose.py")
-"""The file that builds the book, which takes longest, and those that come last, the longer one
-first: in them what reads the book waits for the rest, so that nobody stands idle while another
-process builds it."""
+"""The file that builds the book, which takes longest, and those that read it."""
+
+WHILE_READ = "test_q"
+"""Files from here on, by name, come after those that read the book: enough before them that nobody
+waits for the book, enough after them that nobody stands idle at the end."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Read the book when it is built; leave out what needs a missing GPU."""
-    place = {BOOK_FIRST: -1} | {name: number for number, name in enumerate(NEED_THE_BOOK, 1)}
 
-    def turn(item: pytest.Item) -> tuple[int, bool]:
-        number = place.get(item.path.name, 0)
-        return number, number > 0 and "book_folder" in getattr(item, "fixturenames", ())
+    def turn(item: pytest.Item) -> tuple[float, bool]:
+        name = item.path.name
+        if name in NEED_THE_BOOK:
+            return 1 + NEED_THE_BOOK.index(name) / 2, "book_folder" in item.fixturenames
+        return (-1, False) if name == BOOK_FIRST else (2 if name > WHILE_READ else 0, False)
 
     items.sort(key=turn)
     marked = [item for item in items if item.get_closest_marker("gpu")]
