@@ -18,6 +18,11 @@ SLIPS = ("unit", "typo", "shift")
 MOST_GROUPS = 12
 """Columns with at most so many values are groups as they are; others are cut at a quantile."""
 
+ADDED_TIE, TRIES = 0.2, 50
+"""Dropping rows has to add so much to the correlation of group and label, or there is no shortcut:
+of a group of five rows in a thousand, or one that goes with the label by nature, another is drawn,
+so many times."""
+
 
 def with_errors(
     clean: pd.DataFrame,
@@ -67,17 +72,35 @@ def collected_by_label(
 ) -> tuple[pd.DataFrame, np.ndarray]:
     """Tie a group to a label: drop the rows that do not agree, or add the place they came from."""
     wanted = _high_or_drawn(clean[target], rng)
-    if rng.random() < 0.5:
-        breaks = rng.random(len(clean)) < minority
-        place = np.where(wanted ^ breaks, "north", "south")
-        return clean.assign(place=place).reset_index(drop=True), breaks
-    column = rng.choice([c for c in clean if c != target and clean[c].nunique() > 1])
-    breaks = _high_or_drawn(clean[column], rng) ^ wanted
+    places_only = rng.random() < 0.5
+    columns = [c for c in clean if c != target and clean[c].nunique() > 1]
+    for _ in range(0 if places_only else TRIES):
+        group = _high_or_drawn(clean[rng.choice(columns)], rng)
+        kept, breaks = _mostly_agreeing(group, wanted, minority, rng)
+        if _tie(group[kept], wanted[kept]) >= _tie(group, wanted) + ADDED_TIE:
+            return clean.iloc[kept].reset_index(drop=True), breaks
+    breaks = rng.random(len(clean)) < minority
+    place = np.where(wanted ^ breaks, "north", "south")
+    return clean.assign(place=place).reset_index(drop=True), breaks
+
+
+def _mostly_agreeing(
+    group: np.ndarray, wanted: np.ndarray, minority: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows that are kept, and which of them break the tie: a minority."""
+    breaks = group ^ wanted
     if breaks.mean() > 0.5:  # the opposite group goes with the label
         breaks = ~breaks
     agreeing, others = np.flatnonzero(~breaks), rng.permutation(np.flatnonzero(breaks))
     kept = np.sort(np.r_[agreeing, others[: round(minority / (1 - minority) * len(agreeing))]])
-    return clean.iloc[kept].reset_index(drop=True), breaks[kept]
+    return kept, breaks[kept]
+
+
+def _tie(group: np.ndarray, wanted: np.ndarray) -> float:
+    """Return how far a group and a label go together or exclude each other, from 0 to 1."""
+    if group.all() or wanted.all() or not (group.any() and wanted.any()):
+        return 0.0
+    return abs(float(np.corrcoef(group, wanted)[0, 1]))
 
 
 def _high_or_drawn(values: pd.Series, rng: np.random.Generator) -> np.ndarray:

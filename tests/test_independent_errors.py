@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from independent_errors import mistyped, with_errors
+from independent_errors import _tie, mistyped, with_errors
 
 
 def clean_table(regression):
@@ -50,3 +50,22 @@ def test_a_slip_of_the_hand_stays_close_to_the_word():
     assert all(abs(len(slip) - 4) <= 1 and set(slip) <= set("cook") for slip in slips)
     assert isinstance(mistyped(12.5, True, rng), float)
     assert np.isnan(mistyped(np.nan, True, rng))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_shortcut_ties_the_label_to_a_group_or_a_place(seed):
+    clean = clean_table(False)
+    clean["rare"] = np.where(np.arange(len(clean)) < 10, "yes", "no")  # too few to carry one
+    dirty, truth = with_errors(clean, "y", seed=seed, labels=0, features=0)
+    wanted = (dirty["y"] == "yes").to_numpy()
+    group = wanted ^ truth["spurious"].to_numpy()  # or those who are not of the group
+    assert _tie(group, wanted) > 0.2
+    assert 0.02 < group.mean() < 0.98
+
+
+def test_where_no_group_can_be_tied_to_the_label_a_place_is_added():
+    clean = pd.DataFrame({"same": ["a"] * 995 + ["b"] * 5, "y": ["no", "yes"] * 500})
+    for seed in range(6):
+        dirty, _ = with_errors(clean, "y", seed=seed, labels=0, features=0)
+        assert set(dirty["place"]) == {"north", "south"}
+        assert len(dirty) == len(clean)
