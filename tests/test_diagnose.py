@@ -815,7 +815,7 @@ def test_decimal_commas_are_read_and_written_back(quick, tmp_path):
     frame.to_csv(path, index=False, sep=";")
     assert own_table(frame, "buys").task.numeric == ("age", "income")
     assert own_table(frame, "income").frame["income"].max() == 999
-    outcome = diagnose_file(path, "buys")
+    outcome = diagnose_file(str(path), "buys")
     outcome.debugger.repaired_ = outcome.debugger.repaired_.assign(income=1.5)
     assert outcome.repaired()["income"].unique().tolist() == ["1,5"]
     write_outcome(outcome, tmp_path / "out", repaired=".csv")

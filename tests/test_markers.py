@@ -9,8 +9,9 @@ from sklearn.metrics import f1_score
 from test_diagnose import quick  # noqa: F401  (a fixture)
 
 from demix_lite.debugger import DataDebugger
+from demix_lite.debugger.conclude import with_pattern
 from demix_lite.debugger.judging import Judgement
-from demix_lite.debugger.markers import FEWEST_ROWS, breaks_marker, with_marker
+from demix_lite.debugger.markers import FEWEST_ROWS, breaks_marker
 from demix_lite.tasks.own_table import own_table
 
 ROWS = FEWEST_ROWS
@@ -106,12 +107,12 @@ def test_the_order_of_the_rows_does_not_matter_to_who_breaks_it():
     np.testing.assert_allclose(other, said[order])
 
 
-def test_a_table_without_a_marker_is_judged_as_before():
+def test_a_table_without_a_pattern_of_its_collection_is_judged_as_before():
     frame, ill, _ = patients()
     table = own_table(frame.assign(label=yes_or_no(ill)), "label")
     run = SimpleNamespace(encoder=table.task.encoder(table.mended))
     judgement = Judgement(np.full((1, ROWS, 3), 0.1), None, None, None, [(None, run)])
-    assert with_marker(judgement, table.task, table.mended, dirty=1.0) is judgement
+    assert with_pattern(judgement, table.task, table.mended, dirty=1.0) is judgement
 
 
 @pytest.mark.usefixtures("quick")

@@ -9,17 +9,13 @@ goes its own ways: the others know more of a column than its bearing on the labe
 breaks the pattern of a marker is then a matter of the label alone and of the trust in it.
 """
 
-from dataclasses import replace
-
 import numpy as np
 import pandas as pd
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import log_loss
 
 from demix_lite.cross_fit import held_out, in_bins
-from demix_lite.debugger.judging import Judgement
 from demix_lite.detector.shortcuts import conditions_of, targets_of
-from demix_lite.diagnosis import ERROR_TYPES
 from demix_lite.tasks.base import Encoder
 from demix_lite.tasks.tabular import TabularTask
 
@@ -53,24 +49,6 @@ TREES = FEW_TREES | {"max_iter": 30, "max_leaf_nodes": 8}
 """Few for a signal, which many columns tell together; more for what each of them knows."""
 
 FOLDS, SURE = 3, 1e-4
-
-
-def with_marker(
-    judgement: Judgement, task: TabularTask, frame: pd.DataFrame, *, dirty: float
-) -> Judgement:
-    """Let the rows that break the pattern of a marker be the spurious ones, if there is a marker.
-
-    A column that came with the collection is surer than what the detector hears of a shortcut.
-    ``dirty`` is 1 for a dirty table, 0 for a tidy one, and in between for one near the line.
-    """
-    encoder = judgement.parts[0][1].encoder
-    wrong = judgement.probability[:, ERROR_TYPES.index("label")]
-    broken = breaks_marker(task, encoder, frame, wrong, dirty=dirty)
-    if broken is None:
-        return judgement
-    by_cut = judgement.by_cut.copy()
-    by_cut[:, :, ERROR_TYPES.index("spurious")] = broken.clip(SURE, 1 - SURE)
-    return replace(judgement, by_cut=by_cut)
 
 
 def breaks_marker(

@@ -93,11 +93,11 @@ class Outcome:
 
 
 def diagnose_file(
-    path: Path,
+    path: Path | str,
     target: str,
     *,
-    validation_file: Path | None = None,
-    known_file: Path | None = None,
+    validation_file: Path | str | None = None,
+    known_file: Path | str | None = None,
     encoding: str | None = None,
     announce: Announce = lambda stage: None,
     **options: Any,
@@ -111,7 +111,7 @@ def diagnose_file(
         None if file is None else read_user_file(file, encoding=encoding)
         for file in (path, validation_file, known_file)
     )
-    beside: Any = {"validation": validation, "known": known, "name": path.name}
+    beside: Any = {"validation": validation, "known": known, "name": Path(path).name}
     return diagnose_frame(raw, target, announce=announce, **beside, **options)
 
 
