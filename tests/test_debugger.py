@@ -335,6 +335,22 @@ def test_a_shortcut_gets_its_name():
     assert best.suspected
 
 
+def test_a_shortcut_that_shuts_out_one_of_several_labels_is_named_by_the_other_side():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=900)
+    breaks = rng.random(900) < 0.15
+    label = np.where((x < 0.3) ^ breaks, "a", rng.choice(["b", "c"], 900))
+    frame = pd.DataFrame({"y": rng.normal(size=900), "x": x, "label": label})
+    table = own_table(frame, "label")
+    verdicts = np.column_stack([np.full(900, 0.05), np.full(900, 0.05), 0.1 + 0.7 * breaks])
+    best = name_shortcuts(table.task, table.task.encoder(table.frame), table.frame, verdicts)[0]
+    low, high = best.rule.condition["x"]
+    assert best.rule.target == "a"
+    assert low == x.min()
+    assert high == pytest.approx(0.3, abs=0.1)
+    assert best.suspected
+
+
 def test_mistakes_are_value_errors_with_a_sentence():
     frame = people()
     debugger = DataDebugger(detector=LossDetector(), repeats=1)

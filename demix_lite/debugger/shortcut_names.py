@@ -92,7 +92,10 @@ def _rule(
     holds = found.conditions[:, condition] > 0.5
     wanted = found.targets[:, target] > 0.5
     if (holds != wanted).mean() > 0.5:  # the condition goes with the other labels
-        wanted = ~wanted
+        if task.label.classes > 2:  # all labels but one have no name
+            holds = ~holds
+        else:
+            wanted = ~wanted
     label = _claim(frame[task.target], wanted)
     if label is None or (isinstance(label, frozenset) and len(label) > 1):
         return None
