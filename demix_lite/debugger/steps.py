@@ -28,7 +28,7 @@ ones to see whether it is an edge or a slope."""
 EDGE = 0.6
 """What must be left of a jump in narrower windows, as a share of it."""
 
-STRENGTH, ALONE, APART = 5.5, 2.0, 0.15
+STRENGTH, ALONE, APART = 5.5, 1.75, 0.15
 """A jump is so many standard errors larger than what lies between other windows, and so many times
 larger than any further away than a share ``APART`` of the rows."""
 
