@@ -47,8 +47,11 @@ LESS_SEEN = ("covertype", "air")
 """Tables of the ledger whose files with errors were looked at for few of the choices."""
 
 SMALL_TABLES = ("breast_cancer", "wine", "digits", "diabetes")
-SHARES = {"errors": {}, "few errors": {"labels": 0.04, "features": 0.04}}
+SHARES = {"errors": {}, "new draws": {}, "few errors": {"labels": 0.04, "features": 0.04}}
 """Shares of rows with errors by what is run; by default a quarter each."""
+
+NEW_DRAWS = range(25, 29)
+"""Seeds of files that were run once, after the last choice: nothing was chosen on them."""
 
 COLUMNS = (
     *("what", "table", "seed", "rows", "columns", "detector", "flagged"),
@@ -71,6 +74,7 @@ def jobs() -> Iterator[tuple[str, str, int]]:
         ("few errors", LEDGER_TABLES, range(3)),
         ("clean", ("credit", "bike"), range(1)),
         ("errors", LESS_SEEN, range(5)),
+        ("new draws", (*LEDGER_TABLES, *LESS_SEEN), NEW_DRAWS),
     )
     for what, tables, seeds in plan:
         yield from ((what, table, seed) for seed in seeds for table in tables)
@@ -207,16 +211,26 @@ def diagnose_figures(found: pd.DataFrame, unseen: pd.Series | None = None) -> li
         for name, row in few.iterrows()
         for kind, f1 in (("label", row["f1_label"]), ("feature", row["f1_feature"]))
     ]
-    dirty = found[found["what"] == "errors"].groupby("table")["f1_macro"].mean()
+    for what, beside in (("errors", ""), ("new draws", ", new draws")):
+        dirty = found[found["what"] == what].groupby("table")["f1_macro"].mean()
+        figures += _against_unseen(dirty, unseen, beside)
+    return figures
+
+
+def _against_unseen(dirty: pd.Series, unseen: pd.Series, beside: str) -> list[tuple]:
+    """Lay the F1 of tables with errors beside that of the ledger where it has them."""
+    figures: list[tuple] = []
     for name, f1 in dirty.items():
-        figure = f"diagnose, {name} with errors of an independent script: macro F1"
+        figure = f"diagnose, {name} with errors of an independent script{beside}: macro F1"
         figures.append((figure, f1, ""))
         if name in unseen.index:
-            against = f"diagnose, {name}: that F1 against leave-one-task-out"
+            against = f"diagnose, {name}{beside}: that F1 against leave-one-task-out"
             figures.append((against, 100 * f1 / unseen[name], "%", 90, ">="))
     both = dirty.index.intersection(unseen.index)
-    mean = 100 * dirty[both].mean() / unseen[both].mean()
-    figures.append((f"diagnose, mean of these {len(both)} tables: the same", mean, "%", 90, ">="))
+    if len(both):
+        mean = 100 * dirty[both].mean() / unseen[both].mean()
+        title = f"diagnose, mean of these {len(both)} tables{beside}: the same"
+        figures.append((title, mean, "%", 90, ">="))
     return figures
 
 

@@ -58,7 +58,9 @@ def own_files() -> pd.DataFrame:
     errors = [{"what": "errors", "table": name, "f1_macro": x} for name, x in tables]
     found = {"f1_label": 0.4, "f1_feature": 0.6}
     few = [{"what": "few errors", "table": "adult", **found}]
-    return pd.DataFrame([{"what": "speed", "table": "made up", **about}, *clean, *errors, *few])
+    new = [{"what": "new draws", "table": "adult", "f1_macro": 0.5}]
+    speed = {"what": "speed", "table": "made up", **about}
+    return pd.DataFrame([speed, *clean, *errors, *few, *new])
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +98,8 @@ def found():
         ("diagnose, adult with errors of an independent script: macro F1", 0.35, ""),
         ("diagnose, adult: that F1 against leave-one-task-out", 70, "false"),
         ("diagnose, mean of these 2 tables: the same", 1.05 / 1.1 * 100, "true"),
+        ("diagnose, adult, new draws: that F1 against leave-one-task-out", 100, "true"),
+        ("diagnose, mean of these 1 tables, new draws: the same", 100, "true"),
         ("diagnose, adult with few errors of that script: F1 feature", 0.6, ""),
         ("influence of DIEN 2,000 × 256, times faster than a loop of gradients", 9, "false"),
     ],
