@@ -1,5 +1,7 @@
 """Numbers one column to the side: the block, the rows, what is written back, and tidy tables."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,7 +11,7 @@ from scipy.stats import multivariate_normal
 from test_diagnose import LossDetector, quick  # noqa: F401  (a fixture)
 
 from demix_lite.debugger import DataDebugger
-from demix_lite.diagnose import diagnose_frame, write_outcome
+from demix_lite.diagnose import Outcome, diagnose_frame, write_outcome
 from demix_lite.tasks import TASKS
 from demix_lite.tasks.moved_cells import MovedCells, _ratios, find_moved_cells
 from demix_lite.tasks.own_table import own_table
@@ -125,6 +127,20 @@ def test_a_diagnosis_flags_moved_rows_and_says_why(quick, tmp_path):  # noqa: F8
     assert outcome.repaired().loc[first, "july"] == frame.loc[first, "august"]
     page = next(path for path in write_outcome(outcome, tmp_path) if path.suffix == ".html")
     assert "One column to the side: july; august; september; october." in page.read_text()
+
+
+@pytest.mark.parametrize("kind", ["Int64", "int64", "uint16", "string"])
+def test_an_empty_cell_can_move_into_a_column_of_whole_numbers(kind):
+    frame = bills(300).astype(dict.fromkeys(MONTHS, int)).astype(dict.fromkeys(MONTHS, kind))
+    table = own_table(frame, "late")
+    june = table.frame["june"].where(table.frame.index >= 9)
+    right = pd.DataFrame({"label_error": False}, index=frame.index)
+    debugger = SimpleNamespace(
+        table_=table, repaired_=table.frame.assign(june=june), diagnosis_=right
+    )
+    after = Outcome(frame, "late", debugger, {}).repaired()
+    assert after["june"].isna().tolist() == june.isna().tolist()
+    assert after[9:].equals(frame.astype({"june": after["june"].dtype})[9:])
 
 
 def test_validation_rows_are_read_with_the_table_and_have_no_part_in_its_rows():

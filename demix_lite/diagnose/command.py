@@ -80,10 +80,14 @@ class Outcome:
             changed = after.index[(new != old) & ~(new.isna() & old.isna())]
             if len(changed):
                 given, kind = self.raw[column], self.raw[column].dtype
-                cells = given.astype(object)
-                cells.loc[changed] = _as_in_file(given.loc[after.index], old, new[changed])
-                is_category = isinstance(kind, pd.CategoricalDtype)
-                mended[column] = cells.astype("category" if is_category else kind)
+                cells, known = given.astype(object), new[changed].dropna()
+                cells.loc[changed] = np.nan  # of numbers that moved one may come from an empty cell
+                cells.loc[known.index] = _as_in_file(given.loc[after.index], old, known)
+                if isinstance(kind, pd.CategoricalDtype):
+                    kind = "category"
+                elif kind.kind in "iu" and cells.isna().any():
+                    kind = given.convert_dtypes().dtype
+                mended[column] = cells.astype(kind)
         if not _one_other(table):
             lines, labels = self.debugger.diagnosis_, self.raw[self.target]
             if labels.dtype.kind in "biu":  # a type that knows missing ones
