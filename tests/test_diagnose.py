@@ -1078,6 +1078,11 @@ def test_a_category_is_written_as_it_mostly_is_and_a_whole_number_without_a_poin
     assert command._as_in_file(pd.Series(["1", "2", ""]), numbers, pd.Series([3.0])) == ["3"]
 
 
+def test_a_number_keeps_its_unit_where_most_cells_are_empty():
+    raw, read = pd.Series(["12 kg", "7 kg", *[""] * 5]), pd.Series([12.0, 7.0, *[np.nan] * 5])
+    assert command._as_in_file(raw, read, pd.Series([8.0])) == ["8 kg"]
+
+
 def test_the_summary_has_every_number_in_its_place():
     table = own_table(people(60), "buys")
     diagnosis = pd.DataFrame(

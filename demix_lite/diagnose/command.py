@@ -30,7 +30,7 @@ from demix_lite.tasks.own_table import (
     check_target,
     without_label,
 )
-from demix_lite.tasks.reading import has_decimal_comma, unit_of, without_unit
+from demix_lite.tasks.reading import as_text, has_decimal_comma, unit_of, without_unit
 
 AS_READ = ("sep", "encoding", "lineterminator", "header")
 """What is remembered of a text file, so that a repaired one is written alike."""
@@ -238,7 +238,7 @@ def _as_in_file(raw: pd.Series, read: pd.Series, new: pd.Series) -> list[Any]:
         numbers = [round(v) if is_whole else float(f"{v:.15g}") for v in new]
         if pd.api.types.is_numeric_dtype(raw.dtype):
             return numbers
-        written = raw.astype(str)
+        written = as_text(raw)
         before, after = unit_of(written)
         point = "," if has_decimal_comma(without_unit(written)) else "."
         kind = type(raw.dropna().iloc[0])
