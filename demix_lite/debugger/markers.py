@@ -59,21 +59,10 @@ def breaks_marker(
     *,
     dirty: float = 0.0,
 ) -> np.ndarray | None:
-    """Return how likely each row breaks the pattern of a marker, shape ``(N,)``.
+    """Return how likely each row breaks the pattern of a marker, ``(N,)``; None if there is none.
 
-    Parameters
-    ----------
-    task, encoder, frame
-        The table.
-    wrong : array
-        Probability that the label of a row is wrong, shape ``(N,)``.
-    dirty : float
-        How dirty the table is, from 0 to 1.
-
-    Returns
-    -------
-    array or None
-        None if no column is a marker.
+    ``wrong`` is the probability that the label of a row is wrong, ``(N,)``; ``dirty`` says how
+    dirty the table is, from 0 to 1.
     """
     if len(frame) < FEWEST_ROWS or len(task.features) > WIDEST:
         return None
