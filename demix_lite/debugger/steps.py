@@ -47,13 +47,12 @@ MOST_ROWS = 20_000
 
 @dataclass(frozen=True)
 class Step:
-    """A jump of a label between the rows below and those from ``cut`` on of a column.
+    """A jump of a label between the rows below and those from ``cut`` on.
 
     ``height`` is in log odds, positive where the label ``side`` is more frequent from ``cut`` on;
     ``strength`` in standard errors.
     """
 
-    column: int
     cut: float
     side: int
     height: float
@@ -68,21 +67,10 @@ def breaks_step(
     *,
     dirty: float = 0.0,
 ) -> np.ndarray | None:
-    """Return how likely each row breaks the pattern of a step, shape ``(N,)``.
+    """Return how likely each row breaks the pattern of a step, ``(N,)``; None if there is none.
 
-    Parameters
-    ----------
-    task, encoder, frame
-        The table.
-    wrong : array
-        Probability that the label of a row is wrong, shape ``(N,)``.
-    dirty : float
-        How dirty the table is, from 0 to 1.
-
-    Returns
-    -------
-    array or None
-        None if no column has a step.
+    ``wrong`` is the probability that the label of a row is wrong, ``(N,)``; ``dirty`` says how
+    dirty the table is, from 0 to 1.
     """
     values, categorical = encoder.columns(frame)
     labels = encoder.targets(frame[task.target]).numpy().astype(float)
@@ -90,21 +78,19 @@ def breaks_step(
     least = (1 - dirty) * HEIGHT["tidy"] + dirty * HEIGHT["dirty"]
     rows = np.random.default_rng(0).permutation(len(frame))[:MOST_ROWS]
     found = [
-        step
-        for column in np.flatnonzero(~np.asarray(categorical)).tolist()
-        if (step := find_step(values[rows, column], sides[rows], column=column, least=least))
+        (step, numbers)
+        for numbers in values.T[~categorical]
+        if (step := find_step(numbers[rows], sides[rows], least=least))
     ]
     if not found:
         return None
-    step = max(found, key=lambda step: step.strength)
+    step, numbers = max(found, key=lambda each: each[0].strength)
     soft = targets_of(labels, wrong, task.label.classes, SIDES)[:, step.side]
-    agrees = (values[:, step.column] >= step.cut) == (step.height > 0)
+    agrees = (numbers >= step.cut) == (step.height > 0)
     return np.where(agrees, 1 - soft, soft)
 
 
-def find_step(
-    x: np.ndarray, sides: np.ndarray, *, column: int = 0, least: float = HEIGHT["tidy"]
-) -> Step | None:
+def find_step(x: np.ndarray, sides: np.ndarray, *, least: float = HEIGHT["tidy"]) -> Step | None:
     """Find the strongest step of a column, if there is one.
 
     Parameters
@@ -113,8 +99,6 @@ def find_step(
         The numbers, shape ``(n,)``; missing ones are left out.
     sides : array
         Whether the label is each of several, 0 or 1, shape ``(n, sides)``.
-    column : int
-        Number of the column, for the answer.
     least : float
         Least height, in log odds.
 
@@ -143,8 +127,7 @@ def find_step(
     away = np.abs(first[places] - first[places][best]) >= APART * n
     if strength < max(STRENGTH, ALONE * strengths[away].max(initial=0.0)):
         return None
-    cut, height = float(values[places[best]]), float(heights[best, side])
-    return Step(column, cut, int(side), height, strength)
+    return Step(float(values[places[best]]), int(side), float(heights[best, side]), strength)
 
 
 def _different(counts: np.ndarray) -> float:
