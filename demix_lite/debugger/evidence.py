@@ -249,7 +249,7 @@ def _evidence(
     """Say how often an error occurs, and how many of its controls would be flagged."""
     if kind not in WITH_CONTROLS:
         return Evidence(kind, seen, np.nan, np.nan, np.nan, threshold, np.nan)
-    low, high = _interval(probability, rng)
+    low = _at_least(probability, rng)
     drawn = [_share(judgement, kind, partial(_again, rng=rng)) for _ in range(DRAWS)]
     high = max(low, float(np.quantile(drawn, 0.975)))
     number = ERROR_TYPES.index(kind)
@@ -261,11 +261,10 @@ def _evidence(
     return Evidence(kind, True, float(probability.mean()), low, high, threshold, found)
 
 
-def _interval(probability: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:
-    """Return a 95 % interval of the share of errors: which rows there are, which of them err."""
+def _at_least(probability: np.ndarray, rng: np.random.Generator) -> float:
+    """Return the low end of the interval: which rows there are, which of them err."""
     shares = [rng.binomial(1, _again(probability, rng)).mean() for _ in range(DRAWS)]
-    low, high = np.quantile(shares, [0.025, 0.975])
-    return float(low), float(high)
+    return float(np.quantile(shares, 0.025))
 
 
 def _again(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
