@@ -103,6 +103,15 @@ def test_columns_that_say_the_same_do_not_change_places():
     assert find_moved_cells(twice, ["a"] * 100_000) is None
 
 
+@pytest.mark.parametrize(("seed", "rows"), [(45, 6), (74, 4)])
+def test_where_hardly_a_row_is_left_that_did_not_move_nothing_is_found(seed, rows):
+    rng = np.random.default_rng(seed)
+    number, flag = np.arange(45.0), rng.integers(0, 2, 45) * 1.0
+    few = np.where(rng.random(45) < 0.9, 0, rng.normal(size=45))
+    frame = pd.DataFrame({"a": number, "b": flag, "c": few})
+    assert find_moved_cells(moved(frame, "abc", 1, np.arange(rows)), list("abc")) is None
+
+
 def test_of_normal_numbers_the_ratio_is_that_of_their_densities():
     mean, cov = np.array([0.0, 1.0, -1.0]), np.array([[1, 0.6, 0.3], [0.6, 1, 0.5], [0.3, 0.5, 1]])
     density = multivariate_normal(mean, cov)

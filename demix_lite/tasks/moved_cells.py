@@ -227,7 +227,10 @@ def _told_by_trees(values: np.ndarray, move: _Move, share: float) -> np.ndarray:
     if roc_auc_score(is_copy, said) < TOLD_APART:
         return np.zeros(len(values))
     # Rows that did move are no examples of rows that did not.
-    example = said[: len(values)] < np.quantile(said[: len(values)], 1 - SET_ASIDE * share)
+    kept = max(0.0, 1 - SET_ASIDE * share)
+    example = said[: len(values)] < np.quantile(said[: len(values)], kept)
+    if example.sum() < FEWEST:
+        return np.zeros(len(values))
     said = learn(weights=np.tile(example, 2).astype(float))[:, 1]
     _, chance = _mixture(logit(said[: len(values)].clip(SURE, 1 - SURE)))
     changes = ((copies != values) & ~(np.isnan(copies) & np.isnan(values))).any(axis=1)
