@@ -17,9 +17,6 @@ ALIKE = 0.7
 LEAST_LINK = 0.5
 """Spurious verdicts count where a rule that can be named explains them so well (correlation)."""
 
-LEAST_TOGETHER = 0.0
-"""Condition and target of a rule have to be correlated at all to be called a shortcut."""
-
 SURE_LABEL = 0.4
 """The label of a row is trusted at least so far; a soft target above 1/2 is then a held one."""
 
@@ -61,7 +58,7 @@ def name_shortcuts(
     for chosen in np.argsort(-links)[:50]:
         condition, target = divmod(int(chosen), found.targets.shape[1])
         rule = _rule(task, frame, found, condition, target)
-        if rule is None or _go_together(task, rule, frame) <= LEAST_TOGETHER:
+        if rule is None or _go_together(task, rule, frame) <= 0:
             continue
         breaks = task.minority(frame, rule)
         breaks = ~breaks if breaks.mean() > 0.5 else breaks
