@@ -145,10 +145,6 @@ def own_table(
     name : str
         Name in sentences and in the names of seeds.
 
-    Returns
-    -------
-    OwnTable
-
     Raises
     ------
     DataError
@@ -167,8 +163,7 @@ def own_table(
     if len(frame) < LEAST_ROWS:
         raise DataError(
             f"{name} has {_count(len(frame), 'row')} with a label (n_samples = {len(frame)}); "
-            f"a diagnosis needs {LEAST_ROWS} "
-            "at the very least, and says little below 200."
+            f"a diagnosis needs {LEAST_ROWS} at the very least, and says little below 200."
         )
     found = _Columns(frozenset(map(str, frame.columns)))
     label, labels = _label(found, frame[target], kind)
