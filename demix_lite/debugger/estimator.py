@@ -363,16 +363,16 @@ def _retrained(
         unusual = diagnosis.flag["feature"].to_numpy() | table.slips.any(axis=1).to_numpy()
         ways = [(rows, frame.iloc[held[~unusual[held]]]) for rows, held in pairs]
     held_out: list[HeldOut] = []
-    for rows, held in ((rows, held) for rows, held in ways if len(held)):
+    for rows, held in ways:
+        if held.empty:
+            continue
         own = Diagnosis(*(part.iloc[rows] for part in vars(diagnosis).values()))
         repaired = repair(task, table.mended.iloc[rows], own, judgement.outputs[rows])
         versions = ((frame.iloc[rows], None), (repaired.samples, repaired.weights))
-        said = []
-        how: dict[str, Any] = {"rows": len(rows), "seed": (seed, "score")}
-        for samples, weights in versions:
-            trained, encoder = train_model(task, samples, weights=weights, **how)
-            said.append(predict(trained.model, encoder.inputs(held)))
-        held_out.append((said[0], said[1], encoder.targets(held[task.target])))
+        train = partial(train_model, task, rows=len(rows), seed=(seed, "score"))
+        models = [train(samples, weights=weights) for samples, weights in versions]
+        before, after = (predict(m.model, encoder.inputs(held)) for m, encoder in models)
+        held_out.append((before, after, task.label.encode(held[task.target])))
     return held_out
 
 
