@@ -25,6 +25,20 @@ examples:
   demix-lite train-detector tabular --again         the shipped weights, trained again
 """
 
+TASKS = """\
+adult          tabular         accuracy             models: mlp1, mlp2, ft_transformer
+bank           tabular         accuracy             models: mlp1, mlp2, ft_transformer
+credit         tabular         accuracy             models: mlp1, mlp2, ft_transformer
+covertype      tabular         accuracy             models: mlp1, mlp2, ft_transformer
+bike           tabular         MSE                  models: mlp1, mlp2, ft_transformer
+air            tabular         MSE                  models: mlp1, mlp2, ft_transformer
+movielens      recommendation  AUC                  models: din, dien
+amazon         recommendation  AUC                  models: din, dien
+yelp           recommendation  AUC                  models: din, dien
+ultrafeedback  alignment       preference accuracy  models: lora, last
+capybara       alignment       preference accuracy  models: lora, last"""
+"""The registry in words: an answer to ``tasks`` that does not wait for PyTorch."""
+
 SETTINGS = (
     *("source", "clean_ratio", "architecture", "model", "seed", "rows"),
     *("validation", "rule", "co_occurring", "device"),
@@ -101,7 +115,7 @@ def _add_diagnose(commands: Any) -> None:
 
 def _add_about(commands: Any) -> None:
     tasks = commands.add_parser("tasks", help="list the built-in tasks")
-    tasks.set_defaults(command=_tasks)
+    tasks.set_defaults(command=lambda _: print(TASKS))
     info = commands.add_parser("info", help="versions, device and folders, for a bug report")
     info.set_defaults(command=_info)
     completion = commands.add_parser(
@@ -126,11 +140,7 @@ def _add_run(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = run.add_argument
-    words = (
-        "which data set (adult, bank, credit, covertype, bike, air, movielens, amazon, yelp, "
-        "ultrafeedback, capybara)"
-    )
-    add("task", help=words)
+    add("task", help="which data set: adult or another one that demix-lite tasks lists")
     words = "twin: built-in stand-in, no download; real: the prepared real table (default: twin)"
     add("--source", default="twin", help=words)
     words = "share of rows without label or feature error, in (0, 1] (default: 0.5)"
@@ -241,14 +251,6 @@ def _diagnose(options: argparse.Namespace) -> None:
 
 def _completion(options: argparse.Namespace) -> None:
     print(shtab.complete(_parser(), options.shell))
-
-
-def _tasks(options: argparse.Namespace) -> None:
-    from demix_lite.tasks import TASKS
-
-    for task in TASKS.values():
-        models = ", ".join(task.architectures)
-        print(f"{task.name:14} {task.family:15} {task.metric_name:20} models: {models}")
 
 
 def _info(options: argparse.Namespace) -> None:

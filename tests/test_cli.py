@@ -264,6 +264,20 @@ def test_the_command_starts_as_a_module(root):
     assert done.stdout.startswith("demix-lite ")
 
 
+def test_the_tasks_are_those_of_the_registry(capsys):
+    assert cli.main(["tasks"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"{t.name:14} {t.family:15} {t.metric_name:20} models: {', '.join(t.architectures)}"
+        for t in TASKS.values()
+    ]
+
+
+def test_the_tasks_are_listed_without_pytorch():
+    code = "import sys; from demix_lite import cli; cli.main(['tasks']); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "torch" not in done.stdout.split()
+
+
 # ------------------------------------------------------------------ a run
 
 
