@@ -34,7 +34,8 @@ class Patience:
 def choose_edition(source: Source, folder: Path) -> Source:
     """Return the first edition of ``source``, itself included, whose files a folder holds.
 
-    Where it holds no edition whole, the error names what each of them lacks.
+    A person filled it, with files that are plain or ``.gz``. Where it holds no edition whole, the
+    error names what each of them lacks.
     """
     if not folder.is_dir():
         raise DemixError(f"there is no folder {folder}.")
@@ -50,8 +51,7 @@ def choose_edition(source: Source, folder: Path) -> Source:
 
 
 def read_raw(source: Source, folder: Path) -> dict[str, Any]:
-    """Read the files of ``source``, plain or ``.gz``, from a folder a person filled."""
-    source = choose_edition(source, folder)
+    """Read the files of an edition that :func:`choose_edition` found in a folder."""
     raw: dict[str, Any] = {}
     for file in source.files:
         path = _find(file, folder)

@@ -18,7 +18,13 @@ import pytest
 from data_scripts import covertype
 from data_scripts.__main__ import main, prepare
 from data_scripts.adult import SOURCE, parse
-from data_scripts.download import Patience, fetch_raw, read_raw, unverified_note
+from data_scripts.download import (
+    Patience,
+    choose_edition,
+    fetch_raw,
+    read_raw,
+    unverified_note,
+)
 from data_scripts.source import RawFile, Source, all_sources
 from demix_lite.data import load_table
 from demix_lite.errors import DemixError
@@ -293,7 +299,7 @@ def test_missing_wrong_and_damaged_raw_files_are_named(tmp_path):
     with pytest.raises(
         DemixError, match=r"it lacks adult\.data and adult\.test; .* python -m data_scripts adult"
     ):
-        read_raw(source, tmp_path)
+        choose_edition(source, tmp_path)
     (tmp_path / "adult.data").write_bytes(TRAIN)
     (tmp_path / "adult.test").write_bytes(TRAIN)
     with pytest.raises(DemixError, match=r"not the official adult\.test"):
@@ -319,7 +325,7 @@ def test_a_packed_official_file_is_checked_as_it_is(tmp_path):
     with pytest.raises(
         DemixError, match="it lacks covtype.data.gz; for .* it lacks part.data; to download"
     ):
-        read_raw(source, tmp_path)
+        choose_edition(source, tmp_path)
     (tmp_path / "covtype.data.gz").write_bytes(packed)
     assert read_raw(source, tmp_path) == {"covtype.data": lines(*TREES)}
     assert unverified_note(source, tmp_path) == ""

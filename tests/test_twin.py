@@ -10,7 +10,7 @@ import pytest
 
 from data_scripts import fit_twin as fitting
 from data_scripts.adult import COLUMNS, SOURCE
-from data_scripts.download import read_raw
+from data_scripts.download import choose_edition, read_raw
 from data_scripts.fit_twin import (
     LARGEST_FILE,
     boosting,
@@ -359,7 +359,7 @@ def real_table(name: str) -> pd.DataFrame:
     folder = SHARED / FOLDERS[name]
     if not folder.exists():
         pytest.skip(f"the official files are not in ../shared/data/{folder.name}")
-    source = all_sources()[name]
+    source = choose_edition(all_sources()[name], folder)
     return source.parse(read_raw(source, folder))
 
 
