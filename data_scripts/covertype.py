@@ -64,8 +64,9 @@ SAMPLE = Source(
     parse=parse,
     facts=FACTS
     | {
+        "title": "Covertype (sample)",
         "notes": "92,962 of 581,012 rows: a sample, in another order (the public test split of a "
-        f"challenge, its scaling undone). {FACTS['notes']}"
+        f"challenge, its scaling undone). {FACTS['notes']}",
     },
 )
 

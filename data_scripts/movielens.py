@@ -149,8 +149,9 @@ SAMPLE = Source(
     parse=parse,
     facts=FACTS
     | {
+        "title": "MovieLens 1M (sample)",
         "notes": "487,650 of 1,000,209 rows: users 1 to 2999 alone, the later members. "
-        f"{FACTS['notes']}"
+        f"{FACTS['notes']}",
     },
 )
 

@@ -367,7 +367,9 @@ def test_every_source_keeps_the_contract():
         assert name == source.name
         assert bool(source.files) != bool(source.build)
         assert all(file.urls or source.by_hand for file in source.files)
-        for edition in (source, *source.editions):
+        editions = (source, *source.editions)
+        assert len({edition.facts["title"] for edition in editions}) == len(editions)
+        for edition in editions:
             for file in edition.files:
                 assert re.fullmatch("[0-9a-f]{64}", file.sha256) or edition.streamed
             assert edition.facts["notes"].endswith(".")
