@@ -8,7 +8,6 @@ run on one machine. Every part is a process of its own, so that its peak memory 
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -48,6 +47,7 @@ from demix_lite.models.training import move, take
 from demix_lite.tasks import Task, get_task
 from demix_lite.tasks.base import seeded_model
 from demix_lite.tasks.recommenders import MOVIELENS
+from demix_lite.whole_file import whole_file
 
 RESULTS = Path(__file__).resolve().parent / "results"
 SIZES = (8000, 2048)
@@ -589,9 +589,8 @@ def main() -> None:
     if options.only:
         kept = pd.read_csv(path, keep_default_na=False, dtype=str)
         new = pd.concat([kept[~kept["figure"].isin(new["figure"])], new])
-    partial = path.with_suffix(".part")
-    new.to_csv(partial, index=False)
-    os.replace(partial, path)
+    with whole_file(path) as part:
+        new.to_csv(part, index=False)
     print(f"written: {path}")
 
 

@@ -30,7 +30,13 @@ from sklearn.ensemble import (
 from sklearn.metrics import f1_score
 from sklearn.model_selection import cross_val_predict
 
-from demix_lite.benchmark.ledger import append_rows, peak_megabytes, provenance, read_ledger
+from demix_lite.benchmark.ledger import (
+    append_rows,
+    keys_of,
+    peak_megabytes,
+    provenance,
+    read_ledger,
+)
 from demix_lite.detector import ErrorDetector
 from demix_lite.diagnose import diagnose_file, write_outcome
 from demix_lite.diagnosis import ERROR_TYPES, best_threshold
@@ -83,8 +89,7 @@ def jobs() -> Iterator[tuple[str, str, int]]:
 def write_diagnose(path: Path) -> pd.DataFrame:
     """Run what is missing, and return everything."""
     for job in jobs():
-        there = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=list(COLUMNS))
-        if (there[["what", "table", "seed"]] == list(job)).all(axis=1).any():
+        if tuple(map(str, job)) in keys_of(path, ("what", "table", "seed")):
             continue
         print("diagnose:", *job, flush=True)
         command = [sys.executable, __file__, *map(str, job)]

@@ -4,7 +4,6 @@ import gzip
 import hashlib
 import http.client
 import io
-import os
 import time
 import urllib.error
 import urllib.request
@@ -17,6 +16,7 @@ from tqdm import tqdm
 
 from data_scripts.source import UNPACK_ERRORS, Lines, RawFile, Source
 from demix_lite.errors import DemixError
+from demix_lite.whole_file import whole_file
 
 TEMPORARY_HTTP = {408, 416, 425, 429, 500, 502, 503, 504}
 NETWORK_ERRORS = (OSError, http.client.HTTPException)
@@ -109,9 +109,8 @@ def fetch_raw(source: Source, folder: Path, patience: Patience = Patience()) -> 
         content = done.read_bytes() if done.is_file() else b""
         if not (content and _is_exact(content, file)):
             content = _fetch_one(file, folder, source.name, patience)
-            whole = folder / f"{file.name}.whole"
-            whole.write_bytes(content)
-            os.replace(whole, done)
+            with whole_file(done) as part:
+                part.write_bytes(content)
             for left_over in folder.glob(f"{file.name}.*.part"):
                 left_over.unlink()
         raw[file.key] = Lines(done) if source.streamed else _opened(content, file)

@@ -14,8 +14,8 @@ from scipy.stats import t as student
 
 from demix_lite.benchmark.ledger import KEY
 from demix_lite.benchmark.suite import suite
-from demix_lite.data.store import SOURCES
-from demix_lite.errors import DemixError, unknown_name
+from demix_lite.data.store import check_source
+from demix_lite.errors import DemixError
 from demix_lite.tasks import TASKS, get_task
 
 LEVEL = 0.95
@@ -61,8 +61,7 @@ def read_rows(
     >>> read_rows(Path("no-such-file.csv"), ("task", "source"), key=["task"]).empty
     True
     """
-    if source not in SOURCES:
-        raise unknown_name("data source", source, SOURCES)
+    check_source(source)
     if not path.is_file():
         return pd.DataFrame(columns=list(columns))
     rows = pd.read_csv(path, dtype={"commit": str}).reindex(columns=list(columns))
