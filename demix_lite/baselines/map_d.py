@@ -6,8 +6,10 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 from sklearn.neighbors import KNeighborsClassifier
+from torch import nn
 
 from demix_lite.baselines.base import Baseline
+from demix_lite.baselines.looks import once_per_run
 from demix_lite.baselines.retraining import retrain, row_losses, run_seed
 from demix_lite.detector.runs import Run
 
@@ -37,18 +39,18 @@ class MapD(Baseline):
 
     def scores(self, run: Run) -> np.ndarray:
         """Return the share of each kind of probe among the neighbours, shape ``(N, 3)``."""
-        rng = np.random.default_rng(run_seed(run, self.name))
-        chosen = _choose(run, rng)
-        wrong = _mislabel(run, chosen[MISLABELLED], rng)
-        broken = _corrupt(run, chosen[CORRUPTED], rng)
-        changed = pd.concat([wrong, *broken])
-        curves = _loss_curves(run, changed, self.name)
+        chosen = _choose(run, _generator(run))
+        curves = _loss_curves(run)
         rows, copies = curves[: len(run)], curves[len(run) :]
         probes = np.concatenate([rows[chosen[TYPICAL]], copies, rows[chosen[ATYPICAL]]])
         kinds = np.repeat(np.arange(len(chosen)), [len(part) for part in chosen])
         voters = min(self.settings["neighbours"], len(probes))
         votes = KNeighborsClassifier(voters).fit(probes, kinds).predict_proba(rows)
         return votes[:, [MISLABELLED, CORRUPTED, ATYPICAL]]
+
+
+def _generator(run: Run) -> np.random.Generator:
+    return np.random.default_rng(run_seed(run, MapD.name))
 
 
 def _choose(run: Run, rng: np.random.Generator) -> list[np.ndarray]:
@@ -79,12 +81,19 @@ def _corrupt(run: Run, rows: np.ndarray, rng: np.random.Generator) -> list[pd.Da
     ]
 
 
-def _loss_curves(run: Run, changed: pd.DataFrame, name: str) -> np.ndarray:
-    """Train with the changed rows added; return the loss of all after every epoch."""
-    frame = pd.concat([run.train, changed], ignore_index=True)
+@once_per_run
+def _loss_curves(run: Run) -> np.ndarray:
+    """Train with the changed copies added to the rows; return the loss of all after every epoch."""
+    rng = _generator(run)
+    chosen = _choose(run, rng)
+    wrong = _mislabel(run, chosen[MISLABELLED], rng)
+    broken = _corrupt(run, chosen[CORRUPTED], rng)
+    frame = pd.concat([run.train, wrong, *broken], ignore_index=True)
     samples = run.encoder.transform(frame, run.task.target)
     curves: list[np.ndarray] = []
-    retrain(
-        run, samples, name, after_epoch=lambda model: curves.append(row_losses(run, model, samples))
-    )
+
+    def look(model: nn.Module) -> None:
+        curves.append(row_losses(run, model, samples))
+
+    retrain(run, samples, MapD.name, after_epoch=look)
     return np.column_stack(curves)
