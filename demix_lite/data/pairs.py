@@ -79,10 +79,9 @@ def with_attributes(frame: pd.DataFrame) -> pd.DataFrame:
     return found[[name for name in COLUMNS if name in found.columns]]
 
 
-def _which(first: np.ndarray, second: np.ndarray) -> pd.Series:
+def _which(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Name the answer that has more of something."""
-    names = np.array(["second", "neither", "first"])
-    return pd.Series(names[np.sign(first - second) + 1], dtype="str").to_numpy()
+    return np.array(["second", "neither", "first"])[np.sign(first - second) + 1]
 
 
 def place_answers(pairs: pd.DataFrame) -> pd.DataFrame:

@@ -93,19 +93,18 @@ def add_averages(tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
       user  review_count  average_stars
     0    a             2            3.5
     """
-    interactions = tables["interactions"]
-    by_user = interactions.groupby("user")["rating"].agg(["size", "mean"])
-    by_item = interactions.groupby("item")["rating"].agg(["size", "mean"])
-    users, items = tables["users"], tables["items"]
-    count = users["user"].map(by_user["size"]).fillna(0).astype("int64")
-    users = users.assign(review_count=count, average_stars=_mean(users["user"], by_user))
-    count = items["item"].map(by_item["size"]).fillna(0).astype("int64")
-    items = items.assign(stars=_mean(items["item"], by_item), review_count=count)
+    interactions, users, items = (tables[name] for name in ("interactions", "users", "items"))
+
+    def averages(ids: pd.Series) -> tuple[pd.Series, pd.Series]:
+        ratings = interactions.groupby(ids.name)["rating"]
+        count = ids.map(ratings.size()).fillna(0).astype("int64")
+        return count, ids.map(ratings.mean()).round(2)
+
+    count, mean = averages(users["user"])
+    users = users.assign(review_count=count, average_stars=mean)
+    count, mean = averages(items["item"])
+    items = items.assign(stars=mean, review_count=count)
     return {"interactions": interactions, "users": users, "items": items}
-
-
-def _mean(ids: pd.Series, ratings: pd.DataFrame) -> pd.Series:
-    return ids.map(ratings["mean"]).round(2)
 
 
 def _draw_entities(
