@@ -136,9 +136,8 @@ def run_pipeline(
     DemixError
         Unknown task, architecture or rule, a ratio outside (0, 1], missing data or device.
     """
-    family = get_task(task_name).family
     prepared = prepare(task_name, announce=announce, **settings)
-    detector = detector or shipped_detector(family)
+    detector = detector or shipped_detector(prepared.task.family)
     return judge(prepared, detector, announce=announce)
 
 
