@@ -312,16 +312,17 @@ def _bench(options: argparse.Namespace) -> None:
     ledger = options.ledger or _default_ledger(source, quick=options.quick)
     check_writable(ledger)
     names, folder = wanted or family_tasks(options.suite), ledger.parent
-    how: dict[str, Any] = {"source": source, "announce": tqdm.write}
+    how: dict[str, Any] = {"source": source, "jobs": options.jobs}
     if options.studies:
-        run_studies(names, folder, source=source, jobs=options.jobs)
+        run_studies(names, folder, **how)
         written = f"{folder}/repair.csv and samples.csv"
     elif options.ablation:
-        written = f"{folder / 'ablation.csv'}"
-        run_ablation(names, folder / "ablation.csv", names=options.methods, **how)
+        path = folder / "ablation.csv"
+        run_ablation(names, path, names=options.methods, announce=tqdm.write, **how)
+        written = f"{path}"
     else:
         written = f"{ledger}"
-        run_suite(cells, ledger, jobs=options.jobs, device=options.device, **how)
+        run_suite(cells, ledger, device=options.device, announce=tqdm.write, **how)
     tqdm.write(f"written: {written}")
 
 

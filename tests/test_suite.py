@@ -494,10 +494,10 @@ def test_baselines_are_tuned_on_few_rows_and_kept_by_source(monkeypatch, tmp_pat
     monkeypatch.setattr(suite, "environment_bank", bank)
     for kind in (BASELINES["random"], SummaryGBM):
         monkeypatch.setattr(kind, "fit", fit)
-    suite.fit_methods("bank", {"random", SummaryGBM.name}, source=source)
+    suite.fit_methods("bank", {"random", SummaryGBM.name}, source=source, jobs=2)
     everything, few = asked
-    assert everything == {"source": source, "device": None}
-    assert (few["source"], few["sample"]) == (source, None)
+    assert everything == {"source": source, "jobs": 2}
+    assert (few["source"], few["sample"], few["jobs"]) == (source, None, 2)
     assert (few["injections"], few["rows"]) == (suite.TUNING_INJECTIONS, suite.TUNING_ROWS)
     for name in ("random", SummaryGBM.name):
         assert suite._kept(name, "bank", source).exists()
@@ -523,8 +523,8 @@ def test_detectors_learn_from_the_source_and_the_questions_that_they_ask_for(mon
     plain = Curriculum("one", "in-task", ("air",), ("mlp1",))
     asks = Curriculum("two", "practised", ("air",), ("mlp1",))
     for plans in ([plain], [plain, asks]):
-        protocols.train_detectors(plans, source="twin", injections=9, again=True)
-    shared = {"source": "twin", "injections": 9, "device": None}
+        protocols.train_detectors(plans, source="twin", injections=9, again=True, jobs=2)
+    shared = {"source": "twin", "injections": 9, "jobs": 2, "device": None}
     assert asked == [{**shared, "practice": False}, {**shared, "practice": True}]
     for facts, _ in Recorder.fitted:
         assert (facts["source"], facts["injections"]) == ("twin", 9)

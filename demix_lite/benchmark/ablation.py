@@ -111,12 +111,14 @@ def run_ablation(
     *,
     source: str = "real",
     names: Sequence[str] | None = None,
+    jobs: int | None = None,
     announce: Callable[[str], None] = lambda line: None,
 ) -> None:
     """Train every variant on the unified environments, without one architecture, and judge it.
 
     Each variant judges runs of an architecture it knows and of one it does not know; their
     validation sets are always new. A variant is not run again if all tasks are in the file.
+    Environments are made ``jobs`` side by side (one a core).
 
     Raises
     ------
@@ -133,7 +135,7 @@ def run_ablation(
     }
     if not todo:
         return
-    bank = environment_bank(tasks, source=source)
+    bank = environment_bank(tasks, source=source, jobs=jobs)
     new = new_architecture(tasks[0])
     known = [e for name in tasks for e in bank[name] if e.architecture != new]
     judged = _judged(tasks, source)

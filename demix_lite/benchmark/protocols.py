@@ -326,13 +326,14 @@ def train_detectors(
     source: str = "real",
     injections: int = INJECTIONS,
     again: bool = False,
+    jobs: int | None = None,
     device: str | None = None,
     announce: Callable[[str], None] = lambda line: None,
 ) -> None:
     """Train detectors one after the other; one that is there stays unless ``again``.
 
-    The models of the environments are trained on ``device``, the CPU by default. ``announce`` is
-    called with a line a detector.
+    Their environments are made ``jobs`` side by side (one a core), with models trained on
+    ``device``, the CPU by default. ``announce`` is called with a line a detector.
 
     Raises
     ------
@@ -356,6 +357,7 @@ def train_detectors(
         source=source,
         injections=injections,
         practice=any(plan.practises for plan in missing),
+        jobs=jobs,
         device=device,
     )
     for plan in missing:

@@ -166,8 +166,9 @@ def run_suite(
     """Fill the ledger with the rows of a grid that are missing; none is run twice.
 
     Rows are appended as they are finished. ``train_rows`` is the most training rows of a run (the
-    task's number by default), ``jobs`` how many cells run side by side, one thread each (all cores
-    by default). Models are trained on ``device``, the CPU by default, and so is influence computed.
+    task's number by default), ``jobs`` how many cells run, and environments are made, side by side,
+    one thread each (all cores by default). Models are trained and influence is computed on
+    ``device``, the CPU by default.
     """
     resolve_device(device)
     check_columns(ledger)
@@ -175,7 +176,7 @@ def run_suite(
     announce(f"{sum(len(c.entries) for c in todo)} rows to run, in {len(todo)} runs")
     if not todo:
         return
-    how: dict[str, Any] = {"source": source, "device": device}
+    how: dict[str, Any] = {"source": source, "device": device, "jobs": jobs}
     _train_missing(todo, announce=announce, **how)
     for task in dict.fromkeys(cell.task for cell in todo):
         names = {name for cell in todo if cell.task == task for name, _ in cell.entries}
@@ -253,15 +254,18 @@ def fit_methods(
     task: str,
     names: Iterable[str],
     *,
-    source: str = "real",
-    device: str | None = None,
     announce: Callable[[str], None] = lambda line: None,
+    source: str = "real",
+    **how: Any,
 ) -> None:
-    """Tune the baselines of a task on its training environments and keep what they learned."""
+    """Tune the baselines of a task on its training environments and keep what they learned.
+
+    ``how``, such as ``device`` and ``jobs``, is that of :func:`environment_bank`.
+    """
     methods = (SummaryGBM.name, *BASELINES)
     missing = [n for n in methods if n in names and not _kept(n, task, source).exists()]
     if SummaryGBM.name in missing:
-        environments = environment_bank([task], source=source, device=device)[task]
+        environments = environment_bank([task], source=source, **how)[task]
         SummaryGBM().fit(environments).save(_kept(SummaryGBM.name, task, source))
         missing.remove(SummaryGBM.name)
     if not missing:
@@ -273,7 +277,7 @@ def fit_methods(
         rows=TUNING_ROWS,
         architectures=get_task(task).architectures[:1],
         sample=None,
-        device=device,
+        **how,
     )[task]
     for name in missing:
         announce(f"{name}: tuned on {len(environments)} environments of {task}")
