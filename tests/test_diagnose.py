@@ -649,6 +649,15 @@ def test_a_repaired_file_has_the_types_and_the_line_ends_of_the_file(quick, tmp_
     assert written.count(b"\r\n") == given.count(b"\r\n") == written.count(b"\n")
 
 
+def test_long_numbers_of_a_parquet_file_keep_their_digits(tmp_path):
+    long = {"signed": [2**53 + 1, None], "unsigned": [None, 2**64 - 1], "whole": [2**53 + 1, 1]}
+    types = {"signed": pa.int64(), "unsigned": pa.uint64(), "whole": pa.int64()}
+    table = {name: pa.array(values, types[name]) for name, values in long.items()}
+    pq.write_table(pa.table(table), tmp_path / "t.parquet")
+    frame = read_user_file(tmp_path / "t.parquet").astype(object)
+    assert frame.where(frame.notna(), None).to_dict("list") == long
+
+
 def test_a_label_that_is_no_number_everywhere_is_named_with_its_row(capsys, tmp_path):
     frame = people(100).astype(str)
     frame.loc[4, "income"] = "12O"

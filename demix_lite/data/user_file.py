@@ -116,10 +116,12 @@ def _read_parquet(path: Path) -> pd.DataFrame:
     try:
         about = pq.ParquetFile(path)
         check_shape(about.metadata.num_rows, list(about.schema_arrow.names), path)
-        frame = about.read().to_pandas(ignore_metadata=True).reset_index(drop=True)
+        # Whole numbers with gaps as objects: as numbers with a point long ones would lose digits.
+        frame = about.read().to_pandas(ignore_metadata=True, integer_object_nulls=True)
         for field in about.schema_arrow:
             if pa.types.is_integer(field.type) and frame[field.name].isna().any():
-                frame[field.name] = frame[field.name].astype("Int64")  # not numbers with a point
+                unsigned = pa.types.is_unsigned_integer(field.type)
+                frame[field.name] = frame[field.name].astype("UInt64" if unsigned else "Int64")
         return frame
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DemixError(f"{path} is not a Parquet file that can be read.") from error
