@@ -301,6 +301,7 @@ def test_marks_quotes_and_separators_are_read(tmp_path):
     for encoding in ("utf-8", "utf-8-sig", "utf-16"):
         path.write_bytes(text.encode(encoding))
         assert read_user_file(path).to_dict("list") == wanted
+        assert read_user_file(path, encoding="utf-8").to_dict("list") == wanted  # the mark is right
     path.write_bytes("a\tb\nä\tß\n".encode("latin-1"))
     assert read_user_file(path, encoding="latin-1").to_dict("list") == {"a": ["ä"], "b": ["ß"]}
 

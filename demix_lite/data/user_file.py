@@ -54,7 +54,7 @@ def read_user_file(path: Path | str, *, encoding: str | None = None) -> pd.DataF
         ``.parquet`` or ``.pq`` is Parquet, everything else is text with a separator (comma,
         semicolon, tab or bar) and one line of column names.
     encoding : str, optional
-        Of the text; UTF-8 by default, or what a byte order mark says.
+        Of the text; UTF-8 by default. What a byte order mark says comes first.
 
     Returns
     -------
@@ -132,7 +132,8 @@ def _read_text(path: Path, encoding: str | None) -> pd.DataFrame:
     for mark, what in NOT_TEXT.items():
         if raw.startswith(mark):
             raise DemixError(f"{path} is {what} first.")
-    encoding = encoding or next((name for mark, name in MARKS if raw.startswith(mark)), "utf-8")
+    marked = (name for mark, name in MARKS if raw.startswith(mark))
+    encoding = next(marked, encoding or "utf-8")
     text = _decoded(raw, path, encoding)
     if "\0" in text:
         raise DemixError(f"{path} is not text (it holds zero bytes): give a CSV or Parquet file.")
