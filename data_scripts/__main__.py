@@ -18,7 +18,7 @@ def prepare(source: Source, raw: Path | None = None, home: Path | None = None) -
 
     The folder ``raw`` may hold any edition of the source; the card says which one it was.
     """
-    home = home or data_home()
+    home = home.expanduser() if home else data_home()
     note = ""
     if source.build:
         prepared, facts = source.build(raw)
