@@ -624,6 +624,8 @@ def test_rows_of_the_ledger_do_not_make_the_code_dirty(monkeypatch, tmp_path):
     assert ledger._commit() == clean
     code.write_text("changed\n")
     assert ledger._commit() == f"{clean}-dirty"
+    monkeypatch.setattr(ledger, "__file__", str(code.with_name("installed_here.py")))
+    assert ledger._commit() == "unknown"
 
 
 def test_the_study_of_samples_counts_shares_of_what_is_there(monkeypatch):

@@ -187,7 +187,8 @@ def provenance(device: str | None) -> dict[str, Any]:
 
 def _commit() -> str:
     """Return the commit of the code, with "-dirty" behind it if the code was changed since."""
-    if not shutil.which("git"):
+    # Installed below somebody else's repository the code is not part of it.
+    if not shutil.which("git") or not _git("ls-files", Path(__file__).name):
         return "unknown"
     name = _git("describe", "--always", "--exclude", "*")
     # The rows that a long run has just written to the ledger do not change what is measured.
