@@ -40,6 +40,8 @@ class Prepared:
     task, splits, injection, trained, run
         Results of the stages: clean rows, the errors put in, the model trained on the dirty rows,
         and the run as a detector sees it.
+    outputs : Tensor
+        Outputs of the trained model for the training rows.
     train : callable
         Trains the task model on other rows and weights of this run, with the same seed and the
         same number of steps.
@@ -58,6 +60,7 @@ class Prepared:
     injection: Injection
     trained: Trained
     run: Run
+    outputs: Tensor
     train: TrainFn
     evaluations: dict[str, Evaluation]
     facts: dict[str, Any]
@@ -215,7 +218,8 @@ def prepare(
         setting = task, architecture, encoder, trained, dirty, injection.valid.frame
         run = open_run(*setting, validation=validation, seed=seed, device=device)
     with clock.stage("refit"):
-        known = repair(task, dirty, certain(injection.train.errors), model_outputs(run))
+        outputs = model_outputs(run)
+        known = repair(task, dirty, certain(injection.train.errors), outputs)
         models = {
             "dirty": (trained, encoder),
             "oracle": train(known.samples, known.weights),
@@ -240,9 +244,8 @@ def prepare(
         "metric_better": "higher" if task.label.larger_is_better else "lower",
         "data_sha256": splits.card.sha256,
     }
-    return Prepared(
-        task, splits, injection, trained, run, train, evaluations, facts, clock.seconds, device
-    )
+    results = task, splits, injection, trained, run, outputs, train
+    return Prepared(*results, evaluations, facts, clock.seconds, device)
 
 
 def judge(
@@ -270,7 +273,7 @@ def judge(
     with clock.stage("detect"):
         diagnosis = method.predict(prepared.run)
     with clock.stage("repair"):
-        mended = repair(task, injection.train.frame, diagnosis, model_outputs(prepared.run))
+        mended = repair(task, injection.train.frame, diagnosis, prepared.outputs)
     with clock.stage("refit"):
         fitted, encoder = prepared.train(mended.samples, mended.weights)
     with clock.stage("evaluate"):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from demix_lite.benchmark.evaluate import evaluate
 from demix_lite.benchmark.ledger import append_rows, check_columns, keys_of, provenance
-from demix_lite.benchmark.pipeline import Prepared, model_outputs, prepare
+from demix_lite.benchmark.pipeline import Prepared, prepare
 from demix_lite.benchmark.processes import side_by_side
 from demix_lite.benchmark.suite import SEEDS
 from demix_lite.detector import ErrorDetector, open_run
@@ -99,9 +99,8 @@ def repair_study(prepared: Prepared, detector: ErrorDetector) -> Iterator[dict[s
     for source, said in told.items():
         kept = dirty[~said.flag.any(axis=1)]
         frames: dict[str, tuple[pd.DataFrame, Tensor | None]] = {DROP: (kept, None)}
-        outputs = model_outputs(prepared.run)
         for name, (change, options) in REPAIRS.items():
-            mended = repair(task, dirty, change(said), outputs, **options)
+            mended = repair(task, dirty, change(said), prepared.outputs, **options)
             frames[name] = (mended.samples, mended.weights)
         for name, (frame, weights) in frames.items():
             fitted, encoder = prepared.train(frame, weights)
