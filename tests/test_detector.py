@@ -475,6 +475,13 @@ def test_the_scale_of_all_runs_is_made_of_rows_of_all(environments):
     assert torch.equal(pooled.grid, RelativeScale(torch.cat(some)).grid)
 
 
+def test_the_scale_of_all_runs_takes_runs_with_fewer_validation_samples():
+    vectors = torch.randn(6, len(CHANNELS), 20)
+    parts = vectors[..., :12], vectors[..., 12:]
+    runs = [SimpleNamespace(run=SimpleNamespace(raw_vectors=lambda _, v=v: v)) for v in parts]
+    assert torch.equal(_pooled_scale(runs).grid, RelativeScale(vectors).grid)
+
+
 def test_whole_runs_are_limited_and_two_fifths_as_many_calibrate():
     parts = _split([fake("a", n, "mlp1") for n in range(100)], 10)
     assert [len(part) for part in parts] == [60, 10, 4]

@@ -315,4 +315,6 @@ def _thinned(environments: list[Environment], most: int) -> list[Environment]:
 def _pooled_scale(environments: Sequence[Environment]) -> RelativeScale:
     """Return a scale fitted on rows of all training runs together."""
     runs = environments[:: max(1, len(environments) // POOLED_RUNS)]
-    return RelativeScale(torch.cat([e.run.raw_vectors(POOLED_ROWS) for e in runs]))
+    # Runs may have different numbers of validation samples, so the values of all stand in one line.
+    values = [e.run.raw_vectors(POOLED_ROWS).mT.flatten(0, 1) for e in runs]
+    return RelativeScale(torch.cat(values)[..., None])
