@@ -144,7 +144,7 @@ class Run:
 
     def raw_vectors(self, rows: int) -> Tensor:
         """Return the vectors of the first rows as they are, not relative to anything."""
-        return _raw_vectors(self.sources, take(self.samples, torch.arange(min(rows, len(self)))))
+        return _raw_vectors(self.sources, take(self.samples, slice(rows)))
 
     def blocks(self, *, size: int = 512) -> Iterator[Tensor]:
         """Yield the relative vectors of all rows, block by block, in order."""
