@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import hurry
 from scipy.special import expit, logit
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import f1_score, roc_auc_score
 
 from demix_lite.detector import (
     CHANNELS,
@@ -40,7 +40,14 @@ from demix_lite.detector.second_pass import (
 from demix_lite.detector.set_transformer import Pooling, SetTransformer, summaries
 from demix_lite.detector.shortcuts import ShortcutScorer
 from demix_lite.detector.training import FirstPass
-from demix_lite.diagnosis import ERROR_TYPES, Diagnosis, certain, expected_f1_threshold, score
+from demix_lite.diagnosis import (
+    ERROR_TYPES,
+    Diagnosis,
+    best_threshold,
+    certain,
+    expected_f1_threshold,
+    score,
+)
 from demix_lite.errors import DemixError
 from demix_lite.tasks import get_task
 
@@ -556,6 +563,17 @@ def test_support_of_a_number_by_hand():
 def test_normal_ranks_are_symmetric():
     ranks = normal_ranks(np.random.default_rng(0).normal(size=(101, 2)))
     np.testing.assert_allclose(ranks.mean(0), 0, atol=1e-9)
+
+
+def test_best_threshold_is_the_middle_of_those_with_the_largest_f1():
+    rng = np.random.default_rng(0)
+    for share in (0.0, 0.1, 0.5, 1.0):
+        truth = rng.random(200) < share
+        said = np.clip(0.3 * truth + 0.7 * rng.random(200), 0, 1).round(2)
+        tried = np.linspace(0.02, 0.98, 97)
+        f1 = np.array([f1_score(truth, said >= t, zero_division=0) for t in tried])
+        best = tried[f1 == f1.max()]
+        assert best_threshold(truth, said) == best[len(best) // 2]
 
 
 def test_expected_f1_threshold_is_best_for_calibrated_probabilities():
