@@ -160,7 +160,7 @@ def _draw_rows(
     share: float,
     co_occurring: bool,
     rng: np.random.Generator,
-    units: np.ndarray | None = None,
+    units: np.ndarray | None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draw the rows of the label errors and of the feature errors, ``share`` of all for each."""
     count = round(share * n)
