@@ -17,12 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from demix_lite.influence.factors import (
-    DenseFactor,
-    EmbeddingFactor,
-    Factor,
-    LinearFactor,
-)
+from demix_lite.influence.factors import DenseFactor, EmbeddingFactor, Factor, LinearFactor
 
 PAIR_WORKSPACE = 2**25
 """Most entries of a positions × positions product or of a table (128 MB in float32)."""
