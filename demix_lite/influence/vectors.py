@@ -149,11 +149,6 @@ def influence_vectors(
         Samples that are not pairs of tensors, an unknown channel, a model that mixes samples, too
         little memory (with the remedy).
 
-    Notes
-    -----
-    The gradient products follow ⟨∇_i, ∇_j⟩ = Σ_layers Σ_tt' (ã_it · ã_jt')(g_it · g_jt'), so
-    nothing of size N × parameters is ever built.
-
     Examples
     --------
     >>> _ = torch.manual_seed(0)
