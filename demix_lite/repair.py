@@ -39,9 +39,9 @@ class Repaired:
     frame : DataFrame
         The repaired table, one line a row: flagged labels are changed, broken cells imputed.
     samples : DataFrame
-        What to train on: the same rows, but one of whose two labels neither is certain stands
-        there once with each, and so for its features if they are hedged (the index tells which row
-        it is). A row of whose label nothing can be believed is left out.
+        What to train on: the same rows, but a row may stand there once with each of its two labels
+        and, if features are hedged, once as it is and once imputed (the index tells which row it
+        is). What would weigh next to nothing is left out.
     weights : Tensor
         Training weight of every sample, mean 1, shape ``(len(samples),)``.
     cells : DataFrame
