@@ -102,7 +102,7 @@ def focal_loss(logits: Tensor, truth: Tensor, positive_weight: Tensor) -> Tensor
     """Binary focal loss, summed over error types, averaged over rows."""
     entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
     surprise = (torch.sigmoid(logits) - truth).abs() ** FOCUS
-    weight = torch.where(truth > 0, positive_weight, torch.ones_like(positive_weight))
+    weight = torch.where(truth > 0, positive_weight, 1.0)
     return (weight * surprise * entropy).sum(1).mean()
 
 
