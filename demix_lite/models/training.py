@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from demix_lite.errors import DemixError
 
@@ -57,7 +57,7 @@ class Trained:
 
 def count(data: Any) -> int:
     """Return the number of samples of a tensor or a nest of tensors."""
-    return len(tree_flatten(data)[0][0])
+    return len(tree_leaves(data)[0])
 
 
 def take(data: Any, index: Any) -> Any:
