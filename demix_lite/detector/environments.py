@@ -128,11 +128,12 @@ def injection_environments(
         if drawn is None:
             return []
         task, splits = drawn
+    sampled = splits.sample(rows or task.practice_rows, seed=seed)
     slow = number % SLOW_EVERY == 0 and not practice
     made = [
         make_environment(
             task,
-            splits.sample(rows or task.practice_rows, seed=seed),
+            sampled,
             architecture=architecture,
             clean_ratio=CLEAN_RATIOS[number % len(CLEAN_RATIOS)],
             seed=seed,
