@@ -472,6 +472,12 @@ def test_practised_rounds_learn_from_practice_alone(environments, monkeypatch):
     assert learned == [["adult test 5", "adult test 6"], ["adult test 5"]]
 
 
+@pytest.mark.parametrize("change", [{"practises": True}, {"whole_runs": 2}])
+def test_too_few_runs_for_the_second_pass_are_refused_before_the_first(change, environments):
+    with pytest.raises(DemixError, match="too few runs to learn from"):
+        ErrorDetector(replace(TINY, **change)).fit(environments)
+
+
 def names(environments):
     return [e.injection for e in environments]
 

@@ -129,18 +129,26 @@ class ErrorDetector:
         Raises
         ------
         DemixError
-            If there are too few injections.
+            If there are too few injections, of practice too where its rounds learn from it, or
+            ``whole_runs`` is below 3.
         """
         if not self.settings.relative:
             self.pooled_scale = _pooled_scale(environments)
             environments = [replace(e, run=self._seen(e.run), _samples={}) for e in environments]
         training, most = self.settings.training, self.settings.whole_runs
+        splits = [_split(environments, most, practice=n > 0) for n in range(len(self.chains))]
+        least = 2 if self.settings.rounds else 0  # each shortcut scorer learns from every other run
+        if any(len(second) < least or not held for _, second, held in splits):
+            raise DemixError(
+                "the second pass has too few runs to learn from; take more injections, or practice "
+                "ones if it practises, and whole_runs of at least 3."
+            )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(training.seed)
-            train_first_pass(self.first, _split(environments, most)[0], training)
+            train_first_pass(self.first, splits[0][0], training)
             judge = cache(self._first_pass)  # both chains learn from some of the same runs
-            for number, chain in enumerate(self.chains.values()):
-                _, second, held = _split(environments, most, practice=number > 0)
+            chains = zip(self.chains.values(), splits, strict=True)
+            for number, (chain, (_, second, held)) in enumerate(chains):
                 torch.manual_seed(training.seed + 1)
                 judged = [judge(e.run) for e in tqdm(second, **BAR)] if chain else []
                 self._train_rounds(chain, judged, [e.errors for e in second])
