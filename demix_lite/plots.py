@@ -204,14 +204,18 @@ def dot_panels(
     drawn: list[Axes] = []
     for axes, name in zip(grid.flat, mean.columns, strict=False):
         widths = np.zeros(len(mean)) if half is None else half[name].fillna(0).to_numpy(float)
-        for y, (row, x, width) in enumerate(zip(mean.index, mean[name], widths, strict=True)):
-            colour, marker = looks.get(row, ("#595959", "o"))
-            low, high = np.clip([x - width, x + width], *bounds)
-            axes.hlines(y, low, high, color=colour, linewidth=1.5)
-            axes.plot(x, y, marker, color=colour, markersize=6)
-            if np.isfinite(x):
-                where: Any = {"xytext": (6, 0), "textcoords": "offset points", "va": "center"}
-                axes.annotate(_written(x, digits), (high, y), fontsize=8, color=colour, **where)
+        x, y = mean[name].to_numpy(float), np.arange(len(mean))
+        low, high = np.clip([x - widths, x + widths], *bounds)
+        look = [looks.get(row, ("#595959", "o")) for row in mean.index]
+        colours = [colour for colour, _ in look]
+        axes.hlines(y, low, high, color=colours, linewidth=1.5)
+        for colour, marker in dict.fromkeys(look):  # a call a look: one a dot takes seconds
+            alike = [each == (colour, marker) for each in look]
+            axes.plot(x[alike], y[alike], marker, color=colour, markersize=6)
+        where: Any = {"xytext": (6, 0), "textcoords": "offset points", "va": "center"}
+        for row in np.flatnonzero(np.isfinite(x)):
+            style: Any = {"fontsize": 8, "color": colours[row]}
+            axes.annotate(_written(x[row], digits), (high[row], row), **style, **where)
         axes.set_yticks(range(len(mean)), list(mean.index))
         axes.set_title(name, fontsize="medium")
         axes.set_ylim(len(mean) - 0.4, -0.6)

@@ -179,7 +179,7 @@ def test_panels_and_curves_draw_what_is_there():
         "only where none is below"
     )
     wide = plots.dot_panels(table[["b"]], table[["b"]] * 9, unit="F1", looks={}, bounds=(0, 1))[0]
-    ends = [line.get_segments()[0][:, 0].tolist() for line in wide.collections]
+    ends = [part[:, 0].tolist() for lines in wide.collections for part in lines.get_segments()]
     assert ends == [[0, 1], [0, 1]], "no share lies beyond 0 and 1"
     lines = plots.curves(table.set_axis([0.4, 0.5]), unit="F1", xlabel="clean ratio").lines
     assert [len(line.get_xdata()) for line in lines] == [1, 2]
