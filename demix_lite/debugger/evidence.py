@@ -113,7 +113,7 @@ def weigh(
     """
     said, seen = judgement.probability, []
     for number, kind in enumerate(WITH_CONTROLS):
-        share = _share(judgement, kind)
+        share = share_of(judgement, kind)
         told = kind == "label" or _looks_worse(judgement, kind) * (1 - dirty) <= CONFUSED
         seen.append(share <= BLIND and told)
         if seen[-1]:
@@ -164,7 +164,7 @@ def _looks_worse(judgement: Judgement, kind: str) -> float:
     classes few are turned back, and it is π C / (2 (C - 1)); of numbers none, and it is π / 2. That
     is made up for.
     """
-    if _share(judgement, kind) > BLIND:
+    if share_of(judgement, kind) > BLIND:
         return 0.0
     number = ERROR_TYPES.index(kind)
     rows = judgement.by_cut[:, :, number].ravel()
@@ -176,7 +176,7 @@ def _looks_worse(judgement: Judgement, kind: str) -> float:
     return often * (correction if kind == "label" else 1.0)
 
 
-def _share(
+def share_of(
     judgement: Judgement, kind: str, draw: Callable[[np.ndarray], np.ndarray] = np.asarray
 ) -> float:
     """Estimate the share of an error by the controls of each way in which it was put in."""
@@ -249,16 +249,16 @@ def _evidence(
     """Say how often an error occurs, and how many of its controls would be flagged."""
     if kind not in WITH_CONTROLS:
         return Evidence(kind, seen, np.nan, np.nan, np.nan, threshold, np.nan)
-    low = _at_least(probability, rng)
-    drawn = [_share(judgement, kind, partial(_again, rng=rng)) for _ in range(DRAWS)]
-    high = max(low, float(np.quantile(drawn, 0.975)))
+    low, share = _at_least(probability, rng), float(probability.mean())
+    drawn = [share_of(judgement, kind, partial(_again, rng=rng)) for _ in range(DRAWS)]
+    high = max(low, share, float(np.quantile(drawn, 0.975)))
     number = ERROR_TYPES.index(kind)
     cut = judgement.probability[probability >= threshold, number].min(initial=2.0)
     mine = judgement.controls.kind == kind
     found = float((judgement.of_controls[mine, number] >= cut).mean())
     if not seen:
         return Evidence(kind, False, np.nan, 0.0, np.nan, 1.1, found)
-    return Evidence(kind, True, float(probability.mean()), low, high, threshold, found)
+    return Evidence(kind, True, share, low, high, threshold, found)
 
 
 def _at_least(probability: np.ndarray, rng: np.random.Generator) -> float:
