@@ -8,10 +8,11 @@ import pytest
 from sklearn.metrics import f1_score
 from test_diagnose import quick  # noqa: F401  (a fixture)
 
-from demix_lite.debugger import DataDebugger
-from demix_lite.debugger.conclude import with_pattern
+from demix_lite.debugger import DataDebugger, conclude
+from demix_lite.debugger.conclude import find_pattern, with_pattern
 from demix_lite.debugger.judging import Judgement
-from demix_lite.debugger.markers import FEWEST_ROWS, breaks_marker
+from demix_lite.debugger.markers import FEWEST_ROWS, marker_pattern
+from demix_lite.debugger.patterns import Pattern
 from demix_lite.tasks.own_table import own_table
 
 ROWS = FEWEST_ROWS
@@ -37,7 +38,9 @@ def collected(ill, rng, minority=0.15):
 def sought(frame, label, **options):
     table = own_table(frame.assign(label=label), "label")
     encoder = table.task.encoder(table.mended)
-    return breaks_marker(table.task, encoder, table.mended, np.full(len(frame), 0.02), **options)
+    wrong = np.full(len(frame), 0.02)
+    pattern = marker_pattern(table.task, encoder, table.mended, wrong, **options)
+    return pattern and pattern.broken
 
 
 def yes_or_no(ill):
@@ -76,9 +79,9 @@ def test_the_label_of_a_row_counts_as_far_as_it_is_trusted():
     place, breaks = collected(ill, rng)
     table = own_table(frame.assign(place=place, label=yes_or_no(ill)), "label")
     wrong = np.where(np.arange(len(ill)) < 50, 0.9, 0.1)
-    said = breaks_marker(table.task, table.task.encoder(table.mended), table.mended, wrong)
+    pattern = marker_pattern(table.task, table.task.encoder(table.mended), table.mended, wrong)
     agrees = breaks ^ (wrong > 0.5)
-    np.testing.assert_allclose(said, np.where(agrees, 0.9, 0.1), atol=1e-6)
+    np.testing.assert_allclose(pattern.broken, np.where(agrees, 0.9, 0.1), atol=1e-6)
 
 
 @pytest.mark.parametrize("what", ["habit", "lot", "alone", "few rows", "nothing else"])
@@ -107,12 +110,40 @@ def test_the_order_of_the_rows_does_not_matter_to_who_breaks_it():
     np.testing.assert_allclose(other, said[order])
 
 
-def test_a_table_without_a_pattern_of_its_collection_is_judged_as_before():
-    frame, ill, _ = patients()
-    table = own_table(frame.assign(label=yes_or_no(ill)), "label")
+def judged(frame, label):
+    """Return a table and what is said of it: a tenth of everything, of rows and of controls."""
+    table = own_table(frame.assign(label=label), "label")
     run = SimpleNamespace(encoder=table.task.encoder(table.mended))
-    judgement = Judgement(np.full((1, ROWS, 3), 0.1), None, None, None, [(None, run)])
-    assert with_pattern(judgement, table.task, table.mended, dirty=1.0) is judgement
+    controls = SimpleNamespace(kind=np.array(["label"]), way=np.array([0]))
+    said, outputs = np.full((1, len(frame), 3), 0.1), np.zeros((len(frame), 2))
+    judgement = Judgement(said, np.full((1, 3), 0.1), controls, outputs, [(None, run)])
+    return judgement, table.task, table.mended
+
+
+def test_a_table_without_a_pattern_of_its_collection_has_none():
+    frame, ill, _ = patients()
+    assert find_pattern(*judged(frame, yes_or_no(ill)), dirty=1.0) is None
+
+
+def test_a_step_beyond_doubt_is_believed_before_what_looks_like_a_marker(monkeypatch):
+    frame, ill, rng = patients(2 * ROWS)
+    kept = (ill ^ (frame["age"] < 0)) | (rng.random(len(ill)) < 0.15)
+    frame, ill = frame[kept].reset_index(drop=True), ill[kept]
+    frame["place"], _ = collected(ill, rng)
+    table = judged(frame, yes_or_no(ill))
+    above = (frame["age"] >= 0).to_numpy()
+    assert (find_pattern(*table, dirty=0.0).holds == above).mean() > 0.99
+    monkeypatch.setattr(conclude, "BEYOND_DOUBT", np.inf)
+    assert (find_pattern(*table, dirty=0.0).holds == above).mean() < 0.9
+
+
+def test_the_rows_that_break_a_pattern_are_the_spurious_ones_and_no_other_verdict_changes():
+    frame, ill, rng = patients()
+    judgement, *_ = judged(frame, yes_or_no(ill))
+    holds = rng.random(ROWS) < 0.5
+    said = with_pattern(judgement, Pattern(holds, np.full(ROWS, 0.9))).by_cut
+    np.testing.assert_allclose(said[0, :, 2], np.where(holds, 0.1, 0.9))
+    assert (said[:, :, :2] == judgement.by_cut[:, :, :2]).all()
 
 
 @pytest.mark.usefixtures("quick")

@@ -8,7 +8,7 @@ from sklearn.metrics import f1_score
 from test_diagnose import quick  # noqa: F401  (a fixture)
 
 from demix_lite.debugger import DataDebugger
-from demix_lite.debugger.steps import breaks_step, find_step
+from demix_lite.debugger.steps import find_step, step_pattern
 from demix_lite.tasks.own_table import own_table
 
 ROWS = 4000
@@ -48,7 +48,8 @@ def pressure(frame, rng):
 def sought(frame, label, *, wrong=0.02, **options):
     table = own_table(frame.assign(label=label), "label")
     encoder, chance = table.task.encoder(table.mended), np.broadcast_to(wrong, len(frame))
-    return breaks_step(table.task, encoder, table.mended, chance, **options)
+    pattern = step_pattern(table.task, encoder, table.mended, chance, **options)
+    return pattern and pattern.broken
 
 
 @pytest.mark.parametrize("target", [is_ill, is_something, pressure])

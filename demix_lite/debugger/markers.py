@@ -15,6 +15,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import log_loss
 
 from demix_lite.cross_fit import held_out, in_bins
+from demix_lite.debugger.patterns import Pattern
 from demix_lite.detector.shortcuts import conditions_of, targets_of
 from demix_lite.tasks.base import Encoder
 from demix_lite.tasks.tabular import TabularTask
@@ -51,15 +52,15 @@ TREES = FEW_TREES | {"max_iter": 30, "max_leaf_nodes": 8}
 FOLDS, SURE = 3, 1e-4
 
 
-def breaks_marker(
+def marker_pattern(
     task: TabularTask,
     encoder: Encoder,
     frame: pd.DataFrame,
     wrong: np.ndarray,
     *,
     dirty: float = 0.0,
-) -> np.ndarray | None:
-    """Return how likely each row breaks the pattern of a marker, ``(N,)``; None if there is none.
+) -> Pattern | None:
+    """Return the pattern of the marker of a table, None if no column is one.
 
     ``wrong`` is the probability that the label of a row is wrong, ``(N,)``; ``dirty`` says how
     dirty the table is, from 0 to 1.
@@ -77,9 +78,8 @@ def breaks_marker(
         others = np.delete(columns, column, axis=1)[rows]
         wanted = sure[:, target] > 0.5
         if others.shape[1] and _signals(others, holds[rows], wanted[rows]) <= most:
-            soft = targets_of(labels, wrong, task.label.classes, SIDES)[:, target]
-            agrees = holds if link > 0 else ~holds
-            return np.where(agrees, 1 - soft, soft)
+            likely = targets_of(labels, wrong, task.label.classes, SIDES)[:, target]
+            return Pattern(holds if link > 0 else ~holds, likely)
     return None
 
 

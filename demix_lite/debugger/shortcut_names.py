@@ -4,11 +4,12 @@ The candidate rules of the detector are arrays without names. A name is read off
 condition holds.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
+from demix_lite.debugger.patterns import Pattern
 from demix_lite.detector.shortcuts import Candidates, candidates, quality
 from demix_lite.tasks.base import Encoder, Rule, Task
 
@@ -40,9 +41,16 @@ class NamedShortcut:
 
 
 def name_shortcuts(
-    task: Task, encoder: Encoder, frame: pd.DataFrame, probability: np.ndarray
+    task: Task,
+    encoder: Encoder,
+    frame: pd.DataFrame,
+    probability: np.ndarray,
+    pattern: Pattern | None = None,
 ) -> list[NamedShortcut]:
-    """Name the rules that explain the spurious verdicts ``(N, 3)`` best, the best first."""
+    """Name the rules that explain the spurious verdicts ``(N, 3)`` best, the best first.
+
+    The condition of a ``pattern`` is one of them, with its exact value.
+    """
     values, categorical = encoder.columns(frame)
     labels = encoder.targets(frame[task.target]).numpy().astype(float)
     verdicts = probability.copy()
@@ -53,6 +61,9 @@ def name_shortcuts(
         categorical=np.append(categorical, task.label.classes > 0),
         classes=task.label.classes,
     )
+    if pattern is not None:
+        conditions = np.column_stack([found.conditions, pattern.holds.astype(np.float32)])
+        found = replace(found, conditions=conditions)
     links = quality(found, verdicts[:, 2])
     named: list[NamedShortcut] = []
     for chosen in np.argsort(-links)[:50]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from demix_lite.debugger.patterns import Pattern
 from demix_lite.detector.shortcuts import targets_of
 from demix_lite.tasks.base import Encoder
 from demix_lite.tasks.tabular import TabularTask
@@ -59,18 +60,19 @@ class Step:
     strength: float
 
 
-def breaks_step(
+def step_pattern(
     task: TabularTask,
     encoder: Encoder,
     frame: pd.DataFrame,
     wrong: np.ndarray,
     *,
     dirty: float = 0.0,
-) -> np.ndarray | None:
-    """Return how likely each row breaks the pattern of a step, ``(N,)``; None if there is none.
+    strength: float = STRENGTH,
+) -> Pattern | None:
+    """Return the pattern of the strongest step of a table, None if no column has one.
 
     ``wrong`` is the probability that the label of a row is wrong, ``(N,)``; ``dirty`` says how
-    dirty the table is, from 0 to 1.
+    dirty the table is, from 0 to 1; ``strength`` is that of a step at least.
     """
     values, categorical = encoder.columns(frame)
     labels = encoder.targets(frame[task.target]).numpy().astype(float)
@@ -80,17 +82,22 @@ def breaks_step(
     found = [
         (step, numbers)
         for numbers in values.T[~categorical]
-        if (step := find_step(numbers[rows], sides[rows], least=least))
+        if (step := find_step(numbers[rows], sides[rows], least=least, strength=strength))
     ]
     if not found:
         return None
     step, numbers = max(found, key=lambda each: each[0].strength)
-    soft = targets_of(labels, wrong, task.label.classes, SIDES)[:, step.side]
-    agrees = (numbers >= step.cut) == (step.height > 0)
-    return np.where(agrees, 1 - soft, soft)
+    likely = targets_of(labels, wrong, task.label.classes, SIDES)[:, step.side]
+    return Pattern((numbers >= step.cut) == (step.height > 0), likely)
 
 
-def find_step(x: np.ndarray, sides: np.ndarray, *, least: float = HEIGHT["tidy"]) -> Step | None:
+def find_step(
+    x: np.ndarray,
+    sides: np.ndarray,
+    *,
+    least: float = HEIGHT["tidy"],
+    strength: float = STRENGTH,
+) -> Step | None:
     """Find the strongest step of a column, if there is one.
 
     Parameters
@@ -99,8 +106,8 @@ def find_step(x: np.ndarray, sides: np.ndarray, *, least: float = HEIGHT["tidy"]
         The numbers, shape ``(n,)``; missing ones are left out.
     sides : array
         Whether the label is each of several, 0 or 1, shape ``(n, sides)``.
-    least : float
-        Least height, in log odds.
+    least, strength : float
+        Least height, in log odds, and least strength, in standard errors.
 
     Examples
     --------
@@ -123,11 +130,11 @@ def find_step(x: np.ndarray, sides: np.ndarray, *, least: float = HEIGHT["tidy"]
     heaped = heaped[first[places] + narrow] > heaped[first[places] - narrow]
     fit = strengths * ((np.abs(heights) >= least) & ~heaped[:, None])
     best, side = np.unravel_index(fit.argmax(), fit.shape)
-    strength = float(fit[best, side])
+    strongest = float(fit[best, side])
     away = np.abs(first[places] - first[places][best]) >= APART * n
-    if strength < max(STRENGTH, ALONE * strengths[away].max(initial=0.0)):
+    if strongest < max(strength, ALONE * strengths[away].max(initial=0.0)):
         return None
-    return Step(float(values[places[best]]), int(side), float(heights[best, side]), strength)
+    return Step(float(values[places[best]]), int(side), float(heights[best, side]), strongest)
 
 
 def _different(counts: np.ndarray) -> float:

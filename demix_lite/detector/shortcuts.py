@@ -160,7 +160,7 @@ def _correlation(product: np.ndarray, share: np.ndarray) -> np.ndarray:
 def quality(found: Candidates, truth: np.ndarray) -> np.ndarray:
     """Return the correlation of the rows that break each rule with the true spurious errors."""
     centred = (truth - truth.mean()) / (truth.std() + 1e-9)
-    values = np.empty(len(found.facts), np.float32)
+    values = np.empty(found.conditions.shape[1] * found.targets.shape[1], np.float32)
     for block in np.array_split(np.arange(len(values)), len(values) // 512 + 1):
         broken = found.breakers(block)
         values[block] = centred @ broken / len(truth) / (broken.std(0) + 1e-9)
