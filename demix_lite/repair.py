@@ -9,7 +9,7 @@ import torch
 from sklearn.ensemble import HistGradientBoostingRegressor
 from torch import Tensor
 
-from demix_lite.cross_fit import in_bins
+from demix_lite.cross_fit import in_bins, without_empty
 from demix_lite.diagnosis import Diagnosis
 from demix_lite.errors import unknown_name
 from demix_lite.tasks.base import Task
@@ -190,5 +190,6 @@ def _breaks_as_recorded(task: Task, frame: pd.DataFrame, diagnosis: Diagnosis) -
     label = pd.factorize(frame[task.target])[0]
     columns = np.column_stack([in_bins(task.encoder(frame).columns(frame)[0]), label])
     trees = HistGradientBoostingRegressor(**TREES, random_state=0)
-    trees.fit(columns[usable], solved[usable], sample_weight=certainty[usable] ** 2)
+    weights = certainty[usable] ** 2
+    trees.fit(without_empty(columns[usable]), solved[usable], sample_weight=weights)
     return np.where(sure, solved, trees.predict(columns).clip(0, 1))

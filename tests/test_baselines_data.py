@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from sklearn.dummy import DummyRegressor
+from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 from toy import toy_learnable_splits, toy_number_splits, toy_number_task, toy_task
@@ -149,6 +150,18 @@ def test_a_number_is_predicted_from_other_rows_and_from_no_more_than_asked():
     assert (held_out(KNeighborsRegressor(1), x, y) != y).all()
     few = held_out(KNeighborsRegressor(1), x, y, folds=2, most=3)
     assert len(np.unique(few)) <= 6
+
+
+@pytest.mark.parametrize("weights", [None, np.repeat([0.0, 1.0], [20, 180])])
+def test_a_column_that_is_empty_in_the_other_folds_says_nothing(weights):
+    x = np.random.default_rng(0).normal(size=(200, 2))
+    x[1:, 1] = np.nan
+    y = (x[:, 0] > 0).astype(int)
+    said = [
+        held_out(HistGradientBoostingClassifier(max_iter=5), part, y, classes=2, weights=weights)
+        for part in (x, x[:, :1])
+    ]
+    np.testing.assert_array_equal(*said)
 
 
 def test_rows_to_learn_from_are_drawn_by_the_seed_and_from_all_of_the_others():
