@@ -106,7 +106,7 @@ def _card(outcome: "Outcome", row: Any) -> dict[str, Any]:
 
 def _cell(value: Any) -> str:
     value = value if pd.api.types.is_scalar(value) else str(value)
-    text = exact(value) if value != "" else "(empty)"
+    text = "(empty)" if isinstance(value, str) and not value else exact(value)
     return text if len(text) <= LONGEST_CELL else text[: LONGEST_CELL - 1] + "…"
 
 

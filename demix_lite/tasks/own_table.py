@@ -431,7 +431,7 @@ def _add_category(found: _Columns, name: str, text: pd.Series) -> None:
     if len(counts) > max(FEW_NUMBERS, len(known) / 2):
         words, unread = known.str.split().str.len().mean(), as_numbers(known).isna()
         what = "free text" if words > 2 else "an identifier (nearly every cell is different)"
-        if unread.mean() < 0.5:
+        if 0 < unread.mean() < 0.5:
             what = f"numbers but for {_count(int(unread.sum()), 'cell')}, such as "
             what += f"{known[unread].iloc[0]!r}; mend these, or empty them"
         found.notes.append(f"{name} was left out: it is {what}.")

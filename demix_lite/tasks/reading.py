@@ -28,16 +28,21 @@ POINT_THOUSANDS = r"-?[1-9]\d{0,2}(\.\d{3})+(,\d+)?"
 APART = re.compile(r"(?<=\d)['\u2019\u00a0\u202f](?=\d{3}(?!\d))")
 """What stands between thousands in 1'030."""
 
-NEGATIVE = re.compile(r"^(?:\((?P<owed>[^()]*\d[^()]*)\)|[-\u2212](?P<money>[$€£¥].*))$")
+SPACED = re.compile(r"(?<![\d ])[1-9]\d{0,2}(?: \d{3})+(?!\d)")
+"""Thousands as in 12 500, which a blank at any other place would not make a number."""
+
+MONEY = "$€£¥₹₩₺"
+NEGATIVE = re.compile(rf"^(?:\((?P<owed>[^()]*\d[^()]*)\)|[-\u2212](?P<money>[{MONEY}].*))$")
 """An accountant's (1,200), and -$5."""
 
 LIMIT = re.compile(r"^[<>\u2264\u2265~\u2248]=?\s*(?=[-\d.])")
 """Before a number that is only known to be smaller or larger, such as <0.5."""
 
 NUMBER_WITH_UNIT = (
-    r"^((?:[$€£¥]|USD|EUR|GBP|CHF)\s*)?([-+]?\d[\d.,]*)(\s*[^\d\s.,+-][^\d.,+-]{0,7})?$"
+    rf"^((?:R?[{MONEY}]|USD|EUR|GBP|CHF|kr\.?)\s*)?([-+]?\d[\d.,]*)"
+    r"(\s*[^\d\s.,+-][^\d.,+-]{0,7}[23]?)?$"
 )
-"""A sign of money or none, a number, and a unit of at most eight letters or none."""
+"""A sign of money or none, a number, and a unit of at most eight letters, as in 85 m2, or none."""
 
 MANY_OF_THEM = 0.8
 """Share of the numbers that have to be written in a way for the column to be written so."""
@@ -51,12 +56,13 @@ SHORT_DATE = re.compile(
     rf"^(?P<a>\d{{1,2}})(?P<sep>[-/.])(?P<b>\d{{1,2}})(?P=sep)(?P<year>\d{{4}}|\d{{2}}){TIME}$"
 )
 DAY_MONTH = re.compile(
-    rf"^(?P<day>\d{{1,2}})[-\s.]+(?P<name>[A-Za-z]{{3,9}})[-\s.,]+(?P<year>\d{{4}}){TIME}$"
+    rf"^(?P<day>\d{{1,2}})[-\s.]+(?P<name>[^\W\d_]{{3,9}})[-\s.,]+(?P<year>\d{{4}}){TIME}$"
 )
 MONTH_DAY = re.compile(
-    rf"^(?P<name>[A-Za-z]{{3,9}})\.?\s+(?P<day>\d{{1,2}}),?\s+(?P<year>\d{{4}}){TIME}$"
+    rf"^(?P<name>[^\W\d_]{{3,9}})\.?\s+(?P<day>\d{{1,2}}),?\s+(?P<year>\d{{4}}){TIME}$"
 )
 MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+GERMAN = {"mär": "mar", "mrz": "mar", "mai": "may", "okt": "oct", "dez": "dec"}
 CLOCK = re.compile(r"^(?P<time>\d{1,2}:\d{2}(?::\d{2})?(?:\s*[ap]\.?m\.?)?)$", re.IGNORECASE)
 """A time of day without a date."""
 
@@ -91,8 +97,10 @@ def as_numbers(values: pd.Series) -> pd.Series:
     --------
     >>> as_numbers(pd.Series(["$1,200.50", "-$7", "($12)", "soon"])).tolist()
     [1200.5, -7.0, -12.0, nan]
-    >>> as_numbers(pd.Series(["1'030.5", "2"])).tolist(), as_numbers(pd.Series(["3,5"])).tolist()
-    ([1030.5, 2.0], [3.5])
+    >>> as_numbers(pd.Series(["1'030.5", "12 500"])).tolist()
+    [1030.5, 12500.0]
+    >>> as_numbers(pd.Series(["3,5"])).tolist()
+    [3.5]
     >>> as_numbers(pd.Series(["<=50K", ">50K"])).tolist()
     [nan, nan]
     """
@@ -133,6 +141,8 @@ def unit_of(text: pd.Series) -> tuple[str, str]:
     --------
     >>> unit_of(pd.Series(["$5", "$1,200.50"])), unit_of(pd.Series(["12 kg", "7 kg"]))
     (('$', ''), ('', ' kg'))
+    >>> unit_of(pd.Series(["R$ 5,50", "R$ 7,00"])), unit_of(pd.Series(["85 m2", "1 020 m2"]))
+    (('R$ ', ''), ('', ' m2'))
     >>> unit_of(pd.Series(["1st", "2nd"])), unit_of(pd.Series(["room 1", "room 2"]))
     (('', ''), ('', ''))
     """
@@ -162,15 +172,15 @@ def without_unit(text: pd.Series) -> pd.Series:
 
 
 def _signed(text: pd.Series) -> pd.Series:
-    """Return (1,200) as -1,200, -$5 as $-5, and 1'030 as 1030; other cells as they are."""
+    """Return (1,200) as -1,200, -$5 as $-5, 1'030 and 1 030 as 1030; other cells as they are."""
 
     def rewritten(cell: object) -> object:
         if not isinstance(cell, str):
             return cell
         if match := NEGATIVE.match(cell):
             amount = (match["owed"] or match["money"]).strip()
-            cell = f"{amount[0]}-{amount[1:]}" if amount[0] in "$€£¥" else f"-{amount}"
-        return APART.sub("", cell)
+            cell = f"{amount[0]}-{amount[1:]}" if amount[0] in MONEY else f"-{amount}"
+        return SPACED.sub(lambda number: number[0].replace(" ", ""), APART.sub("", cell))
 
     return text.map(rewritten)
 
@@ -233,6 +243,8 @@ def as_dates(text: pd.Series) -> pd.Series:
     >>> written = ["2024/7/21", "21-Jul-2024", "July 21, 2024", "7/21/24 3:05 PM", "May be"]
     >>> [str(date)[:16] for date in as_dates(pd.Series(written))]
     ['2024-07-21 00:00', '2024-07-21 00:00', '2024-07-21 00:00', '2024-07-21 15:05', 'NaT']
+    >>> [str(date)[:10] for date in as_dates(pd.Series(["3. Mär 2024", "12. Dezember 2024"]))]
+    ['2024-03-03', '2024-12-12']
     """
     days_first = date_order(text) == "the day before the month"
     iso = {str(cell): _iso_date(str(cell), days_first) for cell in text.dropna().unique()}
@@ -271,8 +283,9 @@ def _iso_date(cell: str, days_first: bool) -> str | None:
     if "a" in part:
         day, month = (part["a"], part["b"]) if days_first else (part["b"], part["a"])
     if "name" in part:
-        name = part["name"].lower()
-        month = str(MONTHS.index(name[:3]) + 1) if name[:3] in MONTHS else "none"
+        name = part["name"].lower()[:3]
+        name = GERMAN.get(name, name)
+        month = str(MONTHS.index(name) + 1) if name in MONTHS else "none"
     year = part["year"]
     if len(year) == 2:
         year = f"{19 + (int(year) <= LATEST_YEAR)}{year}"

@@ -27,6 +27,9 @@ none); a column that needs more than so many was computed, and nobody typed it."
 OF_ONE_KIND = 2 / 3
 """Where such slips are at least this share of the numbers with more decimals, all of these are."""
 
+LARGE = 10
+"""So many large numbers of a column tell whether it is rounded to digits or to decimals."""
+
 FEW_FRACTIONS = 3
 """Many numbers that share so few fractions are written so, such as quarters of an hour."""
 
@@ -192,6 +195,9 @@ def mended_words(words: pd.Series, near: list[tuple[str, str]]) -> pd.Series:
 def with_more_decimals(numbers: np.ndarray) -> np.ndarray:
     """Return True for numbers with more decimals than their column.
 
+    Where large numbers have fewer decimals than small ones, digits count: 0.000974 is no slip
+    beside 0.3001 and 0.0869.
+
     Examples
     --------
     >>> with_more_decimals(np.r_[np.arange(20), 0.5, 2.54]).nonzero()[0].tolist()
@@ -206,7 +212,7 @@ def with_more_decimals(numbers: np.ndarray) -> np.ndarray:
         ~np.isnan(numbers) & ~_fits(numbers, enough) for enough in (decimals, decimals + MORE - 1)
     )
     slips = more if sure.sum() >= OF_ONE_KIND * more.sum() else sure
-    return slips & (not _repeat(numbers[sure]))
+    return slips & ~_fit_by_digits(numbers, decimals) & (not _repeat(numbers[sure]))
 
 
 def usual_decimals(numbers: np.ndarray) -> int | None:
@@ -232,6 +238,32 @@ def _repeat(numbers: np.ndarray) -> bool:
     """
     fractions = len(np.unique(np.round(numbers % 1, MOST)))
     return len(numbers) > 3 * FEW_FRACTIONS and fractions <= FEW_FRACTIONS
+
+
+def _fit_by_digits(numbers: np.ndarray, decimals: int) -> np.ndarray:
+    """Return True for numbers with no more digits than most, where a column is rounded to digits.
+
+    It is where its larger numbers need a decimal less than ``decimals``, the usual ones.
+
+    Examples
+    --------
+    >>> measured = np.r_[np.linspace(0.1, 0.9, 30).round(3), 0.0123, 0.01234]
+    >>> _fit_by_digits(measured, 4)[-2:].tolist()
+    [True, False]
+    """
+    size = np.abs(np.where(numbers == 0, np.nan, numbers))
+    tens = np.floor(np.log10(size))
+    known = ~np.isnan(size)
+
+    def enough(digits: int) -> np.ndarray:
+        return known & _fits(size / 10.0**tens, digits - 1)
+
+    usual = next((n for n in range(1, MOST) if enough(n).sum() >= USUAL * known.sum()), None)
+    if usual is None or decimals == 0:
+        return np.zeros(len(numbers), dtype=bool)
+    large = numbers[known & (tens >= usual - decimals)]
+    by_digits = len(large) >= LARGE and _fits(large, decimals - 1).mean() >= USUAL
+    return enough(usual) & by_digits
 
 
 def _fits(numbers: np.ndarray, decimals: int) -> np.ndarray:
