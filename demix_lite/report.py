@@ -158,7 +158,11 @@ def diagnosis_summary(about: Mapping[str, Any]) -> str:
         lines.append(f"  {names[kind]:19} {about['flagged'][kind]:>6,} flagged; {share}")
         lines += [f"    {hint}"] if (hint := flags_beside_share(about, kind)) else []
     lines += [many] if (many := if_many_are_flagged(about)) else []
-    lines += [f"suspected shortcut: {found['rule']}" for found in about["shortcuts"]]
+    lines += [
+        f"suspected shortcut: {found['rule']} ({found['label_share']:.0%} of the rows on its first "
+        f"side, {found['label_share_elsewhere']:.0%} of the others)"
+        for found in about["shortcuts"]
+    ]
     score = about["score"]
     if score["before"] is not None and score["after"] is not None:
         lines.append(

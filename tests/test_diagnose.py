@@ -514,7 +514,12 @@ def test_decimals_categories_and_lists_of_a_parquet_file_end_in_files(quick, tmp
     frame.loc[7, "income"] = Decimal("0.03962")
     frame["age"] = frame["age"].round().astype(int).astype("category")
     frame["tags"] = [["a", "b"], ["c"]] * 150
+    missing = np.arange(300) % 3 == 1
+    frame["visits"] = pd.array(np.arange(300) % 7, "Int64").to_numpy(object)
+    frame["visits"] = frame["visits"].mask(missing).astype("Int64")  # row 8 is shown without
+    frame["asked"] = frame["visits"].eq(4).mask(missing)
     outcome = diagnose_frame(frame, "buys")
+    assert outcome.diagnosis()["feature_error"][7] == 1
     written = write_outcome(outcome, tmp_path, repaired=".parquet")
     assert len(written) == 3
 
@@ -713,6 +718,13 @@ def test_codes_have_one_width():
     assert reading.are_codes(pd.Series(["01234", "98765"]))
     assert not reading.are_codes(pd.Series(["01234", "987"]))
     assert not reading.are_codes(pd.Series(["12345", "98765"]))
+
+
+def test_codes_that_are_nearly_all_different_are_an_identifier():
+    codes = [f"{n * 331:05d}" for n in range(60)]
+    table = own_table(people(60).assign(zip=codes), "buys")
+    assert "zip" not in table.task.features
+    assert "zip was left out: it is an identifier (nearly every cell is different)." in table.notes
 
 
 def test_checks_of_rows_and_classes_by_hand():
@@ -1125,7 +1137,10 @@ def test_a_shortcut_is_counted_by_the_side_that_stands_alone():
     breaks = np.array([False, False, True, True, False, False])
     breaks[5] = True  # as if it had town b and label u, too
     said = command._shortcut(NamedShortcut(rule, 1.0, breaks), rows, "y")
-    assert said == {"rule": "town = a → y = u", "rows": 3, "condition_alone": 1, "label_alone": 2}
+    assert said == {
+        "rule": "town = a → y = u", "rows": 3, "condition_alone": 1, "label_alone": 2,
+        "label_share": 2 / 3, "label_share_elsewhere": 1 / 3,
+    }  # fmt: skip
 
 
 def test_what_is_asked_for_reaches_the_debugger_and_the_self_check(monkeypatch):

@@ -137,7 +137,10 @@ def test_the_summary_of_a_file_says_every_number_where_it_belongs():
             "file": "f.csv", "judged": 1000, "flagged_any": 60, "kind": "regression", "target": "y",
             "errors": {"label": seen, "feature": unseen | {"slips": 2}, "spurious": unseen},
             "flagged": {"label": 58, "feature": 2, "spurious": 0}, "close_call": "",
-            "shortcuts": [{"rule": "a = 1 → y = 2"}], "known": None, "checks": [], "notes": ["n"],
+            "shortcuts": [
+                {"rule": "a = 1 → y = 2", "label_share": 0.8, "label_share_elsewhere": 0.25}
+            ],
+            "known": None, "checks": [], "notes": ["n"],
             "score": {
                 "metric": "MSE", "before": 0.5, "after": 0.25, "rows": 70,
                 "better": "smaller", "clear": True,
@@ -150,7 +153,7 @@ def test_the_summary_of_a_file_says_every_number_where_it_belongs():
         "    58 flagged; perhaps 100 rows in all (10.0%; 5.0% to 20.0%)",
         "     2 flagged; others cannot be seen in this table",
         "     0 flagged; no shortcut is suspected",
-        "suspected shortcut: a = 1 → y = 2",
+        "suspected shortcut: a = 1 → y = 2 (80% of the rows on its first side, 25% of the others)",
         "MSE on 70 held-out rows of yours: 0.5000 before, 0.2500 after the repair: better",
         "self-check, wrong label: of 40 put in 50% found, 75% of the flags right",
         "note: n",

@@ -261,3 +261,15 @@ def test_names_with_a_digit_and_words_that_are_not_so_rare_are_no_slips():
     towns = pd.Series(["Rotterdam"] * 1000 + ["Hamburg"] * 60 + ["Hambrg"] * 15)
     assert misspelt(towns) == []
     assert misspelt(towns.drop(range(1061, 1075))) == [("Hambrg", "Hamburg")]
+
+
+@pytest.mark.parametrize("digits", [3, 4])
+def test_numbers_rounded_to_digits_have_as_many_decimals_as_they_need(digits):
+    rng = np.random.default_rng(0)
+    measured = np.array([float(f"{x:.{digits}g}") for x in rng.lognormal(0, 1.5, 2000)])
+    assert not with_more_decimals(measured).any()
+    measured[:3] = [1.2345678, 0.012345678, 12.345678]
+    assert with_more_decimals(measured).nonzero()[0].tolist() == [0, 1, 2]
+    cents = rng.lognormal(3, 1, 2000).round(2)
+    cents[:20] = (cents[:20] / 100).round(4) + 1e-4  # as few digits as the others have
+    assert with_more_decimals(cents)[:20].all()

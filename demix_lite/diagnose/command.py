@@ -298,13 +298,16 @@ def _summary(
 
 
 def _shortcut(found: NamedShortcut, rows: pd.DataFrame, target: str) -> dict[str, Any]:
-    """Say what a shortcut claims and how many rows have one side of it without the other."""
+    """Say what a shortcut claims, how many rows have one side of it alone, how close the two are."""
     condition = found.rule.holds(rows)
+    label = found.rule.matches_target(rows[target])
     return {
         "rule": rule_in_words(found.rule, target),
         "rows": int(found.breaks.sum()),
         "condition_alone": int((found.breaks & condition).sum()),
         "label_alone": int((found.breaks & ~condition).sum()),
+        "label_share": float(label[condition].mean()),
+        "label_share_elsewhere": float(label[~condition].mean()),
     }
 
 
