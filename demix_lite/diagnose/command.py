@@ -298,7 +298,7 @@ def _summary(
 
 
 def _shortcut(found: NamedShortcut, rows: pd.DataFrame, target: str) -> dict[str, Any]:
-    """Say what a shortcut claims, how many rows have one side of it alone, how close the two are."""
+    """Say what a shortcut claims, how many rows have one side alone, how often both meet."""
     condition = found.rule.holds(rows)
     label = found.rule.matches_target(rows[target])
     return {
