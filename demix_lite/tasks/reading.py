@@ -243,8 +243,8 @@ def as_dates(text: pd.Series) -> pd.Series:
     >>> written = ["2024/7/21", "21-Jul-2024", "July 21, 2024", "7/21/24 3:05 PM", "May be"]
     >>> [str(date)[:16] for date in as_dates(pd.Series(written))]
     ['2024-07-21 00:00', '2024-07-21 00:00', '2024-07-21 00:00', '2024-07-21 15:05', 'NaT']
-    >>> [str(date)[:10] for date in as_dates(pd.Series(["3. Mär 2024", "12. Dezember 2024"]))]
-    ['2024-03-03', '2024-12-12']
+    >>> [str(date)[:10] for date in as_dates(pd.Series(["3. Mär 2024", "12. Okt. 2024"]))]
+    ['2024-03-03', '2024-10-12']
     """
     days_first = date_order(text) == "the day before the month"
     iso = {str(cell): _iso_date(str(cell), days_first) for cell in text.dropna().unique()}
