@@ -40,9 +40,9 @@ LIMIT = re.compile(r"^[<>\u2264\u2265~\u2248]=?\s*(?=[-\d.])")
 
 NUMBER_WITH_UNIT = (
     rf"^((?:R?[{MONEY}]|USD|EUR|GBP|CHF|kr\.?)\s*)?([-+]?\d[\d.,]*)"
-    r"(\s*[^\d\s.,+-][^\d.,+-]{0,7}[23]?)?$"
+    r"(\s*(?:[^\d\s.,+-][^\d.,+-]{0,7}|[cdfkm]?[mt][23]))?$"
 )
-"""A sign of money or none, a number, and a unit of at most eight letters, as in 85 m2, or none."""
+"""A sign of money or none, a number, and a unit of at most eight letters, or m2 and the like."""
 
 MANY_OF_THEM = 0.8
 """Share of the numbers that have to be written in a way for the column to be written so."""
