@@ -57,7 +57,7 @@ SHARES = {"errors": {}, "new draws": {}, "few errors": {"labels": 0.04, "feature
 """Shares of rows with errors by what is run; by default a quarter each."""
 
 NEW_DRAWS = range(25, 29)
-"""Seeds of files that were run once, after the last choice: nothing was chosen on them."""
+"""Seeds of files on which nothing was chosen."""
 
 COLUMNS = (
     *("what", "table", "seed", "rows", "columns", "detector", "flagged"),
