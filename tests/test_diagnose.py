@@ -262,6 +262,10 @@ BAD_FILES = {
     "nothing to learn from": (b"a,b\n" + b"1,x\n1,y\n" * 20, "no column to learn"),
     "only the label": (b"b\n" + b"x\ny\n" * 20, "no column beside"),
     "ragged": (b"a,b\n1,x\n1,2,3,4\n", "rows of equal length"),
+    "separator at the end": (
+        b"a,b\n1,x,\n2,y,\n",
+        "a row has more cells than there are column names",
+    ),
     "wrong encoding": ("a,b\nä,x\n".encode("latin-1"), "--encoding"),
     "zero bytes": (b"a,b\n\0,x\n", "not text"),
     "same name twice": (b"a,a,b\n1,2,x\n", "more than one column named 'a'"),

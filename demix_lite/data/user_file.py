@@ -157,6 +157,10 @@ def _read_text(path: Path, encoding: str | None) -> pd.DataFrame:
             )
     except (pd.errors.ParserWarning, ValueError) as error:
         reason = str(error).strip().split("\n")[-1].removeprefix("Error tokenizing data. C error: ")
+        if isinstance(error, pd.errors.ParserWarning):
+            reason = (
+                "a row has more cells than there are column names, perhaps a separator at its end"
+            )
         raise DemixError(f"{path} is not a table of rows of equal length ({reason}).") from error
     frame.columns = pd.Index(names)
     check_shape(len(frame), names, path)
