@@ -57,8 +57,6 @@ import psutil
 import yaml
 from papermill.exceptions import PapermillExecutionError
 
-from demix_lite.whole_file import whole_file
-
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import handouts
 import kernels
@@ -268,8 +266,12 @@ def read_json(path: Path) -> dict[str, Any]:
 def write(path: Path, content: bytes) -> None:
     """Write a file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as part:
-        part.write_bytes(content)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Any) -> None:
