@@ -273,3 +273,7 @@ def test_numbers_rounded_to_digits_have_as_many_decimals_as_they_need(digits):
     cents = rng.lognormal(3, 1, 2000).round(2)
     cents[:20] = (cents[:20] / 100).round(4) + 1e-4  # as few digits as the others have
     assert with_more_decimals(cents)[:20].all()
+    shares = rng.uniform(0.2, 0.99, 2000).round(2)  # some in per cent, and some by mistake again
+    shares[:150] = (shares[:150] * 100).round(2)
+    shares[150:300] = (shares[150:300] / 100).round(4)
+    assert with_more_decimals(shares)[150:300].mean() > 0.9

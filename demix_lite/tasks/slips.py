@@ -27,8 +27,9 @@ none); a column that needs more than so many was computed, and nobody typed it."
 OF_ONE_KIND = 2 / 3
 """Where such slips are at least this share of the numbers with more decimals, all of these are."""
 
-LARGE = 10
-"""So many large numbers of a column tell whether it is rounded to digits or to decimals."""
+LARGE = 1 / 3
+"""Such a share of a column has to be large numbers for them to tell whether it is rounded to digits;
+fewer may be slips themselves."""
 
 FEW_FRACTIONS = 3
 """Many numbers that share so few fractions are written so, such as quarters of an hour."""
@@ -262,7 +263,8 @@ def _fit_by_digits(numbers: np.ndarray, decimals: int) -> np.ndarray:
     if usual is None or decimals == 0:
         return np.zeros(len(numbers), dtype=bool)
     large = numbers[known & (tens >= usual - decimals)]
-    by_digits = len(large) >= LARGE and _fits(large, decimals - 1).mean() >= USUAL
+    many = len(large) >= max(1, LARGE * known.sum())
+    by_digits = many and _fits(large, decimals - 1).mean() >= USUAL
     return enough(usual) & by_digits
 
 
