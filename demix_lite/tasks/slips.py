@@ -28,8 +28,8 @@ OF_ONE_KIND = 2 / 3
 """Where such slips are at least this share of the numbers with more decimals, all of these are."""
 
 LARGE = 1 / 3
-"""So much of a column has to be large numbers for them to tell whether it is rounded to digits; fewer
-may be slips themselves."""
+"""So much of a column has to be large numbers for them to tell whether it is rounded to digits; a
+few may be slips themselves."""
 
 FEW_FRACTIONS = 3
 """Many numbers that share so few fractions are written so, such as quarters of an hour."""
