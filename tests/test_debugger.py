@@ -381,10 +381,10 @@ def test_the_share_of_an_error_is_what_the_ways_of_its_own_controls_lead_to():
     ways = [0.9, 0.05, 0.95]  # 11 %, all rows, one row in a hundred
     classes = scored(rows, ways)
     numbers = replace(classes, outputs=torch.zeros(100, 1))
-    assert evidence._share(classes, "label") == 1, "the largest"
-    assert evidence._share(numbers, "label") == pytest.approx(0.11), "the median"
+    assert evidence.share_of(classes, "label") == 1, "the largest"
+    assert evidence.share_of(numbers, "label") == pytest.approx(0.11), "the median"
     features = scored(rows, ways, kind="feature")
-    assert evidence._share(features, "feature") == pytest.approx(0.06), "the lower quartile"
+    assert evidence.share_of(features, "feature") == pytest.approx(0.06), "the lower quartile"
     both = (np.concatenate(pair) for pair in zip(
         (numbers.controls.kind, numbers.controls.way),
         (np.full(60, "feature"), features.controls.way),
@@ -393,14 +393,14 @@ def test_the_share_of_an_error_is_what_the_ways_of_its_own_controls_lead_to():
     controls = Controls(pd.DataFrame(), np.arange(120), *both)
     said = np.concatenate([numbers.of_controls, np.full((60, 3), 0.05)])
     together = replace(numbers, of_controls=said, controls=controls)
-    assert evidence._share(together, "label") == pytest.approx(0.11), "of its own controls alone"
+    assert evidence.share_of(together, "label") == pytest.approx(0.11), "of its own controls alone"
 
 
 def test_classes_that_nobody_confuses_do_not_hide_those_that_are():
     drawn_evenly, of_other_rows = 0.99, 0.6
     rows = np.r_[np.full(740, 0.1), np.full(250, 0.6), np.full(10, 0.99)]
     judged = scored(rows, [drawn_evenly, of_other_rows])
-    assert evidence._share(judged, "label") == pytest.approx(0.261)
+    assert evidence.share_of(judged, "label") == pytest.approx(0.261)
 
 
 def test_the_controls_found_are_those_that_would_be_flagged():
