@@ -29,10 +29,9 @@ MATHEMATICS = """async () => {
 
 AXE = {"preload": False, "resultTypes": ["violations"]}  # preloading would fetch styles by script
 
-LATER_ROWS = "table:not([id^=T_]) tbody tr:nth-child(n+6)"  # pandas calls those with colours T_...
-SAME_EVERYWHERE = {"exclude": [["pre"], ["mjx-container"], [".bd-sidebar-primary"], [LATER_ROWS]]}
+SAME_EVERYWHERE = {"exclude": [["pre"], ["mjx-container"], [".bd-sidebar-primary"]]}
 """Code, formulas and the list of pages look the same everywhere and take longest: two pages are
-enough for them. So do the rows of a table without colours after the fifth."""
+enough for them."""
 
 OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 

@@ -418,6 +418,15 @@ def test_an_interval_knows_that_other_rows_might_have_come():
     assert 0.03 < low < 0.08
 
 
+def test_an_estimate_lies_in_its_own_interval():
+    judged = scored(np.full(100, 0.1), [0.9])
+    said = evidence._evidence(
+        judged, "label", np.full(100, 0.3), 0.5, True, np.random.default_rng(0)
+    )
+    assert said.low <= said.share == pytest.approx(0.3)
+    assert said.share <= said.high
+
+
 def test_only_labels_are_turned_back_by_chance():
     many = told_apart(0.25, 10, rows=600)
     two = replace(many, outputs=torch.zeros(600, 2))
