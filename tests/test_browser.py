@@ -29,9 +29,10 @@ MATHEMATICS = """async () => {
 
 AXE = {"preload": False, "resultTypes": ["violations"]}  # preloading would fetch styles by script
 
-SAME_EVERYWHERE = {"exclude": [["pre"], ["mjx-container"], [".bd-sidebar-primary"]]}
+SAME_EVERYWHERE = "pre, mjx-container, .bd-sidebar-primary"
 """Code, formulas and the list of pages look the same everywhere and take longest: two pages are
-enough for them."""
+enough for them, and elsewhere they are taken out before the search."""
+TAKE_OUT = "all => document.querySelectorAll(all).forEach(one => one.replaceChildren())"
 
 OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
@@ -87,12 +88,12 @@ def open_page(browser, visit: Visit, **options):
     return tab
 
 
-def faults(tab, context: dict | None = None) -> list[str]:
+def faults(tab) -> list[str]:
     """Return what axe-core finds serious or critical."""
     from axe_playwright_python.sync_playwright import Axe
 
     found = []
-    for fault in Axe().run(tab, context=context, options=AXE).response["violations"]:
+    for fault in Axe().run(tab, options=AXE).response["violations"]:
         if fault["impact"] in ("serious", "critical"):
             where = "; ".join(node["html"][:120] for node in fault["nodes"][:2])
             found.append(f"{fault['id']} ({len(fault['nodes'])}): {where}")
@@ -107,11 +108,12 @@ def see(tab, noticed: Visit, path: Path, *, thoroughly: bool = True) -> Visit:
     tab.set_viewport_size(DESKTOP)
     tab.goto(path.as_uri())
     visit = Visit(*tab.evaluate(MATHEMATICS))
-    if thoroughly:
-        visit.faults = faults(tab, SAME_EVERYWHERE)
-    for size in (DESKTOP, PHONE):
+    for size in (PHONE, DESKTOP):
         tab.set_viewport_size(size)
         visit.too_wide[size["width"]] = tab.evaluate(OVERFLOW)
+    if thoroughly:
+        tab.evaluate(TAKE_OUT, SAME_EVERYWHERE)
+        visit.faults = faults(tab)
     visit.requests, noticed.requests = noticed.requests, []
     visit.complaints, noticed.complaints = noticed.complaints, []
     return visit
