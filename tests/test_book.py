@@ -443,9 +443,6 @@ def test_only_what_changed_is_done_again(tiny):
     assert "[1/1] lesson" in built(tiny)
     assert "full 43" in (html / "lesson.html").read_text()
 
-    built(tiny, "--quick")
-    assert "quick 43" in (tiny / "_build" / "quick" / "html" / "lesson.html").read_text()
-
 
 @pytest.mark.book
 @pytest.mark.slow
