@@ -268,6 +268,50 @@ class KeywordOnly(nn.Module):
         return self.head(self.layer(x=x, scale=2.0))
 
 
+class Padded(nn.Module):
+    """Treats padded samples in a way of their own: what a module gives is overwritten, or masked.
+
+    Token 0 is padding; a number below tells how many of the first samples have none.
+    """
+
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(WIDTH))
+
+        def forward(self, x, scale=1.0, mask=None):
+            scaled = (scale + self.weight).tanh() * x
+            return scaled if mask is None else scaled * mask
+
+    def __init__(self, masks):
+        super().__init__()
+        self.embedding, self.layer = nn.Embedding(VOCABULARY, WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.masked = self.Masked() if masks else None
+        self.head = nn.Linear(WIDTH, CLASSES)
+
+    def forward(self, tokens):
+        pad = tokens == 0
+        x = self.layer(self.embedding(tokens))
+        if self.masked:
+            return self.head(self.masked(x, mask=(~pad)[..., None]).sum(1).tanh())
+        if pad.any():
+            x[pad] = 0
+        return self.head(x.sum(1).tanh())
+
+
+class ByHand(nn.Module):
+    """Reaches a parameter in a way that nobody can follow, and has one that is a single number."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(WIDTH, CLASSES)
+        self.weight = nn.Parameter(torch.randn(WIDTH, WIDTH))
+        self.kept, self.scale = [self.weight], nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, x):
+        return self.scale * self.layer(torch.tanh(x @ self.kept[0]))
+
+
 def in_place():
     return nn.Sequential(
         nn.Linear(WIDTH, 6), nn.ReLU(inplace=True), nn.Linear(6, 6), nn.ELU(inplace=True),
@@ -308,6 +352,12 @@ def ids(*shape):
     return lambda n, draw: torch.randint(VOCABULARY, (n, *shape), generator=draw)
 
 
+def padded_later(n, draw):
+    tokens = torch.randint(1, VOCABULARY, (n, STEPS), generator=draw)
+    tokens[n // 2 + 1 :, -1] = 0
+    return tokens if n > VALID else tokens.clamp_min(1)
+
+
 def named(n, draw):
     return {"x": numbers(WIDTH)(n, draw), "id": ids()(n, draw)}
 
@@ -340,6 +390,9 @@ CASES = {
     "recurrent": Case(Recurrent, numbers(STEPS, WIDTH)),
     "steps first": Case(StepsFirst, numbers(STEPS, WIDTH)),
     "in place": Case(in_place, numbers(WIDTH)),
+    "in place where it is padded": Case(lambda: Padded(masks=False), padded_later),
+    "masked by an argument that skips another": Case(lambda: Padded(masks=True), padded_later),
+    "a parameter in a list, and a single number": Case(ByHand, numbers(WIDTH)),
     "biases only": Case(biases_only, numbers(WIDTH)),
     "dict inputs": Case(FromDict, named),
     "keyword-only": Case(KeywordOnly, numbers(WIDTH)),
@@ -424,6 +477,75 @@ def test_the_cheap_rules_carry_the_models_they_are_meant_for():
     assert kinds["two names"] == {"a": LinearFactor, "head": LinearFactor}
     for name in ("torch attention", "tied parameter", "tied function", "recurrent"):
         assert FALLBACK in kinds[name], name
+
+
+def penalised(model):
+    def loss(outputs, targets):
+        return cross_entropy(outputs, targets) + sum(p.square().sum() for p in model.parameters())
+
+    return loss
+
+
+def test_a_loss_may_use_the_parameters_of_the_model():
+    model, loss, train, valid = problem("mlp")
+    expected = loop_cosine(model, penalised(model), train, valid)
+    assert not torch.allclose(expected, loop_cosine(model, loss, train, valid), atol=0.01)
+    assert_same(influence_vectors(model, penalised(model), train, valid)["influence"], expected)
+
+
+class Borrowed(nn.Module):
+    """Uses the weight of a layer once more, for samples that begin with a positive number."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(WIDTH, 1)
+
+    def forward(self, x):
+        return self.layer(x) + (x[:, :1] > 0) * F.linear(x.tanh(), self.layer.weight)
+
+
+def test_a_sample_with_a_huge_gradient_does_not_hide_what_the_rules_miss():
+    _, loss, train, valid = problem("regression")
+    valid[0][0, 0], valid[0][1:, 0] = -1, 1
+    valid[1][0] = 1e6
+    torch.manual_seed(0)
+    model = Borrowed()
+    train, valid = ([part.float() for part in samples] for samples in (train, valid))
+    found = influence_vectors(model, loss, train, valid)["influence"]
+    assert_same(found, loop_cosine(model, loss, train, valid), 1e-5)
+
+
+def test_gradients_are_there_where_nobody_asks_for_any():
+    model, loss, train, valid = problem("attention by hand")
+    expected = loop_cosine(model, loss, train, valid)
+    with torch.no_grad():
+        assert_same(influence_vectors(model, loss, train, valid)["influence"], expected)
+    with torch.inference_mode(), pytest.raises(DemixError, match=r"outside of torch.inference_m"):
+        influence_vectors(model, loss, train, valid)
+
+
+def test_a_model_in_training_is_put_in_evaluation_mode_with_every_block():
+    model, loss, train, valid = problem("mlp")
+    model = nn.Sequential(nn.Dropout(0.5), model)
+    source = InfluenceSource(model, loss, valid)
+    expected = source.block(*train)
+    assert torch.equal(source.block(*train), expected)
+    model.train()
+    assert torch.equal(source.block(*train), expected)
+
+
+def test_a_compiled_model_is_looked_into():
+    model, loss, train, valid = problem("mlp")
+    compiled = torch.compile(model, backend="eager")
+    assert_same(influence_vectors(compiled, loss, train, valid)["influence"],
+                loop_cosine(model, loss, train, valid))  # fmt: skip
+
+
+def test_lengths_that_are_no_method_mean_nothing():
+    model, loss, train, valid = problem("mlp")
+    expected = influence_vectors(model, loss, train, valid, channels=ALL).values
+    model.lengths = [8, 6]
+    assert torch.equal(influence_vectors(model, loss, train, valid, channels=ALL).values, expected)
 
 
 def test_the_vmap_fallback_equals_the_loop_fallback():
@@ -826,6 +948,98 @@ def test_a_model_that_routes_samples_is_refused():
         influence_vectors(Routed().double(), loss, train, valid, block_size=ROWS)
 
 
+class Sorted(nn.Module):
+    """Sends the samples through its layers in the order of their lengths."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(VOCABULARY, WIDTH), nn.Linear(WIDTH, CLASSES)
+
+    def forward(self, tokens):
+        order = (tokens != 0).sum(1).argsort(descending=True, stable=True)
+        return self.head(self.embedding(tokens[order]).sum(1).tanh())[order.argsort()]
+
+
+def test_a_model_that_sorts_its_samples_is_refused_as_soon_as_it_does():
+    draw = torch.Generator().manual_seed(0)
+    labels = torch.randint(CLASSES, (12,), generator=draw)
+    alike = torch.randint(1, VOCABULARY, (12, STEPS), generator=draw)
+    torch.manual_seed(0)
+    model = Sorted().double()
+    found = influence_vectors(model, cross_entropy, (alike, labels), (alike, labels))
+    assert_same(found["influence"], loop_cosine(model, cross_entropy, *[(alike, labels)] * 2))
+    shorter = alike.clone()
+    shorter[3, 2:] = 0
+    with pytest.raises(DemixError, match="does not see the samples in their order"):
+        influence_vectors(model, cross_entropy, (shorter, labels), (alike, labels))
+
+
+@pytest.mark.parametrize(
+    "mixing",
+    [
+        lambda x, y: F.cross_entropy(x @ x.T, torch.arange(len(x)), reduction="none"),
+        lambda x, y: cross_entropy(x, y) / cross_entropy(x, y).mean(),
+        lambda x, y: cross_entropy(F.dropout(x, 0.5), y),
+    ],
+    ids=["contrasts", "weights by the mean", "drops out always"],
+)
+@pytest.mark.parametrize("few", [1, VALID])
+def test_a_loss_that_looks_at_other_samples_or_at_chance_is_refused(mixing, few):
+    model, _, train, valid = problem("mlp")
+    with pytest.raises(DemixError, match="depends on the samples beside it, or on chance"):
+        influence_vectors(model, mixing, train, take(valid, slice(few)))
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        lambda: nn.Sequential(
+            nn.Flatten(0, 1), nn.Linear(WIDTH, 1), nn.Unflatten(0, (-1, CLASSES))
+        ),
+        lambda: weight_norm(nn.Linear(WIDTH, 1)),
+    ],
+    ids=["not one row a sample", "weight norm"],
+)
+def test_layers_are_not_counted_where_one_cannot_be_seen(head):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(WIDTH, WIDTH), head()).double()
+    inputs, labels = torch.randn(ROWS, CLASSES, WIDTH).double(), problem("mlp")[2][1]
+
+    def loss(outputs, targets):
+        return cross_entropy(outputs.reshape(len(targets), CLASSES), targets)
+
+    sides = [(inputs, labels)] * 2
+    assert_same(
+        influence_vectors(model, loss, *sides)["influence"], loop_cosine(model, loss, *sides)
+    )
+    with pytest.raises(DemixError, match="layers cannot be counted here: '1"):
+        influence_vectors(model, loss, *sides, channels=["influence[-1]"])
+
+
+def test_a_loss_with_other_dimensions_is_told_to_average_over_them():
+    model, _, train, valid = problem("mlp")
+    with pytest.raises(DemixError, match=r"not \(3, 1\); average over the other dim"):
+        influence_vectors(model, lambda x, y: cross_entropy(x, y)[:, None], train, valid)
+
+
+def test_labels_agree_one_by_one():
+    model, loss, train, valid = problem("regression")
+    sides = [(x, y[:, None]) for x, y in (train, valid)]
+    one, other = (
+        influence_vectors(model, used, *samples, channels=["label_agreement"]).values
+        for used, samples in (
+            (loss, (train, valid)),
+            (lambda x, y: loss(x, y.squeeze(1)), sides),
+        )
+    )
+    assert torch.equal(one, other)
+    pairs = [(x, torch.stack([y, y], dim=1)) for x, y in (train, valid)]
+    with pytest.raises(DemixError, match="label_agreement compares one label a sample"):
+        influence_vectors(
+            model, lambda x, y: loss(x, y[:, 0]), *pairs, channels=["label_agreement"]
+        )
+
+
 @pytest.mark.parametrize(
     ("channel", "sentence"),
     [
@@ -848,7 +1062,6 @@ def test_a_bad_channel_is_refused_before_anything_is_written(channel, sentence, 
 def test_outputs_are_copied_only_where_they_are_overwritten(name, overwrites):
     model, loss, train, _ = problem(name)
     capture = FactorCapture(model, loss)
-    assert capture.copies  # until the first samples have shown that it takes none
     capture(*train)
     assert capture.copies is overwrites
 
@@ -868,6 +1081,7 @@ def test_a_channel_may_be_named_without_a_list():
         (lambda x, y: TensorDataset(x, y), "must be .*not a TensorDataset.*its .tensors"),
         (lambda x, y: (x.numpy(), y), "must hold torch tensors, not ndarray; torch.as_tensor"),
         (lambda x, y: (x, y[:3]), r"has .* different lengths: \[\d+, 3\]"),
+        (lambda x, y: ((x, torch.tensor(2.0)), y), "holds a single number"),
     ],
 )
 @pytest.mark.parametrize("side", ["train", "valid"])

@@ -7,6 +7,7 @@ their products is what makes exact influence cheap. This module captures such fa
 trainable module of a model; :mod:`demix_lite.influence.gram` multiplies them.
 """
 
+import warnings
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from demix_lite.models.training import LossFn, take
 FALLBACK = "(through the model)"
 CHECKED_SAMPLES = (3, 4)
 FALLBACK_CHUNK = 256
+LOOSE = 0.02
+"""Share by which values may differ that a sample has alone and in its batch."""
 
 
 @dataclass
@@ -132,9 +135,36 @@ class Captured:
     entries: dict[str, int]
 
 
+NOTHING = torch.empty(0)
+
+
 class _Call(NamedTuple):
-    inputs: tuple[Any, ...]
-    gradient: Tensor
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    output: Tensor = NOTHING
+    gradient: Tensor = NOTHING
+
+    @property
+    def input(self) -> Any:
+        """The first argument, by whatever name."""
+        return next(iter((*self.args, *self.kwargs.values())))
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All arguments that are tensors."""
+        leaves = tree_leaves((self.args, self.kwargs))
+        return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+
+
+class _WithLoss(nn.Module):
+    """A model and its loss as one module: a loss may use parameters of the model, too."""
+
+    def __init__(self, model: nn.Module, loss_fn: LossFn):
+        super().__init__()
+        self.model, self.loss_fn = model, loss_fn
+
+    def forward(self, inputs: Any, targets: Tensor) -> Tensor:
+        return self.loss_fn(self.model(inputs), targets)
 
 
 class FactorCapture:
@@ -145,7 +175,8 @@ class FactorCapture:
     with parameters is differentiated alone, sample by sample, from its recorded input and output
     gradient. Some samples are checked against their full gradients: a parameter that the rules
     do not explain (a tied weight, a parameter used outside its module, a module that is not called
-    with one row per sample) is differentiated through the whole model with ``vmap(grad)``.
+    with one row per sample) is differentiated through the whole model with ``vmap(grad)``. Of every
+    later batch one sample also goes through the model alone and has to look the same there.
 
     Parameters
     ----------
@@ -158,31 +189,35 @@ class FactorCapture:
     Raises
     ------
     DemixError
-        If the model mixes samples (batch norm in training mode, say), if no parameter is
-        trainable, if the loss is not one number per sample, or if modules are called or skipped
-        depending on the samples.
+        If the model mixes samples (batch norm in training mode, say), sorts them on their way or
+        depends on chance, if no parameter is trainable, if the loss is not one number per sample,
+        or if modules are called or skipped depending on the samples.
     """
 
     def __init__(self, model: nn.Module, loss_fn: LossFn):
         refuse_batch_statistics(model)
         self.model = model
         self.loss_fn = loss_fn
+        self.whole = _WithLoss(model, loss_fn)
         # A module under two names counts once; a parameter in two modules counts twice.
         # Both are looked up once: with every batch it would take as long as a layer.
         self.modules = dict(model.named_modules())
-        held = {name: _trainable(name, module) for name, module in self.modules.items()}
-        self.parameters = {name: p for own in held.values() for name, p in own.items()}
+        self.held = {name: _trainable(name, module) for name, module in self.modules.items()}
+        self.parameters = {name: p for own in self.held.values() for name, p in own.items()}
         if not self.parameters:
             raise DemixError("the model has no trainable parameter, so nothing has an influence.")
         times = Counter(map(id, self.parameters.values()))
         once = {
-            name: {n for n, p in own.items() if times[id(p)] == 1} for name, own in held.items()
+            name: {n for n, p in own.items() if times[id(p)] == 1}
+            for name, own in self.held.items()
         }
         # Modules that have a rule, each with the parameters it explains.
         self.ruled = {name: own for name, own in once.items() if own}
         self.fallback: set[str] | None = None
-        self.overwrites = False
-        self.copies = True
+        self.unseen_layers: list[str] = []
+        # Whether outputs are copied, and whether vmap can be asked, is seen on the way.
+        self.copies = False
+        self.batched = True
 
     def __call__(self, inputs: Any, targets: Tensor) -> Captured:
         """Return losses and factors of a block of samples."""
@@ -190,27 +225,27 @@ class FactorCapture:
             self.fallback = self._unexplained(inputs, targets)
         losses, calls = self._record(inputs, targets)
         self._refuse_routing(calls, len(targets))
+        self._refuse_company(inputs, targets, losses, calls)
         factors = {name: self._factor(name, calls[name]) for name in calls}
         if self.fallback:
             factors[FALLBACK] = DenseFactor(self._through_model(inputs, targets, self.fallback))
         entries = {name: sum(map(_recorded, calls[name])) for name in calls}
         return Captured(losses, factors, entries)
 
-    def _record(self, inputs: Any, targets: Tensor) -> tuple[Tensor, dict[str, list[_Call]]]:
-        """Run the model forward and backward; keep inputs and output gradients of its modules."""
-        seen: list[tuple[str, tuple[Any, ...], Tensor]] = []
-        copied: list[Tensor] = []
+    def _forward(self, inputs: Any, targets: Tensor) -> tuple[Tensor, dict[str, list[_Call]]]:
+        """Run the model; keep inputs and outputs of its modules."""
+        calls: dict[str, list[_Call]] = {}
+        versions: list[tuple[Tensor, int]] = []
 
         def record(name: str, _: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
             if not isinstance(output, Tensor) or not output.requires_grad:
                 return output
-            arguments = tree_map_only(Tensor, Tensor.detach, (*args, *kwargs.values()))
-            seen.append((name, arguments, output))
-            if not self.copies:
-                return output
+            values, named = tree_map_only(Tensor, Tensor.detach, (args, kwargs))
+            calls.setdefault(name, []).append(_Call(values, named, output))
             # A copy goes on, so that an in-place operation cannot overwrite the record.
-            copied.append(output.clone())
-            return copied[-1]
+            passed_on = output.clone() if self.copies else output
+            versions.append((output, output._version))
+            return passed_on
 
         handles = [
             self.modules[name].register_forward_hook(partial(record, name), with_kwargs=True)
@@ -219,17 +254,26 @@ class FactorCapture:
         try:
             with torch.enable_grad():
                 losses = self._losses(inputs, targets)
-                total = losses.sum()
         finally:
             for handle in handles:
                 handle.remove()
-        self.overwrites |= any(copy._version for copy in copied)
-        outputs = [output for *_, output in seen]
-        found = torch.autograd.grad(total, outputs, materialize_grads=True) if seen else ()
-        calls: dict[str, list[_Call]] = {}
-        for (name, arguments, _), gradient in zip(seen, found, strict=True):
-            calls.setdefault(name, []).append(_Call(arguments, gradient))
-        return losses.detach(), calls
+        if any(output._version != version for output, version in versions):
+            self.copies = True
+            return self._forward(inputs, targets)
+        return losses, calls
+
+    def _record(self, inputs: Any, targets: Tensor) -> tuple[Tensor, dict[str, list[_Call]]]:
+        """Run the model forward and backward; keep inputs and output gradients of its modules."""
+        losses, calls = self._forward(inputs, targets)
+        outputs = [call.output for made in calls.values() for call in made]
+        with torch.enable_grad():
+            total = losses.sum()
+        found = torch.autograd.grad(total, outputs, materialize_grads=True) if outputs else ()
+        gradients = iter(found)
+        return losses.detach(), {
+            name: [_Call(call.args, call.kwargs, gradient=next(gradients)) for call in made]
+            for name, made in calls.items()
+        }
 
     def _refuse_routing(self, calls: dict[str, list[_Call]], n: int) -> None:
         odd = calls.keys() ^ self.ruled.keys()
@@ -240,12 +284,35 @@ class FactorCapture:
                 "sends samples different ways is not supported."
             )
 
+    def _refuse_company(
+        self, inputs: Any, targets: Tensor, losses: Tensor, calls: dict[str, list[_Call]]
+    ) -> None:
+        """Let one sample go through the model without the others, twice: one alone is squeezed."""
+        row = len(targets) // 2
+        twice = torch.tensor([row, row])
+        alone, again = self._forward(take(inputs, twice), targets[twice])
+        _refuse_mixing(losses[row], alone.detach()[0], losses)
+        for name, made in calls.items():
+            for call, other in zip(made, again.get(name, []), strict=False):
+                if not all(map(partial(_same_row, row), call.tensors, other.tensors)):
+                    raise DemixError(
+                        f"module {name!r} does not see the samples in their order, or sees them "
+                        "mixed; a model must treat every sample by itself (and not sort them by "
+                        "length, say)."
+                    )
+
     def _losses(self, inputs: Any, targets: Tensor) -> Tensor:
         losses = self.loss_fn(self.model(inputs), targets)
         if losses.shape != (len(targets),):
+            remedy = "average over the other dimensions" if losses.ndim else "use reduction='none'"
             raise DemixError(
                 f"the loss must return one number per sample, shape ({len(targets)},), "
-                f"not {tuple(losses.shape)}; use reduction='none'."
+                f"not {tuple(losses.shape)}; {remedy}."
+            )
+        if not losses.requires_grad:
+            raise DemixError(
+                "the losses have no gradient with respect to any parameter; run this outside of "
+                "torch.inference_mode(), and forward() without torch.no_grad()."
             )
         return losses
 
@@ -272,25 +339,28 @@ class FactorCapture:
 
         def loss_of_one(parameters: dict[str, Tensor], x: Any, y: Tensor) -> Tensor:
             single = tree_map(lambda tensor: tensor[None], x)
-            tied = {name: parameters[one] for name, one in alias.items()}
-            outputs = functional_call(self.model, tied, (single,), tie_weights=False)
-            return self.loss_fn(outputs, y[None])[0]
+            tied = {f"model.{name}": parameters[one] for name, one in alias.items()}
+            return functional_call(self.whole, tied, (single, y[None]), tie_weights=False)[0]
 
         per_sample = vmap(grad(loss_of_one), in_dims=(None, 0, 0), chunk_size=FALLBACK_CHUNK)
-        try:
-            found = per_sample(chosen, inputs, targets)
-        except RuntimeError:
-            # Some operations (fused recurrent cells) cannot be batched by vmap: one by one then.
-            rows = torch.arange(len(targets)).split(1)
-            each = [self._one_by_one(take(inputs, row), targets[row], chosen) for row in rows]
-            found = {name: torch.cat([one[name] for one in each]) for name in chosen}
-        return torch.cat([found[name].flatten(1) for name in chosen], dim=1).detach()
+        if self.batched:
+            try:
+                with warnings.catch_warnings():
+                    warnings.filterwarnings("ignore", "There is a performance drop")
+                    found = per_sample(chosen, inputs, targets)
+                return _rows({name: found[name].detach() for name in chosen})
+            except RuntimeError:
+                # Some operations (fused recurrent cells) cannot be batched by vmap.
+                self.batched = False
+        rows = torch.arange(len(targets)).split(1)
+        each = [self._one_by_one(take(inputs, row), targets[row], chosen) for row in rows]
+        return torch.cat([_rows(one) for one in each])
 
     def _one_by_one(self, inputs: Any, targets: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
         """Per-sample gradients of the named parameters, one backward pass a sample."""
         chosen = {name: self.parameters[name] for name in names}
         with torch.enable_grad():
-            losses = self._losses(inputs, targets)
+            losses = list(self._losses(inputs, targets))
         rows = [
             torch.autograd.grad(
                 loss, list(chosen.values()), retain_graph=True, materialize_grads=True
@@ -302,17 +372,36 @@ class FactorCapture:
 
     def _unexplained(self, inputs: Any, targets: Tensor) -> set[str]:
         """Names of the parameters whose per-sample gradients the rules do not reproduce."""
-        few = torch.arange(max(CHECKED_SAMPLES)) % len(targets)
-        wanted = self._one_by_one(take(inputs, few), targets[few], self.parameters)
+        earlier, watched, called = NOTHING, set(self.ruled), set[str]()
         for size in CHECKED_SAMPLES:
             # Two sizes tell a dimension that counts samples from one that happens to be as long.
-            _, calls = self._record(take(inputs, few[:size]), targets[few[:size]])
+            few = torch.arange(size) % len(targets)
+            some, labels = take(inputs, few), targets[few]
+            wanted = self._one_by_one(some, labels, self.parameters)
+            losses, calls = self._record(some, labels)
+            called |= calls.keys()
+            for before, now in zip(earlier, losses, strict=False):
+                _refuse_mixing(before, now, losses)
+            earlier = losses
             for name, own in list(self.ruled.items()):
-                gradients = torch.cat([wanted[full][:size].flatten(1) for full in own], dim=1)
+                gradients = _rows({full: wanted[full] for full in own})
                 if not self._explains(name, calls.get(name), gradients):
                     del self.ruled[name]
-        self.copies = self.overwrites
-        return self.parameters.keys() - set().union(*self.ruled.values())
+        left = self.parameters.keys() - set().union(*self.ruled.values())
+        if left:
+            once = {id(self.parameters[name]): name for name in sorted(left)}
+            gradients = _rows({name: wanted[name] for name in once.values()})
+            self.batched = _agree(self._through_model(some, labels, left), gradients)
+        skipped = watched - called
+        self.unseen_layers = [n for n in self.modules if n not in skipped and self._is_unseen(n)]
+        return left
+
+    def _is_unseen(self, name: str) -> bool:
+        """Tell whether a module is a linear layer that is trained but has no factors."""
+        module = self.modules[name]
+        trained = any(parameter.requires_grad for parameter in module.parameters())
+        seen = type(module) is nn.Linear and self.held[name].keys() == self.ruled.get(name)
+        return isinstance(module, nn.Linear) and trained and not seen
 
     def _explains(self, name: str, calls: list[_Call] | None, wanted: Tensor) -> bool:
         """Tell whether the factors of a module have the inner products of the wanted gradients."""
@@ -323,15 +412,52 @@ class FactorCapture:
         except Exception:
             # It is anyone's code: it may not stand being differentiated alone, sample by sample.
             return False
-        if len(found) != len(wanted):
-            return False
-        # What a model in half precision rounds is not a rule that fails.
-        kinds = {wanted.dtype, *(call.gradient.dtype for call in calls)}
-        tolerance = max(torch.finfo(kind).eps for kind in kinds) ** 0.5
-        found, wanted = found.double(), wanted.double()
-        products = wanted @ wanted.T
-        gap = (found @ found.T - products).abs().max()
-        return bool(gap <= tolerance * products.abs().max())
+        return len(found) == len(wanted) and _agree(
+            found, wanted, *(call.gradient.dtype for call in calls)
+        )
+
+
+def _agree(found: Tensor, wanted: Tensor, *kinds: torch.dtype) -> bool:
+    """Tell whether gradients have the inner products of the wanted ones, as far as these are."""
+    # What a model in half precision rounds is not a rule that fails.
+    precision = max(torch.finfo(kind).eps for kind in (wanted.dtype, *kinds))
+    known = wanted.isfinite().all(dim=1)
+    found, wanted = found[known].double(), wanted[known].double()
+    gap = (found @ found.T - wanted @ wanted.T).abs()
+    norms = wanted.norm(dim=1)
+    norms = norms.clamp_min(10 * precision * norms.max()) if len(norms) else norms
+    return bool((gap <= precision**0.5 * norms[:, None] * norms).all())
+
+
+def _rows(gradients: dict[str, Tensor]) -> Tensor:
+    """Write the gradients of several parameters side by side, shape ``(n, P)``."""
+    return torch.cat([g.reshape(len(g), -1) for g in gradients.values()], dim=1)
+
+
+def _refuse_mixing(loss: Tensor, alone: Tensor, losses: Tensor) -> None:
+    """Raise if the loss of a sample is another one without the samples beside it."""
+    share = max(LOOSE, torch.finfo(losses.dtype).eps ** 0.5)
+    if (loss - alone).abs() > share * losses.nan_to_num(0, 0, 0).abs().max():
+        raise DemixError(
+            "the loss of a sample depends on the samples beside it, or on chance; influence needs "
+            "a model and a loss that treat every sample by itself, without dropout."
+        )
+
+
+def _same_row(row: int, together: Tensor, alone: Tensor) -> bool:
+    """Tell whether a module sees in a batch what it sees of a sample alone, which is there twice.
+
+    Nothing can be told of what is padded to another length, or not counted by samples.
+    """
+    by_sample = together.dim() and len(alone) == 2 < len(together) > row
+    if not by_sample or together.shape[1:] != alone.shape[1:]:
+        return True
+    first, second = together[row], alone[0]
+    if not first.is_floating_point():
+        return torch.equal(first, second)
+    gap = (first - second).double().norm()
+    share = max(LOOSE, 2 * torch.finfo(first.dtype).eps ** 0.5)
+    return not gap > share * second.double().norm()
 
 
 def _trainable(prefix: str, module: nn.Module) -> dict[str, nn.Parameter]:
@@ -341,8 +467,7 @@ def _trainable(prefix: str, module: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def _recorded(call: _Call) -> int:
-    inputs = (leaf for leaf in tree_leaves(call.inputs) if isinstance(leaf, Tensor))
-    return sum(tensor.numel() for tensor in (*inputs, call.gradient)) // len(call.gradient)
+    return sum(tensor.numel() for tensor in (*call.tensors, call.gradient)) // len(call.gradient)
 
 
 def refuse_batch_statistics(model: nn.Module) -> None:
@@ -370,7 +495,7 @@ def _side_by_side(calls: list[Tensor]) -> Tensor:
 
 def _linear_factor(calls: list[_Call], own: set[str]) -> LinearFactor:
     # Positions of repeated calls stand side by side: their cross terms come for free.
-    a = _side_by_side([call.inputs[0] for call in calls])
+    a = _side_by_side([call.input for call in calls])
     g = _side_by_side([call.gradient for call in calls])
     ones = a.new_ones(*a.shape[:2], 1)
     if own == {"bias"}:
@@ -381,7 +506,7 @@ def _linear_factor(calls: list[_Call], own: set[str]) -> LinearFactor:
 
 
 def _embedding_factor(module: nn.Embedding, calls: list[_Call]) -> EmbeddingFactor:
-    ids = torch.cat([call.inputs[0].reshape(len(call.gradient), -1) for call in calls], dim=1)
+    ids = torch.cat([call.input.reshape(len(call.gradient), -1) for call in calls], dim=1)
     g = _side_by_side([call.gradient for call in calls])
     if module.padding_idx is not None:
         g = g * (ids != module.padding_idx)[..., None]
@@ -390,12 +515,12 @@ def _embedding_factor(module: nn.Embedding, calls: list[_Call]) -> EmbeddingFact
 
 def _norm_gradient(module: Any, call: _Call, own: set[str]) -> Tensor:
     if type(module) is nn.LayerNorm:
-        normal = F.layer_norm(call.inputs[0], module.normalized_shape, eps=module.eps)
+        normal = F.layer_norm(call.input, module.normalized_shape, eps=module.eps)
     else:
         # However it normalises, what comes out is linear in the weight.
         weight = module.weight.detach()
         one, zero = (
-            functional_call(module, {"weight": like(weight)}, call.inputs)
+            functional_call(module, {"weight": like(weight)}, call.args, call.kwargs)
             for like in (torch.ones_like, torch.zeros_like)
         )
         normal = one - zero
@@ -409,11 +534,13 @@ def _local_gradient(module: nn.Module, call: _Call, own: set[str]) -> Tensor:
     """Differentiate one module alone, sample by sample, from its recorded call."""
     parameters = {n: p.detach() for n, p in module.named_parameters(recurse=False) if n in own}
 
-    def gradient_of_one(args: tuple, output_gradient: Tensor) -> dict[str, Tensor]:
-        single = tree_map_only(Tensor, lambda x: x[None], args)
-        pull_back = vjp(lambda p: functional_call(module, p, single), parameters)[1]
+    def gradient_of_one(given: tuple, output_gradient: Tensor) -> dict[str, Tensor]:
+        args, kwargs = tree_map_only(Tensor, lambda x: x[None], given)
+        pull_back = vjp(lambda p: functional_call(module, p, args, kwargs), parameters)[1]
         return pull_back(output_gradient[None])[0]
 
-    in_dims = tree_map(lambda x: 0 if isinstance(x, Tensor) else None, call.inputs)
-    per_sample = vmap(gradient_of_one, in_dims=(in_dims, 0))(call.inputs, call.gradient)
-    return torch.cat([g.flatten(1) for g in tree_leaves(per_sample)], dim=1)
+    given = call.args, call.kwargs
+    in_dims = tree_map(lambda x: 0 if isinstance(x, Tensor) else None, given)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "There is a performance drop")
+        return _rows(vmap(gradient_of_one, in_dims=(in_dims, 0))(given, call.gradient))

@@ -110,7 +110,8 @@ def influence_vectors(
     ----------
     model : nn.Module
         ``model(inputs)`` returns one output per sample. Moved to ``device`` and put in evaluation
-        mode; batch norm in training mode is refused.
+        mode; batch norm in training mode is refused. If it has a method ``lengths(inputs)``,
+        samples of like length go through it together.
     loss_fn : callable
         ``loss_fn(outputs, targets)`` returns the loss of every sample, shape ``(n,)``.
     train, valid : tuple
@@ -188,6 +189,8 @@ def _check_samples(samples: Any, name: str) -> None:
         raise DemixError(
             f"{name} must hold torch tensors, not {other[0]}; torch.as_tensor makes one of it."
         )
+    if any(part.dim() == 0 for part in parts):
+        raise DemixError(f"{name} holds a single number; every tensor needs one row a sample.")
     counts = [len(part) for part in parts]
     if len(set(counts)) > 1:
         raise DemixError(f"{name} has inputs and targets of different lengths: {counts}.")
@@ -254,15 +257,19 @@ class InfluenceSource:
         for name, match in layered.items():
             if not match and (name not in CHANNELS or "[" in name):
                 raise unknown_name("channel", name, CHANNELS)
+        model = getattr(model, "_orig_mod", model)  # compiled, its modules cannot be watched
         refuse_batch_statistics(model)
-        self.model = model.to(self.device).eval()
+        self.model = model.to(self.device)
         # Tells the length of every sample, if the model knows of lengths.
-        self._lengths: Callable[[Any], Tensor] | None = getattr(self.model, "lengths", None)
+        lengths = getattr(self.model, "lengths", None)
+        self._lengths: Callable[[Any], Tensor] | None = lengths if callable(lengths) else None
         on_cuda = self.device.type == "cuda"
         self._room = min(CUDA_BYTES, self._free() // 2) if on_cuda else 0
         self.capture = FactorCapture(self.model, loss_fn)
         dtype = next(p.dtype for p in model.parameters() if p.requires_grad)
         self.dtype = torch.promote_types(dtype, torch.float32)
+        if "label_agreement" in self.channels and valid[1][0].numel() != 1:
+            raise DemixError("label_agreement compares one label a sample; leave that channel out.")
         self._valid_samples = valid
         self._partners = partners or self.valid_count
         self._asked: list[tuple[str, Layer]] = []
@@ -384,6 +391,7 @@ class InfluenceSource:
 
     def _side(self, samples: Samples, other: "_Side | None" = None) -> "_Side":
         """Return what the channels need of some samples, in the forms that the other side has."""
+        self.model.eval()  # whoever streams while training puts it back
         inputs, targets = move(samples, self.device)
         captured = self.capture(inputs, targets)
         if other is None:
@@ -414,6 +422,7 @@ class InfluenceSource:
                 if kind in compared
             },
             linear=list(linear),
+            unseen=self.capture.unseen_layers,
             entries=features.shape[1]
             + sum(max(captured.entries.get(n, 0), _entries(f)) for n, f in factors.items()),
         )
@@ -439,10 +448,18 @@ class _Side:
     directions: dict[tuple[str, Layer], Tensor]
     """By channel: vectors of unit length, of which only the cosines count."""
     linear: list[str]
+    unseen: list[str]
+    """Linear layers that have no factors of their own, for which nobody knows the place."""
     entries: int
 
     def layer(self, index: int) -> str:
         """Return the name of a linear layer, counted from the first or from the last."""
+        if self.unseen:
+            raise DemixError(
+                f"a channel asks for linear layer {index}, but layers cannot be counted here: "
+                f"{self.unseen[0]!r} shares or computes its weight, or is not called with "
+                "one row a sample."
+            )
         if not -len(self.linear) <= index < len(self.linear):
             raise DemixError(
                 f"a channel asks for linear layer {index}, but the model has {len(self.linear)} of "
@@ -527,6 +544,7 @@ def label_agreement(train: Tensor, valid: Tensor) -> Tensor:
     tensor([[0., 0., 1.],
             [1., 1., 0.]])
     """
+    train, valid = train.flatten(), valid.flatten()
     if train.is_floating_point():
         return 1.0 / (1.0 + (train[:, None] - valid[None]).abs())
     return (train[:, None] == valid[None]).to(torch.get_default_dtype())
