@@ -359,6 +359,20 @@ def test_mistakes_are_value_errors_with_a_sentence():
         debugger.fit(features, ["same"] * len(frame))
     with pytest.raises(DemixError, match="lacks the column"):
         debugger.fit(features, labels, features[["age"]], labels)
+    for missing in ("NA", "", None):
+        holed = labels.astype(object).where(labels.index != 3, missing)
+        with pytest.raises(ValueError, match=r"missing in 1 row\(s\), the first at place 3"):
+            debugger.fit(features, holed)
+    for held in ((features, None), (None, labels)):
+        with pytest.raises(ValueError, match="come together"):
+            debugger.fit(features, labels, *held)
+    with pytest.raises(ValueError, match=f"{len(frame)} rows, but 5 labels"):
+        debugger.fit(features, labels, features, labels[:5])
+    with pytest.raises(ValueError, match="there must be validation rows"):
+        debugger.fit(features, labels, features[:0], labels[:0])
+    for repeats in (0, 1.5, "two"):
+        with pytest.raises(ValueError, match=f"a whole number from 1 on, not {repeats}"):
+            DataDebugger(detector=LossDetector(), repeats=repeats).fit(features, labels)
 
 
 # ------------------------------------------------------------------ the parts by hand
@@ -621,7 +635,8 @@ def test_slips_come_on_top_of_what_the_detector_sees():
     pd.testing.assert_frame_equal(said.flag, before[1])
 
 
-def test_witnesses_are_named_as_the_tables_name_their_rows():
+@pytest.mark.parametrize("names", ["abcdef", "aaaaaa"], ids=["each its own", "all alike"])
+def test_witnesses_are_named_as_the_tables_name_their_rows(names):
     influence = torch.tensor([[0.5, -0.5, 0.1, 0.0, -0.1], [0.0, 0.1, 0.2, 0.3, 0.4]])
     block = torch.stack([torch.ones_like(influence), influence], 1)
     run = SimpleNamespace(
@@ -634,8 +649,8 @@ def test_witnesses_are_named_as_the_tables_name_their_rows():
         ],
         valid_index=np.array([5, 0, 2, 3, 1]),
     )
-    index, valid_index = pd.Index(list("abcdef")), pd.Index(list("uvwxyz"))
-    wrong = index.isin(["b", "e"])
+    index, valid_index = pd.Index(list(names)), pd.Index(list("uvwxyz"))
+    wrong = np.isin(np.arange(6), [1, 4])
     lines = {f"{kind}_{what}": wrong * 1.0 for kind in ERROR_TYPES for what in ("probability",)}
     flags = {f"{kind}_error": wrong & (kind == "label") for kind in ERROR_TYPES}
     found = estimator._witnesses(
@@ -644,7 +659,7 @@ def test_witnesses_are_named_as_the_tables_name_their_rows():
         valid_index,
     )
     # The most helpful two first, then the most harmful two.
-    assert found["row"].tolist() == ["e"] * 4 + ["b"] * 4
+    assert found["row"].tolist() == [names[4]] * 4 + [names[1]] * 4
     assert found["validation_row"].tolist() == ["z", "w", "u", "v", "v", "x", "z", "u"]
     wanted = [0.5, 0.1, -0.5, -0.1, 0.4, 0.3, 0.0, 0.1]
     assert found["influence"].tolist() == pytest.approx(wanted)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import re
 import signal
 import subprocess
@@ -526,6 +527,59 @@ def test_decimals_categories_and_lists_of_a_parquet_file_end_in_files(quick, tmp
     assert outcome.diagnosis()["feature_error"][7] == 1
     written = write_outcome(outcome, tmp_path, repaired=".parquet")
     assert len(written) == 3
+
+
+def test_numbers_of_single_precision_have_the_decimals_they_show():
+    prices = pd.Series(np.arange(300) / 100).where(np.arange(300) != 7, 0.12345)
+    for kind in ("float32", "Float32", pd.ArrowDtype(pa.float32()), "float64"):
+        read = own_table(people(300).assign(price=prices.astype(kind)), "buys")
+        assert "price: 1 cell with more decimals than the others (row 8)." in read.checks, kind
+        assert read.frame["price"].tolist() == prices.tolist(), kind
+
+
+def test_categories_of_numbers_are_names_by_their_type():
+    codes = pd.Series(np.arange(300) % 40 + 100)
+    read = own_table(people(300).assign(code=codes.astype("category")), "buys")
+    assert read.task.categorical == ("code",)
+    assert read.frame["code"].tolist() == codes.astype(str).tolist()
+    assert own_table(people(300).assign(code=codes), "buys").task.categorical == ()
+    labels = people(300).assign(buys=pd.Series(np.arange(300) % 20))
+    assert own_table(labels, "buys").task.label.classes == 0
+    assert own_table(labels.astype({"buys": "category"}), "buys").task.label.classes == 20
+
+
+def test_dates_of_arrow_are_dates():
+    days = pd.Series(pd.date_range("2024-01-01", periods=300).date)
+    frame = people(300).assign(day=days.astype(pd.ArrowDtype(pa.date32())))
+    assert "day (month)" in own_table(frame, "buys").task.numeric
+
+
+def test_an_ordered_category_stays_one_in_the_repaired_table(quick):
+    sizes = pd.Categorical(
+        np.where(np.arange(300) % 2, "small", "large"),
+        categories=["smal", "small", "large", "huge"],
+        ordered=True,
+    )
+    frame = people(300).assign(size=sizes)
+    frame.loc[7, "size"] = "smal"
+    after = diagnose_frame(frame, "buys").repaired()["size"]
+    assert after[7] == "small"
+    assert after.dtype == frame["size"].dtype
+
+
+def test_what_parquet_cannot_hold_is_said_and_the_outcome_can_be_kept(quick, tmp_path):
+    mixed = np.array([1, "a", "b"] * 100, dtype=object)
+    outcome = diagnose_frame(people(300).assign(mixed=mixed), "buys")
+    with pytest.raises(DataError, match=r"written as Parquet \(.*\); write it as '.csv'"):
+        write_outcome(outcome, tmp_path, repaired=".parquet")
+    again = pickle.loads(pickle.dumps(outcome))
+    pd.testing.assert_frame_equal(again.diagnosis(), outcome.diagnosis())
+    assert len(write_outcome(again, tmp_path, repaired=".csv")) == 3
+
+
+def test_what_is_no_frame_is_refused():
+    with pytest.raises(DataError, match="your table must be a pandas DataFrame, not a ndarray"):
+        diagnose_frame(people(300).to_numpy(), "buys")
 
 
 # ------------------------------------------------------------------ how people write

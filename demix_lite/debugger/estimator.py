@@ -148,12 +148,20 @@ class DataDebugger(BaseEstimator):
         # Columns of several kinds (dates beside numbers) have no common type but object.
         plain = X.astype(object) if isinstance(X, pd.DataFrame) else X
         validate_data(self, plain, y, dtype=None, ensure_all_finite="allow-nan")
-        if self.repeats is not None and self.repeats < 1:
-            raise DataError(f"repeats must be at least 1, not {self.repeats}.")
+        counted = isinstance(self.repeats, int | np.integer) and self.repeats >= 1
+        if self.repeats is not None and not counted:
+            raise DataError(f"repeats must be a whole number from 1 on, not {self.repeats}.")
         frame, target = _joined(X, y)
-        if X_valid is not None and (y_valid is None or without_label(pd.Series(y_valid)).any()):
-            raise DataError("validation rows need a label each: pass y_valid, with none missing.")
+        if len(missing := np.flatnonzero(without_label(frame[target]))):
+            raise DataError(
+                f"the label is missing in {len(missing)} row(s), the first at place {missing[0]} "
+                f"({frame[target].iloc[missing[0]]!r}); leave such rows out."
+            )
+        if (X_valid is None) != (y_valid is None):
+            raise DataError("X_valid and y_valid come together: pass both, or none.")
         held = None if X_valid is None else _joined(X_valid, y_valid, target)[0]
+        if held is not None and (held.empty or without_label(held[target]).any()):
+            raise DataError("there must be validation rows, with a label each: none is missing.")
         self.table_, valid = _read(frame, held, target, self.kind)
         seed = _seed(self.random_state)
         judgement = judge_table(
@@ -216,8 +224,12 @@ def _joined(X: Any, y: Any, target: str | None = None) -> tuple[pd.DataFrame, st
     name = target or str(getattr(y, "name", None) or "label")
     while target is None and name in features.columns:
         name += "_"
-    labels = pd.Series(np.asarray(y).ravel(), index=features.index, name=name)
-    return features.assign(**{name: labels}), name
+    if isinstance(y, pd.DataFrame):
+        y = y.iloc[:, 0]
+    labels = y if isinstance(y, pd.Series) else pd.Series(np.asarray(y).ravel())
+    if len(labels) != len(features):
+        raise DataError(f"there are {len(features)} rows, but {len(labels)} labels.")
+    return features.assign(**{name: labels.set_axis(features.index)}), name
 
 
 def _read(
@@ -324,10 +336,11 @@ def _witnesses(
 ) -> pd.DataFrame:
     """List the validation rows that the most suspicious rows help and harm most."""
     index = diagnosis.index
-    chosen = set().union(*leading_rows(diagnosis).values())
+    # By place: names of rows may repeat.
+    chosen = np.unique(np.concatenate([*leading_rows(diagnosis.reset_index(drop=True)).values()]))
     lines = []
     for rows, run in judgement.parts:
-        places = np.flatnonzero(index[rows].isin(chosen))
+        places = np.flatnonzero(np.isin(np.arange(len(index))[rows], chosen))
         if not len(places):
             continue
         blocks = run.sources[0].block(*take(run.samples, places))

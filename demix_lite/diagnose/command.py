@@ -84,7 +84,11 @@ class Outcome:
                 cells.loc[changed] = np.nan  # of numbers that moved one may come from an empty cell
                 cells.loc[known.index] = _as_in_file(given.loc[after.index], old, known)
                 if isinstance(kind, pd.CategoricalDtype):
-                    kind = "category"
+                    known_before = kind.categories.astype(object)
+                    new_ones = cells.dropna().unique()
+                    kind = pd.CategoricalDtype(
+                        known_before.append(pd.Index(new_ones, dtype=object)).unique(), kind.ordered
+                    )
                 elif kind.kind in "iu" and cells.isna().any():
                     kind = given.convert_dtypes().dtype
                 mended[column] = cells.astype(kind)
@@ -103,14 +107,15 @@ def diagnose_file(
     validation_file: Path | str | None = None,
     known_file: Path | str | None = None,
     encoding: str | None = None,
-    announce: Announce = lambda stage: None,
+    announce: Announce | None = None,
     **options: Any,
 ) -> Outcome:
     """Diagnose a CSV or Parquet file; the other ``options`` are those of :func:`diagnose_frame`.
 
     Text files are UTF-8 unless ``encoding`` says otherwise.
     """
-    announce("read the file")
+    if announce:
+        announce("read the file")
     raw, validation, known = (
         None if file is None else read_user_file(file, encoding=encoding)
         for file in (path, validation_file, known_file)
@@ -131,7 +136,7 @@ def diagnose_frame(
     detector: ErrorDetector | None = None,
     repeats: int | None = None,
     seed: int = 0,
-    announce: Announce = lambda stage: None,
+    announce: Announce | None = None,
 ) -> Outcome:
     """Diagnose a table that is in memory.
 
@@ -182,7 +187,7 @@ def diagnose_frame(
     checked = None
     if with_self_check:
         task, rows = debugger.table_.task, debugger.table_.mended
-        checked = self_check(task, rows, detector, seed=seed, announce=announce)
+        checked = self_check(task, rows, detector, seed=seed, announce=announce or _quietly)
     seconds = time.perf_counter() - started
     summary = _summary(name, raw, debugger, checked, truth, seed, seconds)
     return Outcome(raw, target, debugger, summary, validation)
@@ -199,14 +204,30 @@ def write_outcome(outcome: Outcome, folder: Path | str, *, repaired: str = "") -
         "report.html": lambda p: p.write_text(report_page(outcome), encoding="utf-8"),
     }
     if repaired in (".parquet", ".pq"):
-        writers["repaired.parquet"] = lambda p: outcome.repaired().to_parquet(p, index=False)
+        writers["repaired.parquet"] = lambda p: _to_parquet(outcome.repaired(), p)
     elif repaired:
         writers["repaired.csv"] = lambda p: outcome.repaired().to_csv(p, index=False, **as_read)
     return write_together(Path(folder), writers)
 
 
+def _to_parquet(frame: pd.DataFrame, path: Path) -> None:
+    try:
+        frame.to_parquet(path, index=False)
+    except (ValueError, TypeError, NotImplementedError) as error:  # what Arrow raises, too
+        said = str(error).splitlines()[0]
+        raise DataError(
+            f"the repaired table cannot be written as Parquet ({said}); write it as '.csv'."
+        ) from error
+
+
+def _quietly(stage: str) -> None:
+    """Announce nothing."""
+
+
 def _numbered(frame: pd.DataFrame, name: str) -> pd.DataFrame:
     """Return the table with rows numbered from 0 and names of columns as text, none twice."""
+    if not isinstance(frame, pd.DataFrame):
+        raise DataError(f"{name} must be a pandas DataFrame, not a {type(frame).__name__}.")
     raw = frame.reset_index(drop=True).set_axis([str(c) for c in frame.columns], axis=1)
     if not raw.columns.is_unique:
         twice = raw.columns[raw.columns.duplicated()][0]

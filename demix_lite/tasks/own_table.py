@@ -4,11 +4,18 @@ import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from datetime import date
 from functools import cached_property
 from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
+from pandas.api.types import (
+    is_bool_dtype,
+    is_datetime64_any_dtype,
+    is_numeric_dtype,
+    is_timedelta64_dtype,
+)
 
 from demix_lite.errors import DemixError
 from demix_lite.tasks.labels import Classes, Label, Number
@@ -141,7 +148,8 @@ def own_table(
     target : str
         The label column.
     kind : {"auto", "classification", "regression"}
-        What the label is; by default numbers with many values are a regression.
+        What the label is; by default numbers with many values are a regression, unless their type
+        is categorical.
     name : str
         Name in sentences and in the names of seeds.
 
@@ -168,7 +176,10 @@ def own_table(
     found = _Columns(frozenset(map(str, frame.columns)))
     label, labels = _label(found, frame[target], kind)
     for column in frame.columns.drop(target):
-        _read_column(found, str(column), frame[column])
+        if _are_codes_by_type(frame[column]):
+            _add_category(found, str(column), as_text(frame[column]))
+        else:
+            _read_column(found, str(column), frame[column])
     if not any(column.nunique() > 1 for column in found.mended.values()):
         raise DataError(
             f"{name} has no column to learn {target!r} from (n_features = 0): "
@@ -258,7 +269,7 @@ def without_label(labels: pd.Series) -> np.ndarray:
     >>> without_label(pd.Series(["a", " ", "NA"])).tolist()
     [False, True, True]
     """
-    if pd.api.types.is_numeric_dtype(labels.dtype):
+    if is_numeric_dtype(labels.dtype):
         return ~np.isfinite(labels.to_numpy(dtype=float, na_value=np.nan))
     return as_text(labels, NO_LABEL).isna().to_numpy()
 
@@ -273,7 +284,8 @@ def _label(found: _Columns, labels: pd.Series, kind: Kind) -> tuple[Label, pd.Se
             "empty them to leave their rows out."
         )
     few = FEW_NUMBERS if _are_whole(numbers) else 2
-    is_number = numbers.notna().all() and not pd.api.types.is_bool_dtype(labels.dtype)
+    named = isinstance(labels.dtype, pd.CategoricalDtype) or is_bool_dtype(labels.dtype)
+    is_number = numbers.notna().all() and not named
     if kind == "regression" or (kind == "auto" and is_number and numbers.nunique() > few):
         return _number_label(numbers)
     text = _one_spelling(found, as_text(labels, NO_LABEL)).astype(object)
@@ -330,22 +342,28 @@ def _one_spelling(found: _Columns, text: pd.Series) -> pd.Series:
     return name
 
 
+def _are_codes_by_type(values: pd.Series) -> bool:
+    """Say whether numbers are names: whoever makes categories of them means codes."""
+    kind = values.dtype
+    return isinstance(kind, pd.CategoricalDtype) and is_numeric_dtype(kind.categories.dtype)
+
+
 def _read_column(found: _Columns, name: str, values: pd.Series) -> None:
     """Put one column where it belongs, or say why it is left out."""
-    if isinstance(values.dtype, pd.CategoricalDtype):
+    if isinstance(values.dtype, pd.CategoricalDtype) or values.dtype.type is date:
         values = values.astype(object)
-    is_number = pd.api.types.is_numeric_dtype(values.dtype)
-    if is_number and not pd.api.types.is_bool_dtype(values.dtype):
+    is_number = is_numeric_dtype(values.dtype)
+    if is_number and not is_bool_dtype(values.dtype):
         numbers = as_numbers(values)
         _add_number(found, name, as_text(values.where(numbers.isna())), numbers)
         return
-    if pd.api.types.is_timedelta64_dtype(values.dtype):
+    if is_timedelta64_dtype(values.dtype):
         days = values / pd.Timedelta(days=1)
         found.notes.append(f"{name} is a span of time; read as days.")
         found.add(found.free(f"{name} (days)"), days, days, source=name)
         return
     cells = as_text(values)
-    if pd.api.types.is_datetime64_any_dtype(values.dtype):
+    if is_datetime64_any_dtype(values.dtype):
         _add_date(found, name, cells, values)
         return
     cells = _say_missing(found, name, cells, values)

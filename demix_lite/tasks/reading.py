@@ -112,7 +112,17 @@ def as_numbers(values: pd.Series) -> pd.Series:
         values = pd.to_numeric(text, errors="coerce")
         if (values.isna() & text.notna()).any():
             values = pd.to_numeric(_with_points(without_unit(text)), errors="coerce")
-    return values.astype(float).replace([np.inf, -np.inf], np.nan)
+    return _widened(values).replace([np.inf, -np.inf], np.nan)
+
+
+def _widened(numbers: pd.Series) -> pd.Series:
+    """Return numbers in double precision; those of single precision keep the digits they show."""
+    known = numbers.notna()
+    double = numbers.astype(float)
+    if getattr(numbers.dtype, "numpy_dtype", numbers.dtype) in (np.float16, np.float32):
+        single = double[known].to_numpy().astype(np.float32)
+        double[known] = single.astype(str).astype(float)
+    return double
 
 
 def stands_for_missing(text: pd.Series, read: pd.Series) -> np.ndarray:
