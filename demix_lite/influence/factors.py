@@ -225,7 +225,7 @@ class FactorCapture:
             self.fallback = self._unexplained(inputs, targets)
         losses, calls = self._record(inputs, targets)
         self._refuse_routing(calls, len(targets))
-        self._refuse_company(inputs, targets, losses, calls)
+        self._refuse_other_company(inputs, targets, losses, calls)
         factors = {name: self._factor(name, calls[name]) for name in calls}
         if self.fallback:
             factors[FALLBACK] = DenseFactor(self._through_model(inputs, targets, self.fallback))
@@ -284,10 +284,13 @@ class FactorCapture:
                 "sends samples different ways is not supported."
             )
 
-    def _refuse_company(
+    def _refuse_other_company(
         self, inputs: Any, targets: Tensor, losses: Tensor, calls: dict[str, list[_Call]]
     ) -> None:
-        """Let one sample go through the model without the others, twice: one alone is squeezed."""
+        """Raise if one sample looks different without the others beside it.
+
+        It goes through the model twice at once: many models squeeze a batch of one.
+        """
         row = len(targets) // 2
         twice = torch.tensor([row, row])
         alone, again = self._forward(take(inputs, twice), targets[twice])
