@@ -79,6 +79,9 @@ WHILE_READ = "test_q"
 """Files from here on, by name, come after those that read the book: enough before them that nobody
 waits for the book, enough after them that nobody stands idle at the end."""
 
+LONG = ("test_suite.py", "test_twin.py")
+"""Of those the ones that take a minute; whoever came to one last would be waited for."""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Read the book when it is built; leave out what needs a missing GPU."""
@@ -87,7 +90,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         name = item.path.name
         if name in NEED_THE_BOOK:
             return 1 + NEED_THE_BOOK.index(name) / 2, "book_folder" in item.fixturenames
-        return (-1, False) if name == BOOK_FIRST else (2 if name > WHILE_READ else 0, False)
+        if name == BOOK_FIRST:
+            return -1, False
+        return (3 - (name in LONG) if name > WHILE_READ else 0, False)
 
     items.sort(key=turn)
     marked = [item for item in items if item.get_closest_marker("gpu")]
