@@ -548,10 +548,38 @@ def test_categories_of_numbers_are_names_by_their_type():
     assert own_table(labels.astype({"buys": "category"}), "buys").task.label.classes == 20
 
 
-def test_dates_of_arrow_are_dates():
-    days = pd.Series(pd.date_range("2024-01-01", periods=300).date)
-    frame = people(300).assign(day=days.astype(pd.ArrowDtype(pa.date32())))
-    assert "day (month)" in own_table(frame, "buys").task.numeric
+def test_types_of_arrow_are_read_like_others():
+    days, hours = pd.date_range("2024-01-20", periods=60), pd.to_timedelta(np.arange(60), "h")
+    columns = {
+        "day": (pa.date32(), days.date),
+        "seen": (pa.timestamp("us", "UTC"), days.tz_localize("UTC")),
+        "waited": (pa.duration("s"), hours.to_pytimedelta()),
+        "clock": (pa.time64("us"), (days[0] + hours).time),
+        "paid": (pa.decimal128(8, 2), [Decimal(i) / 4 for i in range(60)]),
+        "member": (pa.bool_(), [True, False] * 30),
+        "town": (pa.string(), ["Rome", "Oslo"] * 30),
+        "land": (pa.dictionary(pa.int32(), pa.string()), ["Italy", "Norway"] * 30),
+    }
+    frame = people(60)
+    for gap in ([], [7]):
+        for name, (kind, cells) in columns.items():
+            cells = [None if i in gap else cell for i, cell in enumerate(cells)]
+            cells = pa.array(cells, kind if not pa.types.is_dictionary(kind) else kind.value_type)
+            frame[name] = pd.Series(cells.cast(kind), dtype=pd.ArrowDtype(kind))
+        table = own_table(frame.set_axis(frame.index + 100), "buys")
+        dates = [f"{name} ({part})" for name in ("day", "seen") for part in ("days", "month")]
+        read = {*dates, "waited (days)", "clock (hours since midnight)", "paid"}
+        assert read <= set(table.task.numeric)
+        assert table.task.categorical == ("member", "town", "land")
+        assert (table.frame[[*read]].isna().sum() == len(gap)).all()
+
+
+def test_a_decimal_stays_one_with_no_more_decimals_than_its_column():
+    read, new = pd.Series([1.5, 2.25, np.nan]), pd.Series([0.1234, 7])
+    objects = pd.Series([Decimal("1.5"), Decimal("2.25"), None])
+    for raw in (objects, objects.astype(pd.ArrowDtype(pa.decimal128(4, 2)))):
+        mended = pd.Series(command._as_in_file(raw, read, new), dtype=object).astype(raw.dtype)
+        assert mended.tolist() == [Decimal("0.12"), Decimal(7)]
 
 
 def test_an_ordered_category_stays_one_in_the_repaired_table(quick):

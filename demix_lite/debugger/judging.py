@@ -35,6 +35,10 @@ BATCHES, SMALLEST_BATCH, LARGEST_BATCH = 16, 16, 256
 Announce = Callable[[str], None]
 
 
+def say_nothing(stage: str) -> None:
+    """Announce nothing; unlike a lambda it can be pickled."""
+
+
 @dataclass(frozen=True)
 class Controls:
     """Copies of rows with an error that we put there.
@@ -80,7 +84,7 @@ def judge_table(
     repeats: int | None = None,
     validation: int = 256,
     seed: object = 0,
-    announce: Announce = lambda stage: None,
+    announce: Announce = say_nothing,
 ) -> Judgement:
     """Judge every row of a table, with ``validation`` samples per influence vector.
 

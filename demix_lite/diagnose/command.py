@@ -12,7 +12,7 @@ import pandas as pd
 from demix_lite import __version__
 from demix_lite.data.user_file import read_user_file
 from demix_lite.debugger import DataDebugger
-from demix_lite.debugger.judging import Announce
+from demix_lite.debugger.judging import Announce, say_nothing
 from demix_lite.debugger.self_check import self_check
 from demix_lite.debugger.shortcut_names import NamedShortcut
 from demix_lite.detector import ErrorDetector
@@ -84,11 +84,7 @@ class Outcome:
                 cells.loc[changed] = np.nan  # of numbers that moved one may come from an empty cell
                 cells.loc[known.index] = _as_in_file(given.loc[after.index], old, known)
                 if isinstance(kind, pd.CategoricalDtype):
-                    known_before = kind.categories.astype(object)
-                    new_ones = cells.dropna().unique()
-                    kind = pd.CategoricalDtype(
-                        known_before.append(pd.Index(new_ones, dtype=object)).unique(), kind.ordered
-                    )
+                    kind = _with_room_for(kind, cells)
                 elif kind.kind in "iu" and cells.isna().any():
                     kind = given.convert_dtypes().dtype
                 mended[column] = cells.astype(kind)
@@ -107,15 +103,14 @@ def diagnose_file(
     validation_file: Path | str | None = None,
     known_file: Path | str | None = None,
     encoding: str | None = None,
-    announce: Announce | None = None,
+    announce: Announce = say_nothing,
     **options: Any,
 ) -> Outcome:
     """Diagnose a CSV or Parquet file; the other ``options`` are those of :func:`diagnose_frame`.
 
     Text files are UTF-8 unless ``encoding`` says otherwise.
     """
-    if announce:
-        announce("read the file")
+    announce("read the file")
     raw, validation, known = (
         None if file is None else read_user_file(file, encoding=encoding)
         for file in (path, validation_file, known_file)
@@ -136,7 +131,7 @@ def diagnose_frame(
     detector: ErrorDetector | None = None,
     repeats: int | None = None,
     seed: int = 0,
-    announce: Announce | None = None,
+    announce: Announce = say_nothing,
 ) -> Outcome:
     """Diagnose a table that is in memory.
 
@@ -187,7 +182,7 @@ def diagnose_frame(
     checked = None
     if with_self_check:
         task, rows = debugger.table_.task, debugger.table_.mended
-        checked = self_check(task, rows, detector, seed=seed, announce=announce or _quietly)
+        checked = self_check(task, rows, detector, seed=seed, announce=announce)
     seconds = time.perf_counter() - started
     summary = _summary(name, raw, debugger, checked, truth, seed, seconds)
     return Outcome(raw, target, debugger, summary, validation)
@@ -220,10 +215,6 @@ def _to_parquet(frame: pd.DataFrame, path: Path) -> None:
         ) from error
 
 
-def _quietly(stage: str) -> None:
-    """Announce nothing."""
-
-
 def _numbered(frame: pd.DataFrame, name: str) -> pd.DataFrame:
     """Return the table with rows numbered from 0 and names of columns as text, none twice."""
     if not isinstance(frame, pd.DataFrame):
@@ -252,19 +243,26 @@ def _one_other(table: OwnTable) -> bool:
     return table.task.label.other_known or bool(table.task.label.classes and frequent.sum() == 2)
 
 
+def _with_room_for(kind: pd.CategoricalDtype, cells: pd.Series) -> pd.CategoricalDtype:
+    """Return a type with the same categories in the same order, and behind them what is new."""
+    new = [cell for cell in cells.dropna().unique() if cell not in kind.categories]
+    return pd.CategoricalDtype([*kind.categories, *new], kind.ordered) if new else kind
+
+
 def _as_in_file(raw: pd.Series, read: pd.Series, new: pd.Series) -> list[Any]:
     """Write values the way the file writes that column."""
     if pd.api.types.is_numeric_dtype(read.dtype):
         is_whole = (read.dropna() % 1 == 0).all()
         numbers = [round(v) if is_whole else float(f"{v:.15g}") for v in new]
-        if pd.api.types.is_numeric_dtype(raw.dtype):
+        known = raw[read.notna()]
+        if isinstance(known.iloc[0], Decimal):  # its type may take no more decimals
+            most = max(-int(v.as_tuple().exponent) for v in known if isinstance(v, Decimal))
+            return [round(Decimal(str(v)), most) for v in numbers]
+        if not isinstance(known.iloc[0], str):
             return numbers
         written = as_text(raw)
         before, after = unit_of(written)
         point = "," if has_decimal_comma(without_unit(written)) else "."
-        kind = type(raw.dropna().iloc[0])
-        if not issubclass(kind, str):
-            return [Decimal(str(v)) for v in numbers] if kind is Decimal else numbers
         return [f"{before}{v}{after}".replace(".", point) for v in numbers]
     often = pd.DataFrame({"read": read, "raw": raw.astype(object)}).value_counts()[::-1]
     spelled = dict(often.index)

@@ -4,7 +4,6 @@ import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import date
 from functools import cached_property
 from typing import Literal, get_args
 
@@ -30,6 +29,7 @@ from demix_lite.tasks.reading import (
     as_numbers,
     as_text,
     date_order,
+    in_usual_type,
     stands_for_missing,
     unit_of,
 )
@@ -174,12 +174,13 @@ def own_table(
             f"a diagnosis needs {LEAST_ROWS} at the very least, and says little below 200."
         )
     found = _Columns(frozenset(map(str, frame.columns)))
-    label, labels = _label(found, frame[target], kind)
+    label, labels = _label(found, in_usual_type(frame[target]), kind)
     for column in frame.columns.drop(target):
-        if _are_codes_by_type(frame[column]):
-            _add_category(found, str(column), as_text(frame[column]))
+        values = in_usual_type(frame[column])
+        if _are_codes_by_type(values):
+            _add_category(found, str(column), as_text(values))
         else:
-            _read_column(found, str(column), frame[column])
+            _read_column(found, str(column), values)
     if not any(column.nunique() > 1 for column in found.mended.values()):
         raise DataError(
             f"{name} has no column to learn {target!r} from (n_features = 0): "
@@ -350,7 +351,7 @@ def _are_codes_by_type(values: pd.Series) -> bool:
 
 def _read_column(found: _Columns, name: str, values: pd.Series) -> None:
     """Put one column where it belongs, or say why it is left out."""
-    if isinstance(values.dtype, pd.CategoricalDtype) or values.dtype.type is date:
+    if isinstance(values.dtype, pd.CategoricalDtype):
         values = values.astype(object)
     is_number = is_numeric_dtype(values.dtype)
     if is_number and not is_bool_dtype(values.dtype):

@@ -8,6 +8,7 @@ import re
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 SPREADSHEET_ERRORS = ("#n/a", "#div/0!", "#value!", "#ref!", "#name?", "#num!", "#null!")
 MISSING_WORDS = frozenset(
@@ -75,6 +76,26 @@ LATEST_YEAR = 68
 HALF_DAY = re.compile(r"^[ T]\s*(\d{1,2})(:\d{2}(?::\d{2})?)\s*([ap])\.?m\.?$", re.IGNORECASE)
 
 
+def in_usual_type(values: pd.Series) -> pd.Series:
+    """Return a column in a type of pandas' own, and short floats as their shortest text has them.
+
+    Examples
+    --------
+    >>> days = pd.Series([pd.Timestamp(2024, 7, 21)], dtype="date32[pyarrow]")
+    >>> in_usual_type(days).dt.year.tolist()
+    [2024]
+    >>> in_usual_type(pd.Series([0.1, None], dtype="float32")).tolist()
+    [0.1, nan]
+    """
+    if isinstance(values.dtype, pd.ArrowDtype):
+        plain = pa.array(values).to_pandas(date_as_object=False)
+        values = plain.set_axis(values.index).rename(values.name)
+    if values.dtype.kind != "f" or getattr(values.dtype, "itemsize", 8) >= 8:
+        return values
+    short = values.to_numpy(f"f{values.dtype.itemsize}", na_value=np.nan)
+    return pd.Series(short.astype(str).astype(float), values.index, name=values.name)
+
+
 def as_text(values: pd.Series, missing: frozenset[str] = MISSING_WORDS) -> pd.Series:
     """Return cells as text without blanks at the ends; what means "missing" is missing.
 
@@ -112,17 +133,7 @@ def as_numbers(values: pd.Series) -> pd.Series:
         values = pd.to_numeric(text, errors="coerce")
         if (values.isna() & text.notna()).any():
             values = pd.to_numeric(_with_points(without_unit(text)), errors="coerce")
-    return _widened(values).replace([np.inf, -np.inf], np.nan)
-
-
-def _widened(numbers: pd.Series) -> pd.Series:
-    """Return numbers in double precision; those of single precision keep the digits they show."""
-    known = numbers.notna()
-    double = numbers.astype(float)
-    if getattr(numbers.dtype, "numpy_dtype", numbers.dtype) in (np.float16, np.float32):
-        single = double[known].to_numpy().astype(np.float32)
-        double[known] = single.astype(str).astype(float)
-    return double
+    return values.astype(float).replace([np.inf, -np.inf], np.nan)
 
 
 def stands_for_missing(text: pd.Series, read: pd.Series) -> np.ndarray:
