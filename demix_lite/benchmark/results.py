@@ -165,7 +165,7 @@ def settings_of(tasks: Iterable[str]) -> str:
     Examples
     --------
     >>> settings_of(["bank"])
-    'Tabular (1): task model mlp1, at most 8,000 training rows, minority of a shortcut at most 15 %.'
+    'Tabular (1): task model mlp1, at most 8,000 training rows, minority of a shortcut up to 15 %.'
     """
     said = []
     for family, names in by_family(tasks).items():
@@ -174,7 +174,7 @@ def settings_of(tasks: Iterable[str]) -> str:
         cut = 100 * max(task.minority_share for task in members)
         said.append(
             f"{family} ({len(names)}): task model {members[0].architectures[0]}, at most {rows:,} "
-            f"training rows, minority of a shortcut at most {cut:g} %"
+            f"training rows, minority of a shortcut up to {cut:g} %"
         )
     text = "; ".join(said)
     return f"{text[:1].upper()}{text[1:]}." if text else ""
