@@ -585,11 +585,11 @@ def test_a_decimal_stays_one_with_no_more_decimals_than_its_column():
 def test_an_ordered_category_stays_one_in_the_repaired_table(quick):
     sizes = pd.Categorical(
         np.where(np.arange(300) % 2, "small", "large"),
-        categories=["smal", "small", "large", "huge"],
+        categories=["smaell", "small", "large", "huge"],
         ordered=True,
     )
     frame = people(300).assign(size=sizes)
-    frame.loc[7, "size"] = "smal"
+    frame.loc[7, "size"] = "smaell"
     after = diagnose_frame(frame, "buys").repaired()["size"]
     assert after[7] == "small"
     assert after.dtype == frame["size"].dtype
