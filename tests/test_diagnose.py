@@ -548,6 +548,15 @@ def test_categories_of_numbers_are_names_by_their_type():
     assert own_table(labels.astype({"buys": "category"}), "buys").task.label.classes == 20
 
 
+def test_categories_stay_names_beside_validation_rows_with_others(quick):
+    def coded(n, first):
+        codes = pd.Categorical(np.arange(n) % 9 + first)
+        return people(n).assign(code=codes)
+
+    outcome = diagnose_frame(coded(300, 100), "buys", validation=coded(90, 104))
+    assert outcome.debugger.table_.task.categorical == ("code",)
+
+
 def test_types_of_arrow_are_read_like_others():
     days, hours = pd.date_range("2024-01-20", periods=60), pd.to_timedelta(np.arange(60), "h")
     columns = {

@@ -161,7 +161,7 @@ class DataDebugger(BaseEstimator):
             raise DataError("X_valid and y_valid come together: pass both, or none.")
         held = None if X_valid is None else _joined(X_valid, y_valid, target)[0]
         if held is not None and (held.empty or without_label(held[target]).any()):
-            raise DataError("there must be validation rows, with a label each: none is missing.")
+            raise DataError("there must be validation rows, each with a label.")
         self.table_, valid = _read(frame, held, target, self.kind)
         seed = _seed(self.random_state)
         judgement = judge_table(
@@ -240,7 +240,10 @@ def _read(
         return own_table(frame, target, kind=kind), None
     check_columns(held, list(frame.columns), "the validation table")
     named = held[frame.columns].set_axis([f"{i} (validation)" for i in range(1, len(held) + 1)])
-    table = own_table(pd.concat([frame, named]), target, kind=kind)
+    # Where the two have other categories, pandas forgets that they are some.
+    declared = [c for c in frame if isinstance(frame[c].dtype, pd.CategoricalDtype)]
+    together = pd.concat([frame, named]).astype(dict.fromkeys(declared, "category"))
+    table = own_table(together, target, kind=kind)
     own, valid = table.take(slice(len(frame))), table.take(slice(len(frame), None)).frame
     if table.task.label.classes and (new := set(valid[target]) - set(own.frame[target])):
         raise DataError(f"no row but validation rows has the label {sorted(new)[0]!r}.")
@@ -336,11 +339,11 @@ def _witnesses(
 ) -> pd.DataFrame:
     """List the validation rows that the most suspicious rows help and harm most."""
     index = diagnosis.index
-    # By place: names of rows may repeat.
-    chosen = np.unique(np.concatenate([*leading_rows(diagnosis.reset_index(drop=True)).values()]))
+    by_place = diagnosis.reset_index(drop=True)  # names of rows may repeat
+    chosen = np.concatenate([*leading_rows(by_place).values()])
     lines = []
     for rows, run in judgement.parts:
-        places = np.flatnonzero(np.isin(np.arange(len(index))[rows], chosen))
+        places = np.flatnonzero(np.isin(rows, chosen))
         if not len(places):
             continue
         blocks = run.sources[0].block(*take(run.samples, places))

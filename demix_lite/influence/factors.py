@@ -9,7 +9,8 @@ trainable module of a model; :mod:`demix_lite.influence.gram` multiplies them.
 
 import warnings
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, NamedTuple
@@ -348,8 +349,7 @@ class FactorCapture:
         per_sample = vmap(grad(loss_of_one), in_dims=(None, 0, 0), chunk_size=FALLBACK_CHUNK)
         if self.batched:
             try:
-                with warnings.catch_warnings():
-                    warnings.filterwarnings("ignore", "There is a performance drop")
+                with _without_notes_on_speed():
                     found = per_sample(chosen, inputs, targets)
                 return _rows({name: found[name].detach() for name in chosen})
             except RuntimeError:
@@ -430,6 +430,14 @@ def _agree(found: Tensor, wanted: Tensor, *kinds: torch.dtype) -> bool:
     norms = wanted.norm(dim=1)
     norms = norms.clamp_min(10 * precision * norms.max()) if len(norms) else norms
     return bool((gap <= precision**0.5 * norms[:, None] * norms).all())
+
+
+@contextmanager
+def _without_notes_on_speed() -> Iterator[None]:
+    """Keep PyTorch from asking our users to report operations that vmap does one by one."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "There is a performance drop")
+        yield
 
 
 def _rows(gradients: dict[str, Tensor]) -> Tensor:
@@ -544,6 +552,5 @@ def _local_gradient(module: nn.Module, call: _Call, own: set[str]) -> Tensor:
 
     given = call.args, call.kwargs
     in_dims = tree_map(lambda x: 0 if isinstance(x, Tensor) else None, given)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "There is a performance drop")
+    with _without_notes_on_speed():
         return _rows(vmap(gradient_of_one, in_dims=(in_dims, 0))(given, call.gradient))
