@@ -45,7 +45,6 @@ class Injection:
     valid: Corrupted
     rule: Rule
     plan: FeatureErrorPlan
-    clean_ratio: float
 
 
 def inject(
@@ -83,11 +82,13 @@ def inject(
     Raises
     ------
     DemixError
-        If ``clean_ratio`` is outside (0, 1] or the rule is unknown.
+        If ``clean_ratio`` is outside (0, 1], the rule is unknown, or none fits the table.
     """
     check_clean_ratio(clean_ratio)
     rng = generator(task.name, "inject", "plan", seed)
     rules = task.rules_for(splits.train)
+    if not rules:
+        raise DemixError(f"no spurious rule of {task.name} fits this table; ask for more rows.")
     drawn = rules[rng.integers(len(rules))]
     chosen = drawn if rule is None else task.rule(rule)
     if lacking := sorted(chosen.condition.keys() - set(splits.train.columns)):
@@ -96,7 +97,7 @@ def inject(
     how = task, chosen, plan, clean_ratio, co_occurring
     train = _corrupt(splits.train, *how, generator(task.name, "inject", "train", seed))
     valid = _corrupt(splits.valid, *how, generator(task.name, "inject", "valid", seed))
-    return Injection(train, valid, chosen, plan, clean_ratio)
+    return Injection(train, valid, chosen, plan)
 
 
 def check_clean_ratio(clean_ratio: float) -> None:

@@ -293,8 +293,8 @@ def confusion_table(flag: pd.DataFrame, errors: pd.DataFrame) -> pd.DataFrame:
     return counts.reindex(index=kinds, columns=kinds, fill_value=0)
 
 
-def as_text(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return every cell as text: numbers kept short, a missing value as a dash.
+def as_text(frame: pd.DataFrame, digits: int = 6) -> pd.DataFrame:
+    """Return every cell as text: numbers with so many digits, a missing value as a dash.
 
     Examples
     --------
@@ -302,12 +302,12 @@ def as_text(frame: pd.DataFrame) -> pd.DataFrame:
     {'a': ['0.666667', '–'], 'b': ['x', 'y']}
     """
 
-    def short(value: object) -> str:
+    def text(value: object) -> str:
         if pd.isna(value):
             return "–"
-        return f"{value:.6g}" if isinstance(value, float) else str(value)
+        return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
 
-    return frame.map(short).astype(str)
+    return frame.map(text).astype(str)
 
 
 def before_after(
@@ -324,7 +324,10 @@ def before_after(
     ['30', '40 → 99']
     """
     old, new = as_text(before), as_text(after)
-    changed = old != new
+    long = as_text(before, 15), as_text(after, 15)
+    changed = long[0] != long[1]
+    alike = changed & (old == new)
+    old, new = old.mask(alike, long[0]), new.mask(alike, long[1])
     shown = new.where(~changed, old + " → " + new)
     marks = changed.map({True: MARK, False: ""}.get)
     if below is not None:

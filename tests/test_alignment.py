@@ -85,6 +85,9 @@ def test_rules_that_hardly_apply_are_left_out(loaded):
     assert task.rules_for(splits.train) == task.rules
     without = splits.train.assign(with_emoji="neither")
     assert [rule.name for rule in task.rules_for(without)] == [r.name for r in task.rules[:2]]
+    bare = splits.train.assign(**{c: "neither" for rule in task.rules for c in rule.condition})
+    with pytest.raises(DemixError, match="no spurious rule of .* fits this table"):
+        inject(task, replace(splits, train=bare))
 
 
 # ------------------------------------------------------------------ errors

@@ -234,7 +234,7 @@ def test_knn_shapley_finds_flipped_labels(easy):
 def test_isolation_forest_finds_outliers():
     made = environment("number", "outliers")
     made.run.samples[0][:5] = 12.0
-    assert set(np.argsort(-isolation(made.run))[:5]) == set(range(5))
+    assert set(np.argsort(-isolation(made.run, 256))[:5]) == set(range(5))
     assert BASELINES["isolation_forest"].claims == ("feature",)
 
 
@@ -403,7 +403,7 @@ def test_the_composite_counts_rare_labels_and_unsure_rows_as_it_is_told(monkeypa
     monkeypatch.setattr(composite, "out_of_fold", lambda run: said)
     monkeypatch.setattr(composite, "class_count", lambda run: 2)
     monkeypatch.setattr(composite, "doubt", lambda run: np.arange(4))
-    monkeypatch.setattr(composite, "isolation", lambda run: 10 * np.arange(4))
+    monkeypatch.setattr(composite, "isolation", lambda run, samples: 10 * np.arange(4))
     unsure = np.array([0.1, 0.5, 0, 0.2])
     for group, wanted in (("rare", rare), ("unsure", unsure), ("rare or unsure", rare + unsure)):
         found = BASELINES["composite"](group=group).scores(Bare(rows=4))
@@ -467,7 +467,7 @@ def test_trees_of_the_isolation_forest_have_as_many_rows_as_asked_for(monkeypatc
     few, many = (BASELINES["isolation_forest"](samples=n).scores(run) for n in (256, 1024))
     assert not np.array_equal(few, many)
     np.testing.assert_array_equal(many, isolation(run, 400))
-    np.testing.assert_array_equal(few, isolation(run))
+    np.testing.assert_array_equal(few, isolation(run, 256))
 
 
 def test_numbers_fall_into_fifths_of_their_range():

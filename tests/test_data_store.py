@@ -157,7 +157,7 @@ def test_subsample_of_a_real_table(tmp_path):
     frame = pd.concat([FRAME] * 50, ignore_index=True).assign(count=range(200))
     save_table(frame, CARD, tmp_path)
     part, card = load_table("toy", "real", rows=80, seed=3, home=tmp_path)
-    again, _ = load_table("toy", "real", rows=80, seed=3, home=tmp_path)
+    again, _ = load_table("toy", "real", rows=np.int64(80), seed=3, home=tmp_path)
     other, _ = load_table("toy", "real", rows=80, seed=4, home=tmp_path)
     pd.testing.assert_frame_equal(part, again)
     assert part["count"].is_monotonic_increasing

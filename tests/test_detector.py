@@ -249,7 +249,7 @@ def test_weights_for_other_channels_are_refused(tmp_path, detector):
         ErrorDetector.load(tmp_path / "tiny")
 
 
-@pytest.mark.parametrize("change", ["an old setting", "no channels", "an old layout"])
+@pytest.mark.parametrize("change", ["an old setting", "no channels", "an old layout", "no facts"])
 def test_weights_of_another_version_are_refused(change, tmp_path, detector):
     detector.save(tmp_path / "tiny")
     path = tmp_path / "tiny.json"
@@ -258,6 +258,8 @@ def test_weights_of_another_version_are_refused(change, tmp_path, detector):
         about["settings"]["training"]["epochs"] = 8
     elif change == "an old layout":
         about["format"] -= 1
+    elif change == "no facts":
+        del about["facts"]
     else:
         del about["settings"]["channels"]
     path.write_text(json.dumps(about))

@@ -27,7 +27,7 @@ from demix_lite.cli import main
 from demix_lite.data import user_file
 from demix_lite.data.user_file import read_user_file
 from demix_lite.debugger import DataDebugger, judging
-from demix_lite.debugger.estimator import Score, _compare
+from demix_lite.debugger.estimator import Score, _compare, _joined
 from demix_lite.debugger.evidence import Evidence
 from demix_lite.debugger.shortcut_names import NamedShortcut
 from demix_lite.detector import ErrorDetector
@@ -309,6 +309,18 @@ def test_marks_quotes_and_separators_are_read(tmp_path):
         assert read_user_file(path, encoding="utf-8").to_dict("list") == wanted  # the mark is right
     path.write_bytes("a\tb\nä\tß\n".encode("latin-1"))
     assert read_user_file(path, encoding="latin-1").to_dict("list") == {"a": ["ä"], "b": ["ß"]}
+
+
+def test_an_empty_line_on_top_of_a_single_column_is_no_header(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("\nlabel\n1\n\n0\n")
+    assert read_user_file(path)["label"].tolist() == ["1", "", "0"]
+
+
+def test_a_table_with_too_many_rows_is_told_without_a_number_that_nobody_counted(monkeypatch):
+    monkeypatch.setattr(user_file, "MOST_ROWS", 10)
+    with pytest.raises(DemixError, match="t has more than 10 rows"):
+        user_file.check_shape(11, ["a"], "t")
 
 
 def test_stopping_leaves_nothing_behind(quick, table, tmp_path, capsys, monkeypatch):
@@ -1075,6 +1087,18 @@ def test_settings_that_mean_nothing_are_refused(wrong):
         DataDebugger(**wrong).fit(people()[["age", "income"]], people()["buys"])
 
 
+def test_two_columns_of_one_name_are_refused():
+    twice = people()[["age", "income", "income"]]
+    with pytest.raises(DataError, match="your table has two columns named 'income'"):
+        DataDebugger().fit(twice, people()["buys"])
+
+
+def test_the_label_may_be_a_table_of_one_column():
+    features, label = people()[["age", "income"]], people()[["buys"]]
+    assert _joined(features, label)[1] == "buys"
+    assert _joined(features, label.set_axis(["name"], axis=1))[1] == "name"
+
+
 def test_a_repair_that_changes_nothing_makes_no_clear_difference():
     task = own_table(people(), "buys").task
     targets = torch.arange(300) % 2
@@ -1082,6 +1106,10 @@ def test_a_repair_that_changes_nothing_makes_no_clear_difference():
     right = torch.stack([1 - targets, targets], 1).float()
     assert not _compare(task, [(one, one, targets)]).clear
     assert not _compare(task, [(one, two, targets)]).clear
+    # One row of 300: most draws have it, and those that lack it are ties in both directions.
+    nearly = right.index_put((torch.tensor(0),), right[0].flip(0))
+    assert not _compare(task, [(right, nearly, targets)]).clear
+    assert not _compare(task, [(nearly, right, targets)]).clear
     found = _compare(task, [(one, right, targets)])
     assert found.clear
     assert (found.after, found.rows) == (1.0, 300)
@@ -1132,6 +1160,12 @@ def test_a_row_is_shown_once_and_by_its_number_in_the_file():
     assert numbers == {"label": [1, 3], "feature": [4, 5], "spurious": [6]}
     assert dict(groups["label"]["bars"]) == {"no → yes": 1, "yes → perhaps": 1}
     assert groups["feature"]["bars"] == [("a", 2), ("b", 1)]
+
+
+def test_labels_of_a_categorical_type_are_counted_in_the_report():
+    outcome = small_outcome()
+    outcome.raw = outcome.raw.astype({"y": "category"})
+    assert dict(page._counts(outcome, "label")[1]) == {"no → yes": 1, "yes → perhaps": 1}
 
 
 def test_a_card_says_why_and_begins_with_what_matters():
@@ -1198,6 +1232,11 @@ def test_a_category_is_written_as_it_mostly_is_and_a_whole_number_without_a_poin
 def test_a_number_keeps_its_unit_where_most_cells_are_empty():
     raw, read = pd.Series(["12 kg", "7 kg", *[""] * 5]), pd.Series([12.0, 7.0, *[np.nan] * 5])
     assert command._as_in_file(raw, read, pd.Series([8.0])) == ["8 kg"]
+
+
+def test_the_point_of_a_unit_is_no_decimal_point():
+    raw = pd.Series(["kr. 5,50", "kr. 7,25", "kr. 1,75"])
+    assert command._as_in_file(raw, reading.as_numbers(raw), pd.Series([6.5])) == ["kr. 6,5"]
 
 
 def test_the_summary_has_every_number_in_its_place():

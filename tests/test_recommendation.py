@@ -154,8 +154,19 @@ def test_rules_an_edition_cannot_meet_are_left_out(films):
     assert task.rules_for(splits.train) == task.rules
     without = splits.train.drop(columns="user_gender")
     assert [rule.name for rule in task.rules_for(without)] == ["18 to 30 and action"]
+    bare = splits.train[["user", "item", "click"]]
+    assert task.rules_for(bare) == ()
     with pytest.raises(DemixError, match="no spurious rule of movielens fits"):
-        task.rules_for(splits.train[["user", "item", "click"]])
+        inject(task, replace(splits, train=bare))
+
+
+def test_an_edition_without_the_kind_of_its_items_is_encoded(films):
+    task, splits = films
+    train, test = (part.drop(columns=task.kind) for part in (splits.train, splits.test))
+    inputs = task.encoder(train).inputs(test)
+    assert not inputs["kind"].any()
+    assert not inputs["history_kind"].any()
+    assert torch.isfinite(seeded_model(task, "din", task.encoder(train), 0)(inputs)).all()
 
 
 # ------------------------------------------------------------------ errors

@@ -220,6 +220,11 @@ def test_no_rows_make_an_empty_table():
     assert report.before_after(nothing, nothing).data.empty
 
 
+def test_a_change_behind_the_sixth_digit_is_shown_and_noise_behind_the_fifteenth_is_none():
+    before, after = pd.DataFrame({"a": [1234567.0, 0.1 + 0.2]}), pd.DataFrame({"a": [1234568, 0.3]})
+    assert report.before_after(before, after).data["a"].tolist() == ["1234567 → 1234568", "0.3"]
+
+
 # ------------------------------------------------------------------ parameters of notebooks
 
 KNOWN = {"task": str, "clean_ratio": float, "seed": int, "quick": bool}

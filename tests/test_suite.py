@@ -208,6 +208,12 @@ def test_a_line_that_is_broken_is_named(tmp_path, broken):
             use(ledger)
 
 
+def test_an_empty_ledger_is_told(tmp_path):
+    (tmp_path / "ledger.csv").touch()
+    with pytest.raises(DemixError, match=r"ledger.csv is empty: take it away"):
+        read_ledger(tmp_path / "ledger.csv")
+
+
 def rows_of(ledger: Path) -> list[tuple]:
     return list(read_ledger(ledger)[list(KEY)].itertuples(index=False, name=None))
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
-import pandas as pd
 from scipy.stats import rankdata
 from sklearn.model_selection import ParameterGrid
 
@@ -139,7 +138,5 @@ def _rates(places: Sequence[np.ndarray], errors: Sequence[np.ndarray]) -> np.nda
 
 def _mean_f1(diagnosis: Diagnosis, environment: Environment) -> float:
     """Return the mean F1 over the error types that occur in the environment."""
-    index = environment.run.index
-    errors = pd.DataFrame(environment.errors, columns=list(ERROR_TYPES), index=index)
-    reached = score(diagnosis, errors)
+    reached = score(diagnosis, environment.truth)
     return float(np.nanmean([reached[f"f1_{kind}"] for kind in ERROR_TYPES]))

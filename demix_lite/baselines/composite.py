@@ -31,7 +31,7 @@ class Composite(Baseline):
             group += rare_label(run)
         if "unsure" in wanted:
             group += unsure(run)
-        return np.column_stack([doubt(run), isolation(run), group])
+        return np.column_stack([doubt(run), isolation(run, 256), group])
 
 
 def rare_label(run: Run) -> np.ndarray:

@@ -13,7 +13,7 @@ TREES = 200
 
 
 @once_per_run
-def isolation(run: Run, samples: int = 256) -> np.ndarray:
+def isolation(run: Run, samples: int) -> np.ndarray:
     """Return how early trees of ``samples`` rows isolate every encoded row, shape ``(N,)``."""
     rows = encoded(run)
     forest = Forest(n_estimators=TREES, max_samples=min(samples, len(rows)), random_state=0)

@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from tqdm import tqdm
 
 from demix_lite.benchmark.ledger import append_rows, check_columns, keys_of, provenance
@@ -164,7 +163,6 @@ def _row(
     name: str, seed: int, source: str, detector: ErrorDetector, environment: Environment
 ) -> dict[str, Any]:
     run = environment.run
-    errors = pd.DataFrame(environment.errors, columns=list(ERROR_TYPES), index=run.index)
     return {
         "variant": name,
         "task": run.task.name,
@@ -172,6 +170,6 @@ def _row(
         "seed": seed,
         "source": source,
         "validation": run.sources[0].valid_count,
-        **score(detector.predict(run), errors),
+        **score(detector.predict(run), environment.truth),
         **provenance(None),
     }

@@ -101,7 +101,9 @@ def keys_of(path: Path, key: Sequence[str]) -> set[tuple[str, ...]]:
 def _lines(path: Path) -> list[list[str]]:
     """Return the values of every line, the header first; refuse one with too few or too many."""
     with path.open(encoding="utf-8", newline="") as file:
-        header, *lines = csv.reader(file)
+        header, *lines = list(csv.reader(file)) or [[]]
+    if not header:
+        raise DemixError(f"{path} is empty: take it away, and the same command begins anew.")
     for number, line in enumerate(lines, start=2):
         if len(line) != len(header):
             raise DemixError(

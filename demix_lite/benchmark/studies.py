@@ -46,9 +46,7 @@ def only(*kinds: str) -> Callable[[Diagnosis], Diagnosis]:
 
     def keep(said: Diagnosis) -> Diagnosis:
         known = [float(kind in kinds) for kind in ERROR_TYPES]
-        return replace(
-            said, probability=said.probability * known, flag=said.flag & (said.flag * known > 0)
-        )
+        return replace(said, probability=said.probability * known, flag=said.flag * known > 0)
 
     return keep
 

@@ -39,6 +39,9 @@ RATIOS = (0.4, 0.6, 0.7, 0.8)
 MAIN = ("demix_lite", "summary_gbm", "ddc", "dda_repair", "random", "oracle")
 """Methods that are also judged at other clean ratios and on other architectures."""
 
+OF_DETECTORS = ("demix_lite", "demix_paper")
+"""Methods that are a detector, trained under a protocol."""
+
 TUNING_ROWS, TUNING_INJECTIONS = 3000, 6
 PROTOCOLS = ("in-task", "leave-one-task-out", "unified")
 """Of every family; practised and other-family come on top where there are such detectors."""
@@ -226,11 +229,15 @@ def _method(name: str, protocol: str, prepared: Prepared, source: str) -> Any:
     task = prepared.task.name
     if name in YARDSTICKS:
         return YARDSTICKS[name](prepared.injection.train.errors)
-    if name in ("demix_lite", "demix_paper"):
-        protocol = "paper" if name == "demix_paper" else protocol
-        return detector_for(protocol, task, prepared.facts["architecture"])
+    if name in OF_DETECTORS:
+        return detector_for(_learned(name, protocol), task, prepared.facts["architecture"])
     kind = SummaryGBM if name == SummaryGBM.name else BASELINES[name]
     return kind.load(_kept(name, task, source))
+
+
+def _learned(name: str, protocol: str) -> str:
+    """Return the protocol that a detector was trained under: the paper's recipe has its own."""
+    return "paper" if name == "demix_paper" else protocol
 
 
 def _kept(name: str, task: str, source: str) -> Path:
@@ -243,9 +250,8 @@ def _train_missing(cells: Iterable[Cell], **options: Any) -> None:
     wanted: dict[str, Curriculum] = {}
     for cell in cells:
         for name, protocol in cell.entries:
-            if name in ("demix_lite", "demix_paper"):
-                learned = "paper" if name == "demix_paper" else protocol
-                plan = curriculum_for(learned, cell.task, cell.architecture)
+            if name in OF_DETECTORS:
+                plan = curriculum_for(_learned(name, protocol), cell.task, cell.architecture)
                 wanted[plan.name] = plan
     train_detectors(list(wanted.values()), **options)
 

@@ -9,6 +9,7 @@ import json
 import os
 import tempfile
 from dataclasses import asdict, dataclass, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -244,7 +245,7 @@ def load_tables(
     known = known_tables(home)
     if name not in known:
         raise unknown_name("table", name, known)
-    if rows is not None and (isinstance(rows, bool) or not isinstance(rows, int) or rows < 1):
+    if rows is not None and (isinstance(rows, bool) or not isinstance(rows, Integral) or rows < 1):
         raise DemixError(f"rows must be a whole number of at least 1, not {rows!r}.")
     if source == "twin" and rows is not None and rows > MOST_TWIN_ROWS:
         raise DemixError(f"a twin gives at most {MOST_TWIN_ROWS:,} rows, not {rows:,}.")

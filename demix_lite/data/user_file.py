@@ -102,7 +102,8 @@ def check_shape(rows: int, names: list[str], where: object) -> None:
     >>> check_shape(3, ["a", "b"], "t.csv")
     """
     if len(names) > MOST_COLUMNS or rows > MOST_ROWS or rows * len(names) > MOST_CELLS:
-        raise DemixError(f"{where} has {rows:,} rows and {len(names):,} columns: {_too_large()}")
+        count = f"{rows:,}" if rows <= MOST_ROWS else f"more than {MOST_ROWS:,}"
+        raise DemixError(f"{where} has {count} rows and {len(names):,} columns: {_too_large()}")
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise DemixError(f"{where} has more than one column named {twice[0]!r}: rename them.")
@@ -138,7 +139,7 @@ def _read_text(path: Path, encoding: str | None) -> pd.DataFrame:
     if "\0" in text:
         raise DemixError(f"{path} is not text (it holds zero bytes): give a CSV or Parquet file.")
     told = SEPARATOR_LINE.match(text)
-    text = text[told.end() :] if told else text
+    text = (text[told.end() :] if told else text).lstrip("\r\n")
     header, delimiter = _header(text, path, (told[1],) if told else DELIMITERS)
     names = [name.strip() or f"column {i}" for i, name in enumerate(header, 1)]
     # A rough count, high if cells hold line ends: it keeps a huge table from being parsed at all.
@@ -186,7 +187,7 @@ def _decoded(raw: bytes, path: Path, encoding: str) -> str:
 
 def _header(text: str, path: Path, delimiters: Sequence[str]) -> tuple[list[str], str]:
     """Return the column names and the separator: the one that divides the first line most."""
-    first = text[: 2**20].lstrip("\r\n")
+    first = text[: 2**20]
     best: list[str] = []
     delimiter = delimiters[0]
     for candidate in delimiters:

@@ -21,7 +21,15 @@ from demix_lite.diagnosis import ERROR_TYPES, Diagnosis
 from demix_lite.models.training import predict, take
 from demix_lite.repair import Repaired, repair
 from demix_lite.tasks.base import check_columns
-from demix_lite.tasks.own_table import OTHER, DataError, Kind, OwnTable, own_table, without_label
+from demix_lite.tasks.own_table import (
+    OTHER,
+    DataError,
+    Kind,
+    OwnTable,
+    check_names,
+    own_table,
+    without_label,
+)
 from demix_lite.tasks.slips import usual_decimals
 from demix_lite.tasks.tabular import TabularTask
 
@@ -145,6 +153,8 @@ class DataDebugger(BaseEstimator):
         DataError
             If the table is too small or has no usable column or label; a ``ValueError``.
         """
+        if isinstance(X, pd.DataFrame):
+            check_names(X)
         # Columns of several kinds (dates beside numbers) have no common type but object.
         plain = X.astype(object) if isinstance(X, pd.DataFrame) else X
         validate_data(self, plain, y, dtype=None, ensure_all_finite="allow-nan")
@@ -221,11 +231,11 @@ def _joined(X: Any, y: Any, target: str | None = None) -> tuple[pd.DataFrame, st
     else:
         array = np.asarray(X)
         features = pd.DataFrame(array, columns=[f"x{i}" for i in range(array.shape[1])])
+    if isinstance(y, pd.DataFrame):
+        y = y.iloc[:, 0]
     name = target or str(getattr(y, "name", None) or "label")
     while target is None and name in features.columns:
         name += "_"
-    if isinstance(y, pd.DataFrame):
-        y = y.iloc[:, 0]
     labels = y if isinstance(y, pd.Series) else pd.Series(np.asarray(y).ravel())
     if len(labels) != len(features):
         raise DataError(f"there are {len(features)} rows, but {len(labels)} labels.")
@@ -410,6 +420,6 @@ def _compare(task: TabularTask, held_out: list[HeldOut]) -> Score:
     rng = torch.Generator().manual_seed(0)
     before, after = measure(torch.arange)
     drawn = [measure(lambda n: torch.randint(n, (n,), generator=rng)) for _ in range(DRAWS)]
-    higher = float(np.mean([np.diff(both)[0] > 0 for both in drawn]))
-    clear = bool(before != after and max(higher, 1 - higher) >= SURE)
+    same = np.mean([np.sign(b - a) == np.sign(after - before) for a, b in drawn])
+    clear = bool(before != after and same >= SURE)
     return score(float(before), float(after), clear=clear)

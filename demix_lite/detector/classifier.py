@@ -224,15 +224,15 @@ class ErrorDetector:
                 tensors.pop("scale.scores", None)  # older files have what follows from the grid
                 detector.pooled_scale = RelativeScale(tensors.pop("scale.grid")[None])
             detector.network.load_state_dict(tensors)
+            # Older files have the calibration of their only chain.
+            detector.calibration = np.array(about["calibration"]).reshape(-1, 3, 2)
+            detector.facts = about["facts"]
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise DemixError(
                 f"the detector at {path} is of another version of demix_lite, with other channels "
                 "or settings; train it again with: demix-lite train-detector."
             ) from error
         detector.network.eval()
-        # Older files have the calibration of their only chain.
-        detector.calibration = np.array(about["calibration"]).reshape(-1, 3, 2)
-        detector.facts = about["facts"]
         return detector
 
     @classmethod

@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
 from demix_lite.detector.runs import Run, open_run
+from demix_lite.diagnosis import ERROR_TYPES
 from demix_lite.injection import inject
 from demix_lite.seeds import derive_seed, generator
 from demix_lite.tasks.base import Splits, Task, fit_model
@@ -43,6 +45,11 @@ class Environment:
     errors: np.ndarray
     practice: bool = False
     _samples: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
+
+    @property
+    def truth(self) -> pd.DataFrame:
+        """The true errors as a table: a line a row of the run, a column an error type."""
+        return pd.DataFrame(self.errors, columns=list(ERROR_TYPES), index=self.run.index)
 
     def sample(self, rows: int) -> tuple[Tensor, Tensor]:
         """Return the vectors (half precision) and the errors of some rows, always the same ones.

@@ -107,7 +107,10 @@ def focal_loss(logits: Tensor, truth: Tensor, positive_weight: Tensor) -> Tensor
 
 
 def asymmetric_loss(logits: Tensor, truth: Tensor, positive_weight: Tensor) -> Tensor:
-    """Return the asymmetric loss of Ridnik et al. (ICCV 2021): easy negatives hardly count."""
+    """Return the asymmetric loss of Ridnik et al. (ICCV 2021): easy negatives hardly count.
+
+    It has no use for ``positive_weight``, which stands there for the signature of the focal loss.
+    """
     probability = torch.sigmoid(logits)
     negative = (probability - ASYMMETRIC_MARGIN).clamp(min=0)
     hit = truth * F.logsigmoid(logits)
@@ -132,6 +135,14 @@ class TrainingSettings:
         architectures are shown and their centroids aligned.
     contrastive, alignment : float
         Weights of the two intervention losses.
+    steps : int
+        Steps of the optimizer.
+    learning_rate, weight_decay : float
+        Those of AdamW; the learning rate is the highest of its schedule.
+    loss : {"focal", "asymmetric"}
+        The loss of the error types.
+    seed : int
+        Names the first weights and what is drawn in a step.
     """
 
     rows: int = 768

@@ -27,6 +27,7 @@ from demix_lite.tasks.own_table import (
     DataError,
     Kind,
     OwnTable,
+    check_names,
     check_target,
     without_label,
 )
@@ -219,11 +220,8 @@ def _numbered(frame: pd.DataFrame, name: str) -> pd.DataFrame:
     """Return the table with rows numbered from 0 and names of columns as text, none twice."""
     if not isinstance(frame, pd.DataFrame):
         raise DataError(f"{name} must be a pandas DataFrame, not a {type(frame).__name__}.")
-    raw = frame.reset_index(drop=True).set_axis([str(c) for c in frame.columns], axis=1)
-    if not raw.columns.is_unique:
-        twice = raw.columns[raw.columns.duplicated()][0]
-        raise DataError(f"{name} has two columns named {twice!r}; rename one of them.")
-    return raw
+    check_names(frame, name)
+    return frame.reset_index(drop=True).set_axis([str(c) for c in frame.columns], axis=1)
 
 
 def _labelled(frame: pd.DataFrame, target: str, name: str) -> tuple[pd.DataFrame, pd.Series]:
@@ -263,7 +261,7 @@ def _as_in_file(raw: pd.Series, read: pd.Series, new: pd.Series) -> list[Any]:
         written = as_text(raw)
         before, after = unit_of(written)
         point = "," if has_decimal_comma(without_unit(written)) else "."
-        return [f"{before}{v}{after}".replace(".", point) for v in numbers]
+        return [before + str(v).replace(".", point) + after for v in numbers]
     often = pd.DataFrame({"read": read, "raw": raw.astype(object)}).value_counts()[::-1]
     spelled = dict(often.index)
     return [spelled.get(value, value) for value in new]

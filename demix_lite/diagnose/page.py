@@ -61,7 +61,7 @@ def _counts(outcome: "Outcome", kind: str) -> tuple[str, list[tuple[str, int]]]:
     lines = outcome.debugger.diagnosis_
     flagged = lines[lines[f"{kind}_error"]]
     if kind == "label" and outcome.summary["kind"] == "classification":
-        given = outcome.raw.loc[flagged.index, outcome.target].map(_cell)
+        given = outcome.raw.loc[flagged.index, outcome.target].astype(object).map(_cell)
         title = "Given label → label that fits better"
         found = given + " → " + flagged.suggested_label
     elif kind == "feature":

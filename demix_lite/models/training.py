@@ -47,7 +47,7 @@ class Trained:
     early : nn.Module
         A copy taken after the first epoch: what is learned first, shortcuts above all.
     losses : list of float
-        Mean training loss of every epoch.
+        Mean training loss of every epoch, each sample with its weight.
     """
 
     model: nn.Module

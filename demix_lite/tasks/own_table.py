@@ -47,6 +47,7 @@ from demix_lite.tasks.tabular import TabularTask
 Kind = Literal["auto", "classification", "regression"]
 KINDS = get_args(Kind)
 
+NAME = "your table"
 LEAST_ROWS = 10
 KEPT_CATEGORIES = 60
 MOST_CLASSES = 50
@@ -137,7 +138,6 @@ def own_table(
     target: str,
     *,
     kind: Kind = "auto",
-    name: str = "your table",
 ) -> OwnTable:
     """Find out what every column is, and make a task of the table.
 
@@ -150,8 +150,6 @@ def own_table(
     kind : {"auto", "classification", "regression"}
         What the label is; by default numbers with many values are a regression, unless their type
         is categorical.
-    name : str
-        Name in sentences and in the names of seeds.
 
     Raises
     ------
@@ -167,10 +165,10 @@ def own_table(
     """
     if kind not in KINDS:
         raise DataError(f"a label is {', '.join(KINDS[:-1])} or {KINDS[-1]}, not {kind!r}.")
-    check_target(frame, target, name)
+    check_target(frame, target)
     if len(frame) < LEAST_ROWS:
         raise DataError(
-            f"{name} has {_count(len(frame), 'row')} with a label (n_samples = {len(frame)}); "
+            f"{NAME} has {_count(len(frame), 'row')} with a label (n_samples = {len(frame)}); "
             f"a diagnosis needs {LEAST_ROWS} at the very least, and says little below 200."
         )
     found = _Columns(frozenset(map(str, frame.columns)))
@@ -183,11 +181,11 @@ def own_table(
             _read_column(found, str(column), values)
     if not any(column.nunique() > 1 for column in found.mended.values()):
         raise DataError(
-            f"{name} has no column to learn {target!r} from (n_features = 0): "
+            f"{NAME} has no column to learn {target!r} from (n_features = 0): "
             + " ".join([*found.notes, *found.checks] or ["it has no other column."])
         )
     numeric = tuple(c for c in found.features if c not in found.categorical)
-    task = TabularTask(name, numeric, tuple(found.categorical), target, label, ())
+    task = TabularTask(NAME, numeric, tuple(found.categorical), target, label, ())
     ready, mended = (
         pd.DataFrame({**made, target: labels})[[*task.features, target]].reset_index(drop=True)
         for made in (found.features, found.mended)
@@ -242,7 +240,7 @@ def _checks(
     return notes
 
 
-def check_target(frame: pd.DataFrame, target: str, name: str = "your table") -> None:
+def check_target(frame: pd.DataFrame, target: str, name: str = NAME) -> None:
     """Refuse a target that is no column, and name the nearest one.
 
     Examples
@@ -260,6 +258,19 @@ def check_target(frame: pd.DataFrame, target: str, name: str = "your table") -> 
     listed = f"it has {', '.join(names)}{', ...' if len(known) > 20 else ''}."
     hint = f"did you mean {known[near[0]]!r}?" if near else listed
     raise DataError(f"{name} has no column {str(target)!r}; {hint}")
+
+
+def check_names(frame: pd.DataFrame, name: str = NAME) -> None:
+    """Refuse a table with two columns of the same name, 1 and "1" among them.
+
+    Examples
+    --------
+    >>> check_names(pd.DataFrame({"age": [], "income": []}))
+    """
+    names = pd.Index([str(column) for column in frame.columns])
+    if not names.is_unique:
+        twice = names[names.duplicated()][0]
+        raise DataError(f"{name} has two columns named {twice!r}; rename one of them.")
 
 
 def without_label(labels: pd.Series) -> np.ndarray:

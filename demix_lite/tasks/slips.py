@@ -179,7 +179,7 @@ def unreadable(read: pd.Series, cells: pd.Series) -> np.ndarray:
 def mended_words(words: pd.Series, near: list[tuple[str, str]]) -> pd.Series:
     """Return words with those of :func:`misspelt` that are a slip replaced by what was meant.
 
-    A slip is a rare word that a letter left out, doubled or exchanged with its neighbour makes of a
+    A slip is a rare word that a letter left out, put in or exchanged with its neighbour makes of a
     frequent one.
 
     Examples
