@@ -379,7 +379,7 @@ def check_family(task: Task, family: str) -> None:
 
 
 def check_parameters(given: Mapping[str, Any], known: Mapping[str, type]) -> None:
-    """Refuse an unknown or ill-typed notebook parameter at once.
+    """Refuse an unknown or ill-typed notebook parameter, or a negative seed, at once.
 
     ``given`` are the notebook's variables after the parameters cell, usually ``globals()``; names
     beginning with an underscore, modules and functions are ignored. ``known`` has the type of every
@@ -410,3 +410,5 @@ def check_parameters(given: Mapping[str, Any], known: Mapping[str, type]) -> Non
                 f"parameter {name!r} must be of type {known[name].__name__}, "
                 f"not {type(value).__name__} ({value!r})."
             )
+        if name == "seed" and value < 0:
+            raise DemixError(f"parameter 'seed' must be 0 or larger, not {value}.")

@@ -243,6 +243,11 @@ def test_a_task_of_another_family_is_sent_to_its_chapter():
         report.check_family(TASKS["adult"], "recommendation")
 
 
+def test_a_negative_seed_is_refused():
+    with pytest.raises(DemixError, match="'seed' must be 0 or larger, not -1"):
+        report.check_parameters({"seed": -1}, {"seed": int})
+
+
 def test_an_unknown_parameter_gets_a_suggestion():
     with pytest.raises(DemixError, match="unknown parameter 'sede'; did you mean 'seed'"):
         report.check_parameters(GIVEN | {"sede": 1}, KNOWN)
