@@ -58,6 +58,15 @@ def test_where_rows_were_collected_by_a_rule_the_minority_is_found(target):
     assert f1_score(breaks, sought(frame, label) > 0.5) > 0.95
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_row_whose_number_is_missing_breaks_nothing(sign):
+    frame, label, breaks = collected()
+    empty = np.arange(len(frame)) % 10 == 0
+    broken = sought(frame.assign(age=(sign * frame["age"]).mask(empty)), label)
+    assert not broken[empty].any()
+    assert f1_score(breaks[~empty], broken[~empty] > 0.5) > 0.95
+
+
 def test_wrong_labels_blur_a_step_and_less_is_asked_of_it_in_a_dirty_table():
     frame, label, breaks = collected()
     wrong = np.random.default_rng(1).random(len(frame)) < 0.25

@@ -87,8 +87,10 @@ def step_pattern(
     if not found:
         return None
     step, numbers = max(found, key=lambda each: each[0].strength)
+    holds = (numbers >= step.cut) == (step.height > 0)
     likely = targets_of(labels, wrong, task.label.classes, SIDES)[:, step.side]
-    return Pattern((numbers >= step.cut) == (step.height > 0), likely)
+    # Where the number is missing nothing is broken.
+    return Pattern(holds, np.where(np.isnan(numbers), holds, likely))
 
 
 def find_step(
