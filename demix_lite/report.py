@@ -410,5 +410,5 @@ def check_parameters(given: Mapping[str, Any], known: Mapping[str, type]) -> Non
                 f"parameter {name!r} must be of type {known[name].__name__}, "
                 f"not {type(value).__name__} ({value!r})."
             )
-        if name == "seed" and value < 0:
+        if name == "seed" and isinstance(value, int) and value < 0:
             raise DemixError(f"parameter 'seed' must be 0 or larger, not {value}.")
