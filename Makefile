@@ -71,7 +71,9 @@ $(STAMP): pyproject.toml $(CONSTRAINTS)
 	       "Free some space and run the command again." >&2; exit 1; }
 	@[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
 	@echo "Installing into .venv (a few minutes the first time) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	@$(BIN)/python -m pip install --no-compile --quiet --disable-pip-version-check \
 	  $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) \
 	  -c $(CONSTRAINTS) -e '.[$(EXTRAS)]'
+	@# pip would compile on one core; a file of another Python in some package is no failure.
+	@$(BIN)/python -m compileall -q -j 0 .venv/lib >/dev/null 2>&1 || true
 	@touch $@
