@@ -1,11 +1,15 @@
 """The command line: ``demix-lite run adult`` and friends."""
 
 import argparse
+import importlib
 import json
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import shtab
@@ -50,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code (2 for a mistake in what was asked)."""
     options = _parser().parse_args(arguments)
     try:
+        _import(options.needs)
         options.command(options)
     except BrokenPipeError:  # whoever read the output, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -62,6 +67,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _import(modules: Sequence[str]) -> None:
+    """Import what a command needs; raise an interruption again that got lost on the way.
+
+    Compiled libraries clear every exception while they register their types, this one too.
+    """
+    raised = signal.getsignal(signal.SIGINT)
+    here = threading.current_thread() is threading.main_thread()
+    if not (here and callable(raised)):  # nobody listens, or not from here
+        return
+    stopped = False
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        nonlocal stopped
+        stopped = True
+        raised(number, frame)
+
+    signal.signal(signal.SIGINT, remember)
+    try:
+        for name in modules:
+            importlib.import_module(name)
+    finally:
+        signal.signal(signal.SIGINT, raised)
+    if stopped:
+        raise KeyboardInterrupt
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="demix-lite",
@@ -70,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"demix-lite {__version__}")
-    parser.set_defaults(command=lambda _: parser.print_help())
+    parser.set_defaults(command=lambda _: parser.print_help(), needs=())
     commands = parser.add_subparsers(metavar="COMMAND")
     _add_diagnose(commands)
     _add_run(commands)
@@ -110,7 +141,7 @@ def _add_diagnose(commands: Any) -> None:
     add("--seed", type=int, default=0, help="other cuts and weights (default: 0)")
     add("--detector", type=Path, help="weights instead of the shipped ones")
     add("--json", action="store_true", help="print the result as JSON")
-    diagnose.set_defaults(command=_diagnose)
+    diagnose.set_defaults(command=_diagnose, needs=["demix_lite.diagnose"])
 
 
 def _add_about(commands: Any) -> None:
@@ -165,7 +196,7 @@ def _add_run(commands: Any) -> None:
     add("--device", default="cpu", help="cpu or cuda (default: cpu)")
     add("--detector", type=Path, help="weights to use instead of the shipped ones")
     add("--json", type=Path, metavar="FILE", help="also write the result as JSON")
-    run.set_defaults(command=_run)
+    run.set_defaults(command=_run, needs=["demix_lite.benchmark.pipeline"])
 
 
 def _add_bench(commands: Any) -> None:
@@ -193,7 +224,7 @@ def _add_bench(commands: Any) -> None:
     add("--ablation", action="store_true", help=words)
     add("--jobs", type=int, help="runs side by side (default: one a core)")
     add("--device", default="cpu", help="cpu or cuda (default: cpu)")
-    bench.set_defaults(command=_bench)
+    bench.set_defaults(command=_bench, needs=["demix_lite.benchmark.suite"])
 
 
 def _add_train(commands: Any) -> None:
@@ -214,7 +245,7 @@ def _add_train(commands: Any) -> None:
     add("--all", action="store_true", help="also those that the benchmark alone needs")
     add("--again", action="store_true", help="also those that are there already")
     add("--device", default="cpu", help="cpu or cuda (default: cpu)")
-    train.set_defaults(command=_train)
+    train.set_defaults(command=_train, needs=["demix_lite.benchmark.protocols"])
 
 
 def _diagnose(options: argparse.Namespace) -> None:

@@ -1,8 +1,11 @@
 """The command line: what it says, what it refuses, what it writes."""
 
+import importlib
 import json
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -347,3 +350,56 @@ def test_trials_stay_out_of_the_ledger_of_the_book(no_work, tmp_path, monkeypatc
     trials, twins, real = (arguments[1] for arguments, _ in no_work)
     assert trials == twins == Path("_build/bench/ledger.csv")
     assert real == Path("book/results/ledger.csv")
+
+
+# ------------------------------------------------------------------ interruptions
+
+
+@pytest.fixture
+def deaf_library(monkeypatch):
+    """Importing anything interrupts the program, and loses it as compiled libraries do."""
+
+    def import_module(name):
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except BaseException:
+            return
+
+    monkeypatch.setattr(importlib, "import_module", import_module)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["diagnose", "t.csv", "--target", "y"],
+        ["run", "adult"],
+        ["bench", "--quick"],
+        ["train-detector", "tabular"],
+    ],
+)
+def test_an_interruption_that_a_library_swallows_is_heard(
+    arguments, deaf_library, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    raised = signal.getsignal(signal.SIGINT)
+    assert cli.main(arguments) == 130
+    assert capsys.readouterr().err.startswith("demix-lite: stopped;")
+    assert not list(tmp_path.iterdir())
+    assert signal.getsignal(signal.SIGINT) is raised
+
+
+def test_who_ignores_interruptions_goes_on_doing_so(deaf_library):
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as nohup does
+    try:
+        cli._import(["anything"])
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_commands_also_run_outside_the_main_thread(capsys):
+    codes = []
+    thread = threading.Thread(target=lambda: codes.append(cli.main(["tasks"])))
+    thread.start()
+    thread.join()
+    assert codes == [0]
