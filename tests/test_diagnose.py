@@ -367,6 +367,32 @@ def test_slips_and_far_cells_are_seen_without_a_model():
     assert any(line.startswith("buys: 1 cell very far from the others (row 6") for line in checks)
 
 
+def test_lines_that_end_early_are_told(quick, tmp_path, capsys):
+    path = tmp_path / "cut.csv"
+    whole = people().assign(note="").to_csv(index=False).splitlines()
+    whole[3], whole[8] = whole[3].removesuffix(","), "33,41.5"
+    path.write_text("\n".join([*whole[:5], "", "  ", *whole[5:]]) + "\n")
+    assert main(["diagnose", f"{path}", "--target", "age", "--out", f"{tmp_path / 'o'}"]) == 0
+    said = "Lines that end before the last column, read as empty there: 2 (row 3, 8)."
+    assert said in capsys.readouterr().out
+    assert said in (tmp_path / "o" / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "short"),
+    [
+        ('a,b\n1,"x\ny"\n2\n', [1]),  # a cell of two lines
+        ("a,b\n1,2\n,\n3,\n", []),  # empty is not missing
+        ("a\n1\n\n2\n", []),  # of a single column a blank line is a row
+        ("a,b\n" + "x" * 200_000 + "\n1,2\n", []),  # more than the second reader takes
+    ],
+)
+def test_lines_that_end_early_are_counted_as_rows(text, short, tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text(text)
+    assert read_user_file(path).attrs["short_rows"] == short
+
+
 def test_columns_are_read_for_what_they_are():
     n = 60
     frame = pd.DataFrame(

@@ -61,7 +61,8 @@ def read_user_file(path: Path | str, *, encoding: str | None = None) -> pd.DataF
     DataFrame
         Cells as text (CSV) or as the file types them (Parquet), rows numbered from 0. The
         ``attrs`` of text are its separator, encoding, line ends and names of columns with their
-        blanks, as ``to_csv`` takes them.
+        blanks, as ``to_csv`` takes them, and ``short_rows``, those that end before the last column:
+        what they lack was read as empty.
 
     Raises
     ------
@@ -168,8 +169,20 @@ def _read_text(path: Path, encoding: str | None) -> pd.DataFrame:
     frame = frame.fillna("")
     ends = "\r\n" if "\r\n" in text[: 2**20] else "\n"
     as_read = {"sep": delimiter, "encoding": encoding, "lineterminator": ends}
-    frame.attrs = {**as_read, "header": header}
+    short = _short_rows(text, delimiter, len(names), len(frame))
+    frame.attrs = {**as_read, "header": header, "short_rows": short}
     return frame
+
+
+def _short_rows(text: str, delimiter: str, columns: int, rows: int) -> list[int]:
+    """Return which rows end before the last column; pandas fills them up without a word."""
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    try:
+        cells = [len(line) for line in lines if len(line) > 1 or "".join(line).strip()][1:]
+    except csv.Error:  # a cell longer than this reader takes
+        return []
+    # Where the two readers do not see the same rows, nothing can be said of one of them.
+    return [row for row, count in enumerate(cells) if count < columns and len(cells) == rows]
 
 
 def _decoded(raw: bytes, path: Path, encoding: str) -> str:

@@ -29,6 +29,7 @@ from demix_lite.tasks.own_table import (
     OwnTable,
     check_names,
     check_target,
+    rows_in_words,
     without_label,
 )
 from demix_lite.tasks.reading import as_text, has_decimal_comma, unit_of, without_unit
@@ -306,12 +307,19 @@ def _summary(
         "score": _score(debugger),
         "known": None if truth is None else _how_right(truth, lines),
         "self_check": None if checked is None else checked.round(3).to_dict("index"),
-        "checks": debugger.table_.checks,
+        "checks": [*_short_rows(raw), *debugger.table_.checks],
         "notes": notes,
         "seed": seed,
         "seconds": round(seconds, 1),
         "version": __version__,
     }
+
+
+def _short_rows(raw: pd.DataFrame) -> list[str]:
+    """Say which lines of a text file have fewer cells than there are columns."""
+    short = pd.Index(raw.attrs.get("short_rows", []))
+    said = f"Lines that end before the last column, read as empty there: {len(short):,}"
+    return [f"{said} ({rows_in_words(short)})."] if len(short) else []
 
 
 def _shortcut(found: NamedShortcut, rows: pd.DataFrame, target: str) -> dict[str, Any]:

@@ -212,7 +212,7 @@ def _checks(
         which, side = int(moved.rows.sum()), "right" if moved.step > 0 else "left"
         notes.append(
             f"{', '.join(moved.columns)}: in {_count(which, 'row')} these numbers look moved one "
-            f"column to the {side} ({_rows(names[moved.rows])})."
+            f"column to the {side} ({rows_in_words(names[moved.rows])})."
         )
     for column in task.numeric:
         slips = table.slips[column] & frame[column].notna()
@@ -500,11 +500,18 @@ def _cells(
     """Say what some cells of a column are, and in which rows; nothing if there are none."""
     if not which.any():
         return []
-    rows = _rows(names[which])
+    rows = rows_in_words(names[which])
     return [f"{column}: {_count(int(which.sum()), 'cell')} {what} ({such_as}{rows})."]
 
 
-def _rows(names: pd.Index) -> str:
+def rows_in_words(names: pd.Index) -> str:
+    """Name the first rows, counted from 1 where they have no other name.
+
+    Examples
+    --------
+    >>> rows_in_words(pd.Index([0, 6]))
+    'row 1, 7'
+    """
     return f"row {', '.join(map(_row, names[:5]))}{', ...' if len(names) > 5 else ''}"
 
 
