@@ -1,7 +1,8 @@
 """The figures of the book: each function draws one picture and returns its axes.
 
 Error types have the same colour everywhere (Okabe and Ito) and a marker or a line of their own, so
-that the pictures can be read without colour. Needs matplotlib (``pip install demix_lite[book]``).
+that the pictures can be read without colour. Needs matplotlib and seaborn
+(``pip install demix_lite[book]``).
 """
 
 from collections.abc import Mapping
@@ -42,21 +43,24 @@ def new_axes(width: float = 7.0, height: float = 4.0) -> "Axes":
     Raises
     ------
     DemixError
-        If matplotlib is not installed.
+        If matplotlib or seaborn is not installed.
     """
-    axes = _pyplot().subplots(figsize=(width, height), layout="constrained")[1]
+    axes = _drawing()[0].subplots(figsize=(width, height), layout="constrained")[1]
     axes.spines[["top", "right"]].set_visible(False)
     return axes
 
 
-def _pyplot() -> Any:
+def _drawing() -> tuple[Any, Any]:
+    """Return pyplot and seaborn, which only those who draw need to have."""
     try:
+        import seaborn
         from matplotlib import pyplot
     except ImportError as error:
         raise DemixError(
-            "pictures need matplotlib; install it with: pip install 'demix_lite[book]'."
+            "pictures need matplotlib and seaborn; install them with: "
+            "pip install 'demix_lite[book]'."
         ) from error
-    return pyplot
+    return pyplot, seaborn
 
 
 def influence_heatmap(values: Any, kinds: pd.Series) -> "Axes":
@@ -86,12 +90,19 @@ def influence_heatmap(values: Any, kinds: pd.Series) -> "Axes":
 def error_scatter(points: Any, kinds: pd.Series) -> "Axes":
     """Draw rows as points in the plane, with a colour and a marker per error; shape ``(n, 2)``."""
     axes = new_axes(6.5, 5.0)
-    points = np.asarray(points)
-    for kind in (kind for kind in COLOURS if (kinds == kind).any()):
-        x, y = points[(kinds == kind).to_numpy()].T
-        size = 22 if kind == "none" else 18
-        style: Any = {"color": COLOURS[kind], "marker": MARKERS[kind], "alpha": 0.75}
-        axes.scatter(x, y, size, label=f"{_said(kind)} ({len(x)})", **style)
+    names = {kind: f"{_said(kind)} ({(kinds == kind).sum()})" for kind in COLOURS}
+    order = np.argsort(kinds.map([*COLOURS].index), kind="stable")  # errors above the other rows
+    said, (x, y) = kinds.map(names).to_numpy()[order], np.asarray(points)[order].T
+    how: Any = {"s": 30, "alpha": 0.75, "linewidth": 0, "ax": axes}
+    _drawing()[1].scatterplot(
+        x=x,
+        y=y,
+        hue=said,
+        style=said,
+        palette={names[kind]: colour for kind, colour in COLOURS.items()},
+        markers={names[kind]: marker for kind, marker in MARKERS.items()},
+        **how,
+    )
     axes.set(xticks=[], yticks=[], xlabel="first axis (no unit)", ylabel="second axis (no unit)")
     axes.legend(title="true error (rows)", loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     return axes
@@ -200,7 +211,7 @@ def dot_panels(
     width = 1.9 + max(1.9 * columns, 5.4)  # narrow, so that the type is large on a page
     size = (width, lines * (0.9 + 0.22 * len(mean)))
     how: Any = {"sharex": share, "sharey": True, "squeeze": False, "layout": "constrained"}
-    grid = _pyplot().subplots(lines, columns, figsize=size, **how)[1]
+    grid = _drawing()[0].subplots(lines, columns, figsize=size, **how)[1]
     drawn: list[Axes] = []
     for axes, name in zip(grid.flat, mean.columns, strict=False):
         widths = np.zeros(len(mean)) if half is None else half[name].fillna(0).to_numpy(float)
@@ -282,14 +293,12 @@ def curves(
 def confusion(table: pd.DataFrame) -> "Axes":
     """Draw counts of true (rows) against said (columns), shaded by their share of the row."""
     axes = new_axes(6.0, 3.8)
-    share = table.div(table.sum(axis=1).clip(lower=1), axis=0).to_numpy()
-    axes.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-    for (i, j), part in np.ndenumerate(share):
-        ink = "white" if part > 0.55 else "black"
-        text = f"{table.iloc[i, j]:,}\n{part:.0%}"
-        axes.text(j, i, text, ha="center", va="center", color=ink, fontsize=9)
-    axes.set_xticks(range(table.shape[1]), [_said(kind) for kind in table.columns])
-    axes.set_yticks(range(table.shape[0]), [_said(kind) for kind in table.index])
+    share = table.div(table.sum(axis=1).clip(lower=1), axis=0)
+    counts = table.map("{:,}\n".format) + share.map("{:.0%}".format)
+    shown = share.rename(index=_said, columns=_said)
+    how: Any = {"cmap": "Blues", "vmin": 0, "vmax": 1, "cbar": False, "ax": axes}
+    _drawing()[1].heatmap(shown, annot=counts, fmt="", annot_kws={"fontsize": 9}, **how)
+    axes.tick_params(axis="y", rotation=0)
     axes.set(xlabel="what the detector says (rows, share of the line)", ylabel="true error")
     return axes
 
@@ -297,9 +306,9 @@ def confusion(table: pd.DataFrame) -> "Axes":
 def stage_seconds(seconds: Mapping[str, float]) -> "Axes":
     """Draw how long each stage took, in the order of the stages."""
     axes = new_axes(6.5, 0.9 + 0.3 * len(seconds))
-    bars = axes.barh(list(seconds), list(seconds.values()), color="#56B4E9")
+    _drawing()[1].barplot(x=seconds.values(), y=seconds.keys(), color="#56B4E9", ax=axes)
+    bars: Any = axes.containers[0]
     axes.bar_label(bars, fmt="%.1f", padding=3)
-    axes.invert_yaxis()
     axes.margins(x=0.1)
     axes.set(xlabel="seconds")
     return axes

@@ -102,11 +102,12 @@ def test_stages_stand_in_order():
     assert axes.get_xlabel() == "seconds"
 
 
-def test_without_matplotlib_one_sentence(monkeypatch):
+@pytest.mark.parametrize("library", ["matplotlib", "seaborn"])
+def test_without_a_library_of_figures_one_sentence(library, monkeypatch):
     real = builtins.__import__
 
     def missing(name, *rest):
-        if name.startswith("matplotlib"):
+        if name == library:
             raise ImportError(name)
         return real(name, *rest)
 
