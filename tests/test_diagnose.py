@@ -393,6 +393,21 @@ def test_lines_that_end_early_are_counted_as_rows(text, short, tmp_path):
     assert read_user_file(path).attrs["short_rows"] == short
 
 
+def test_points_between_thousands_are_no_decimals(quick, tmp_path):
+    frame = people()
+    rent = (frame["income"] * frame["age"]).round().astype(int)  # up to some thousands
+    frame["rent"] = rent.map("{:,}".format).str.replace(",", ".")
+    path = tmp_path / "t.csv"
+    frame.to_csv(path, index=False, sep=";")
+    read = own_table(read_user_file(path), "buys")
+    assert read.frame["rent"].tolist() == rent.tolist()
+    assert "rent has points between its thousands." in read.notes
+    weight = frame.assign(rent=(rent / 1000).map("{:.3f}".format))  # three decimals everywhere
+    assert own_table(weight, "buys").frame["rent"].tolist() == (rent / 1000).round(3).tolist()
+    short = frame.assign(rent=(rent / 1000).map("{:g}".format))  # or as many as it takes
+    assert own_table(short, "buys").frame["rent"].max() < 10
+
+
 def test_columns_are_read_for_what_they_are():
     n = 60
     frame = pd.DataFrame(

@@ -29,9 +29,11 @@ from demix_lite.tasks.reading import (
     as_numbers,
     as_text,
     date_order,
+    has_point_thousands,
     in_usual_type,
     stands_for_missing,
     unit_of,
+    without_unit,
 )
 from demix_lite.tasks.slips import (
     in_usual_unit,
@@ -419,6 +421,8 @@ def _add_number(found: _Columns, name: str, cells: pd.Series, numbers: pd.Series
         return
     if any(unit := unit_of(cells)):
         found.notes.append(f"{name} was read without its unit, {''.join(unit).strip()!r}.")
+    if has_point_thousands(without_unit(cells)):
+        found.notes.append(f"{name} has points between its thousands.")
     filled = numbers.astype(np.int64) if whole and len(known) == len(numbers) else numbers
     if limits := int(cells.dropna().str.match(LIMIT).sum()):
         found.notes.append(f"{name}: in {_count(limits, 'cell')} < or > was left out.")

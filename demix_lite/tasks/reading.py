@@ -124,6 +124,8 @@ def as_numbers(values: pd.Series) -> pd.Series:
     [3.5]
     >>> as_numbers(pd.Series(["<=50K", ">50K"])).tolist()
     [nan, nan]
+    >>> as_numbers(pd.Series(["974", "1.001", "23"])).tolist()
+    [974.0, 1001.0, 23.0]
     """
     if not pd.api.types.is_numeric_dtype(values.dtype):
         text = as_text(values)
@@ -131,7 +133,7 @@ def as_numbers(values: pd.Series) -> pd.Series:
         if limited.any() and limited.mean() < 0.5:
             text = text.str.replace(LIMIT, "", regex=True)
         values = pd.to_numeric(text, errors="coerce")
-        if (values.isna() & text.notna()).any():
+        if (values.isna() & text.notna()).any() or has_point_thousands(text):
             values = pd.to_numeric(_with_points(without_unit(text)), errors="coerce")
     return values.astype(float).replace([np.inf, -np.inf], np.nan)
 
@@ -213,10 +215,10 @@ def _with_points(text: pd.Series) -> pd.Series:
     --------
     >>> _with_points(pd.Series(["0,5", "-2"])).tolist(), _with_points(pd.Series(["1,250"])).tolist()
     (['0.5', '-2'], ['1250'])
+    >>> _with_points(pd.Series(["1.234.567", "89.000"])).tolist()
+    ['1234567', '89000']
     """
-    if not text.str.contains(",", regex=False, na=False).any():
-        return text
-    if has_decimal_comma(text):
+    if has_decimal_comma(text) or has_point_thousands(text):
         return text.str.replace(".", "", regex=False).str.replace(",", ".", regex=False)
     thousands = text.str.fullmatch(THOUSANDS, na=False)
     return text.str.replace(",", ".", regex=False).mask(
@@ -238,6 +240,30 @@ def has_decimal_comma(text: pd.Series) -> bool:
     if not len(commas) or commas.str.fullmatch(THOUSANDS).mean() > MANY_OF_THEM:
         return False
     return not len(dots) or bool(dots.str.fullmatch(POINT_THOUSANDS).mean() > MANY_OF_THEM)
+
+
+def has_point_thousands(text: pd.Series) -> bool:
+    """Say whether a point stands between the thousands, and not before the decimals.
+
+    It does where a number has two, or where whole numbers beside those with a point and three
+    digits all lie below a thousand.
+
+    Examples
+    --------
+    >>> tables = ["974", "1.001"], ["1.234.567"], ["0.974", "1.001"], ["2.5", "1.001"], ["1.001"]
+    >>> [has_point_thousands(pd.Series(cells)) for cells in tables]
+    [True, True, False, False, False]
+    """
+    known = text.dropna().astype(str)
+    numbers = known[known.str.fullmatch(r"[-+]?[\d.]+")]
+    has_point = numbers.str.contains(".", regex=False)
+    with_point, whole = numbers[has_point], numbers[~has_point]
+    if not has_point.mean() > 1 - MOSTLY:
+        return False
+    if with_point.str.fullmatch(POINT_THOUSANDS).mean() < MOSTLY:
+        return False
+    below_thousand = whole.str.fullmatch(r"[-+]?\d{1,3}")
+    return bool(below_thousand.mean() >= MOSTLY or (with_point.str.count(r"\.") > 1).any())
 
 
 def are_codes(known: pd.Series) -> bool:
