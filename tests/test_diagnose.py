@@ -393,6 +393,35 @@ def test_lines_that_end_early_are_counted_as_rows(text, short, tmp_path):
     assert read_user_file(path).attrs["short_rows"] == short
 
 
+@pytest.mark.parametrize(
+    ("text", "columns"),
+    [
+        ("income, in USD;age, years;y\n1;2;a\n3;4;b\n", 3),  # more commas than semicolons
+        ("a|b|c|d,x,y\n1,2,3\n4,5,6\n", 3),
+        ("text\nhello\nyou\n", 1),
+        ("a,b,c\n1,2\n3,4,5\n6\n", 3),  # lines that end early
+    ],
+)
+def test_the_separator_is_what_divides_the_first_lines(text, columns, tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text(text)
+    assert len(read_user_file(path).columns) == columns
+
+
+def test_a_first_line_that_is_a_row_is_told(quick, tmp_path, capsys):
+    path = tmp_path / "t.csv"
+    people().to_csv(path, index=False, header=False)
+    first = people().astype(str).iloc[0]
+    assert main(["diagnose", f"{path}", "--target", first["buys"], "--out", f"{tmp_path}"]) == 0
+    assert "The first line was read as the names of the columns" in capsys.readouterr().out
+    said = refused(capsys, path, "--target", "buys")
+    assert "put a line of column names above it" in said
+    path.write_text("0,1,0,0\n1,2,3,4\n")
+    assert "put a line of column names above it" in refused(capsys, path, "--target", "y")
+    path.write_text("|1x3 Cross validator\n1,2,a\n3,4,b\n")
+    assert "is it the line of column names?" in refused(capsys, path, "--target", "y")
+
+
 def test_points_between_thousands_are_no_decimals(quick, tmp_path):
     frame = people()
     rent = (frame["income"] * frame["age"]).round().astype(int)  # up to some thousands

@@ -9,8 +9,11 @@ import csv
 import io
 import os
 import re
+import statistics
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 
 import pandas as pd
@@ -27,9 +30,13 @@ LIMITS = (
     f"at most {MOST_ROWS:,} rows, {MOST_COLUMNS} columns, {MOST_CELLS:,} cells "
     f"and {MOST_BYTES >> 20} MB"
 )
+NO_NAMES = "the first line looks like a row; put a line of column names above it."
 DELIMITERS = (",", ";", "\t", "|")
 SEPARATOR_LINE = re.compile(r"sep=(.)\r?\n", re.IGNORECASE)
 """A first line that spreadsheets write to say what separates the cells."""
+
+FIRST_LINES = 20
+"""So many lines tell what separates the cells."""
 
 NOT_TEXT = {
     b"PK\x03\x04": "an Excel or zip file: save the sheet as CSV, or unpack it",
@@ -107,7 +114,20 @@ def check_shape(rows: int, names: list[str], where: object) -> None:
         raise DemixError(f"{where} has {count} rows and {len(names):,} columns: {_too_large()}")
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise DemixError(f"{where} has more than one column named {twice[0]!r}: rename them.")
+        what = NO_NAMES if look_like_cells(names) else "rename them."
+        raise DemixError(f"{where} has more than one column named {twice[0]!r}: {what}")
+
+
+def look_like_cells(names: Sequence[str]) -> bool:
+    """Say whether names look like the cells of a row: several are numbers that do not count up.
+
+    Examples
+    --------
+    >>> look_like_cells(["39", "State-gov", "77516"]), look_like_cells(["city", "2023", "2024"])
+    (True, False)
+    """
+    numbers = pd.to_numeric(pd.Series(names, dtype=object), errors="coerce").dropna()
+    return len(numbers) > 1 and not bool((numbers.diff().dropna() == 1).all())
 
 
 def _too_large() -> str:
@@ -163,6 +183,8 @@ def _read_text(path: Path, encoding: str | None) -> pd.DataFrame:
             reason = (
                 "a row has more cells than there are column names, perhaps a separator at its end"
             )
+        if len(names) == 1:
+            reason = "its first line is one cell: is it the line of column names?"
         raise DemixError(f"{path} is not a table of rows of equal length ({reason}).") from error
     frame.columns = pd.Index(names)
     check_shape(len(frame), names, path)
@@ -199,17 +221,24 @@ def _decoded(raw: bytes, path: Path, encoding: str) -> str:
 
 
 def _header(text: str, path: Path, delimiters: Sequence[str]) -> tuple[list[str], str]:
-    """Return the column names and the separator: the one that divides the first line most."""
-    first = text[: 2**20]
-    best: list[str] = []
-    delimiter = delimiters[0]
-    for candidate in delimiters:
-        try:
-            names = next(csv.reader(io.StringIO(first, newline=""), delimiter=candidate), [])
-        except csv.Error:  # no such separator in a very long line
-            continue
-        if len(names) > len(best):
-            best, delimiter = names, candidate
-    if not any(name.strip() for name in best):
+    """Return the column names and the separator: the one that divides the first lines best."""
+    found = [(_first_lines(text[: 2**20], delimiter), delimiter) for delimiter in delimiters]
+    (names, *_), delimiter = max(found, key=lambda lines: _how_alike(lines[0]))
+    if not any(name.strip() for name in names):
         raise DemixError(f"{path} has no column names in its first line.")
-    return best, delimiter
+    return names, delimiter
+
+
+def _first_lines(text: str, delimiter: str) -> list[list[str]]:
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    found: list[list[str]] = []
+    with suppress(csv.Error):  # no such separator in a very long line
+        found.extend(line for line in islice(lines, FIRST_LINES) if line)
+    return found or [[]]
+
+
+def _how_alike(lines: list[list[str]]) -> tuple[bool, float, int]:
+    """Tell whether rows are divided at all, how many as the first line, and in how many cells."""
+    names, *rows = map(len, lines)
+    usual = statistics.mode(rows or [names])
+    return usual > 1, rows.count(names) / max(len(rows), 1), names

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from demix_lite import __version__
-from demix_lite.data.user_file import read_user_file
+from demix_lite.data.user_file import look_like_cells, read_user_file
 from demix_lite.debugger import DataDebugger
 from demix_lite.debugger.judging import Announce, say_nothing
 from demix_lite.debugger.self_check import self_check
@@ -307,7 +307,7 @@ def _summary(
         "score": _score(debugger),
         "known": None if truth is None else _how_right(truth, lines),
         "self_check": None if checked is None else checked.round(3).to_dict("index"),
-        "checks": [*_short_rows(raw), *debugger.table_.checks],
+        "checks": [*_file_checks(raw), *debugger.table_.checks],
         "notes": notes,
         "seed": seed,
         "seconds": round(seconds, 1),
@@ -315,11 +315,17 @@ def _summary(
     }
 
 
-def _short_rows(raw: pd.DataFrame) -> list[str]:
-    """Say which lines of a text file have fewer cells than there are columns."""
+def _file_checks(raw: pd.DataFrame) -> list[str]:
+    """Say what a text file seems to lack: a line of column names, cells at the end of lines."""
+    checks = []
+    if look_like_cells(raw.attrs.get("header", [])):
+        some = ", ".join(raw.columns[:3])
+        checks.append(f"The first line was read as the names of the columns ({some}, ...): a row?")
     short = pd.Index(raw.attrs.get("short_rows", []))
-    said = f"Lines that end before the last column, read as empty there: {len(short):,}"
-    return [f"{said} ({rows_in_words(short)})."] if len(short) else []
+    if len(short):
+        said = f"Lines that end before the last column, read as empty there: {len(short):,}"
+        checks.append(f"{said} ({rows_in_words(short)}).")
+    return checks
 
 
 def _shortcut(found: NamedShortcut, rows: pd.DataFrame, target: str) -> dict[str, Any]:

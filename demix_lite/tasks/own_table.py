@@ -16,6 +16,7 @@ from pandas.api.types import (
     is_timedelta64_dtype,
 )
 
+from demix_lite.data.user_file import NO_NAMES, look_like_cells
 from demix_lite.errors import DemixError
 from demix_lite.tasks.labels import Classes, Label, Number
 from demix_lite.tasks.moved_cells import MovedCells, find_moved_cells
@@ -258,6 +259,8 @@ def check_target(frame: pd.DataFrame, target: str, name: str = NAME) -> None:
     near = difflib.get_close_matches(str(target).lower(), list(known), n=1)
     names = list(known.values())[:20]
     listed = f"it has {', '.join(names)}{', ...' if len(known) > 20 else ''}."
+    if look_like_cells(list(known)):
+        listed += f" If this is a file, {NO_NAMES}"
     hint = f"did you mean {known[near[0]]!r}?" if near else listed
     raise DataError(f"{name} has no column {str(target)!r}; {hint}")
 
