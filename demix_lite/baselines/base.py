@@ -21,6 +21,7 @@ from demix_lite.detector.runs import Run
 from demix_lite.diagnosis import ERROR_TYPES, Diagnosis, score
 from demix_lite.errors import DemixError
 from demix_lite.tasks.base import Task
+from demix_lite.tasks.labels import Label
 from demix_lite.whole_file import whole_file
 
 BINS = 50
@@ -41,12 +42,15 @@ class Baseline(ABC):
         Setting to the values tried by :meth:`fit`; the first is the default.
     reference : str
         The publication or the library the method comes from.
+    judges : type
+        The kind of label it makes sense for.
     """
 
     name: ClassVar[str]
     claims: ClassVar[tuple[str, ...]] = ERROR_TYPES
     space: ClassVar[dict[str, tuple[Any, ...]]] = {}
     reference: ClassVar[str] = ""
+    judges: ClassVar[type] = Label
 
     def __init__(self, **settings: Any):
         unknown = set(settings) - set(self.space)
@@ -58,8 +62,8 @@ class Baseline(ABC):
 
     @classmethod
     def applies_to(cls, task: Task) -> bool:
-        """Return whether the method makes sense for a task; True unless it says otherwise."""
-        return True
+        """Return whether the method makes sense for a task."""
+        return isinstance(task.label, cls.judges)
 
     @abstractmethod
     def scores(self, run: Run) -> np.ndarray:

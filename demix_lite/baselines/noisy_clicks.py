@@ -11,7 +11,7 @@ from demix_lite.baselines.base import Baseline
 from demix_lite.baselines.retraining import run_seed
 from demix_lite.detector.runs import Run
 from demix_lite.models.training import fit, predict
-from demix_lite.tasks.base import Task, seeded_model
+from demix_lite.tasks.base import seeded_model
 from demix_lite.tasks.labels import Clicks
 
 
@@ -31,11 +31,7 @@ class NoisyClicks(Baseline):
         "Yu & Qin (2020), Sampler Design for Implicit Feedback Data by Noisy-label Robust "
         "Learning, SIGIR (NBPO), pointwise, on the task's own model"
     )
-
-    @classmethod
-    def applies_to(cls, task: Task) -> bool:
-        """Return True for tasks of clicks."""
-        return isinstance(task.label, Clicks)
+    judges = Clicks
 
     def scores(self, run: Run) -> np.ndarray:
         """Return the posterior probability of a wrong label, shape ``(N,)``."""

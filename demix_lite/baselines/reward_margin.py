@@ -7,7 +7,6 @@ import numpy as np
 from demix_lite.baselines.base import Baseline
 from demix_lite.detector.runs import Run
 from demix_lite.models.training import predict
-from demix_lite.tasks.base import Task
 from demix_lite.tasks.labels import Preference
 
 
@@ -26,11 +25,7 @@ class RewardMargin(Baseline):
         "Xu et al. (2025), RLTHF: Targeted Human Feedback for LLM Alignment, arXiv:2502.13417: "
         "its screening by the distribution of reward margins, without the human"
     )
-
-    @classmethod
-    def applies_to(cls, task: Task) -> bool:
-        """Return True for preferences between two answers."""
-        return isinstance(task.label, Preference)
+    judges = Preference
 
     def scores(self, run: Run) -> np.ndarray:
         """Score every pair for label, feature and spurious errors, shape ``(N, 3)``."""
