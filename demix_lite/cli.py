@@ -16,7 +16,7 @@ import shtab
 from tqdm import tqdm
 
 from demix_lite import __version__
-from demix_lite.errors import DemixError, unknown_name
+from demix_lite.errors import DemixError, refuse_unknown
 from demix_lite.whole_file import check_writable, whole_file
 
 EXAMPLES = """
@@ -384,9 +384,7 @@ def _train(options: argparse.Namespace) -> None:
     from demix_lite.benchmark.protocols import INJECTIONS, curricula, train_detectors
 
     known = curricula(options.family)
-    for name in options.only or ():
-        if name not in known:
-            raise unknown_name("detector", name, known)
+    refuse_unknown("detector", options.only or (), known)
     names = options.only or [n for n, plan in known.items() if plan.shipped or options.all]
     train_detectors(
         [known[name] for name in names],

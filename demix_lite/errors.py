@@ -1,7 +1,8 @@
 """Errors that people read: one sentence that says what, where and what to do."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from typing import Any
 
 
 class DemixError(Exception):
@@ -20,3 +21,15 @@ def unknown_name(kind: str, name: object, known: Iterable[object]) -> DemixError
     near = difflib.get_close_matches(str(name), names, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else "."
     return DemixError(f"unknown {kind} {str(name)!r}{hint} Known: {', '.join(names)}.")
+
+
+def refuse_unknown(kind: str, names: Iterable[object], known: Collection[Any]) -> None:
+    """Raise what :func:`unknown_name` says of the first of ``names`` that is not ``known``.
+
+    Examples
+    --------
+    >>> refuse_unknown("task", ["bank"], ["adult", "bank"])
+    """
+    for name in names:
+        if name not in known:
+            raise unknown_name(kind, name, known)

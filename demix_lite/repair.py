@@ -11,7 +11,7 @@ from torch import Tensor
 
 from demix_lite.cross_fit import in_bins, without_empty
 from demix_lite.diagnosis import Diagnosis
-from demix_lite.errors import unknown_name
+from demix_lite.errors import refuse_unknown
 from demix_lite.tasks.base import Task
 
 SPURIOUS_WEIGHT = 2.0
@@ -108,8 +108,7 @@ def repair(
         If there is no such way to repair labels or features.
     """
     for part, way in (("labels", labels), ("features", features)):
-        if way not in WAYS[part]:
-            raise unknown_name(f"way to repair {part}", way, WAYS[part])
+        refuse_unknown(f"way to repair {part}", [way], WAYS[part])
     flag, chance = diagnosis.flag, diagnosis.probability["feature"].to_numpy()
     wrong = (flag["label"] & (diagnosis.probability["label"] >= task.label.least_doubt)).to_numpy()
     broken = (flag["feature"] & (chance >= task.least_broken)).to_numpy()

@@ -19,7 +19,7 @@ from demix_lite.detector import (
     make_environment,
 )
 from demix_lite.diagnosis import ERROR_TYPES, score
-from demix_lite.errors import unknown_name
+from demix_lite.errors import refuse_unknown
 from demix_lite.tasks import get_task
 
 STEPS = 600
@@ -87,9 +87,7 @@ def chosen_variants(names: Sequence[str] | None) -> dict[str, DetectorSettings]:
     ['deep sets']
     """
     every = variants()
-    for name in names or ():
-        if name not in every:
-            raise unknown_name("variant", name, every)
+    refuse_unknown("variant", names or (), every)
     return {name: every[name] for name in names or every}
 
 

@@ -29,7 +29,7 @@ from demix_lite.benchmark.protocols import (
     train_detectors,
 )
 from demix_lite.data.store import data_home
-from demix_lite.errors import DemixError, unknown_name
+from demix_lite.errors import DemixError, refuse_unknown
 from demix_lite.models.training import resolve_device
 from demix_lite.tasks import get_task
 from demix_lite.whole_file import whole_file
@@ -85,9 +85,7 @@ def suite(family: str, *, quick: bool = False, tasks: Collection[str] = ()) -> l
     (210, 1)
     """
     known = family_tasks(family)
-    for task in tasks:
-        if task not in known:
-            raise unknown_name(f"task of the suite {family}", task, known)
+    refuse_unknown(f"task of the suite {family}", tasks, known)
     asked = tuple(task for task in known if task in tasks)
     tasks = asked or known
     standard, *others = get_task(tasks[0]).architectures
@@ -134,9 +132,7 @@ def some(
     """
     for kind, asked, place in (("method", methods, 0), ("protocol", protocols, 1)):
         known = sorted({entry[place] for cell in cells for entry in cell.entries})
-        for name in asked or ():
-            if name not in known:
-                raise unknown_name(kind, name, known)
+        refuse_unknown(kind, asked or (), known)
 
     def wanted(cell: Cell, entry: Entry) -> bool:
         method, protocol = entry

@@ -19,7 +19,7 @@ import pandas as pd
 from demix_lite.data.instructions import sample_instructions
 from demix_lite.data.twin import load_twin, sample_twin, twin_names
 from demix_lite.data.world import sample_world
-from demix_lite.errors import DemixError, unknown_name
+from demix_lite.errors import DemixError, refuse_unknown
 from demix_lite.seeds import generator
 
 SOURCES = ("twin", "real")
@@ -243,8 +243,7 @@ def load_tables(
     """
     check_source(source)
     known = known_tables(home)
-    if name not in known:
-        raise unknown_name("table", name, known)
+    refuse_unknown("table", [name], known)
     if rows is not None and (isinstance(rows, bool) or not isinstance(rows, Integral) or rows < 1):
         raise DemixError(f"rows must be a whole number of at least 1, not {rows!r}.")
     if source == "twin" and rows is not None and rows > MOST_TWIN_ROWS:
@@ -264,8 +263,7 @@ def check_source(source: str) -> None:
     --------
     >>> check_source("twin")
     """
-    if source not in SOURCES:
-        raise unknown_name("data source", source, SOURCES)
+    refuse_unknown("data source", [source], SOURCES)
 
 
 def _sample(twin: dict[str, Any], rows: int | None, seed: int) -> Tables:

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from demix_lite.errors import DemixError, unknown_name
+from demix_lite.errors import DemixError, refuse_unknown
 from demix_lite.seeds import generator
 
 MISSING = -1e9
@@ -40,8 +40,7 @@ def twin_names() -> list[str]:
 @cache
 def load_twin(name: str) -> dict[str, Any]:
     """Read the description of a built-in twin; treat it as read-only."""
-    if name not in twin_names():
-        raise unknown_name("twin", name, twin_names())
+    refuse_unknown("twin", [name], twin_names())
     file = resources.files("demix_lite.data").joinpath("twins", f"{name}.json")
     return json.loads(file.read_text("utf-8"))
 

@@ -17,7 +17,7 @@ from demix_lite.detector.environments import Environment
 from demix_lite.detector.interventions import alignment_loss, contrastive_loss, validation_view
 from demix_lite.detector.runs import CHANNELS, normal_ranks
 from demix_lite.detector.set_transformer import Pooling, SetTransformer
-from demix_lite.errors import unknown_name
+from demix_lite.errors import refuse_unknown
 from demix_lite.models.training import minimise
 
 VIEWS = 4
@@ -52,9 +52,7 @@ class FirstPass(nn.Module):
     ):
         super().__init__()
         self.relative = relative
-        for name in channels:
-            if name not in CHANNELS:
-                raise unknown_name("channel", name, CHANNELS)
+        refuse_unknown("channel", channels, CHANNELS)
         mask = torch.tensor([float(name in channels) for name in CHANNELS])
         self.register_buffer("mask", mask[:, None], persistent=False)
         agreement = CHANNELS.index("label_agreement")

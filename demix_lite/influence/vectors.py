@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves, tree_map
 from tqdm import tqdm
 
-from demix_lite.errors import DemixError, unknown_name
+from demix_lite.errors import DemixError, refuse_unknown, unknown_name
 from demix_lite.influence.factors import (
     CHECKED_SAMPLES,
     Captured,
@@ -86,8 +86,7 @@ class InfluenceVectors:
 
     def __getitem__(self, channel: str) -> Any:
         """Return one channel, shape ``(N, M)``."""
-        if channel not in self.channels:
-            raise unknown_name("channel", channel, self.channels)
+        refuse_unknown("channel", [channel], self.channels)
         return self.values[:, self.channels.index(channel)]
 
 

@@ -1,6 +1,6 @@
 """The registry of tasks."""
 
-from demix_lite.errors import unknown_name
+from demix_lite.errors import refuse_unknown
 from demix_lite.tasks.alignment import ALIGNMENT
 from demix_lite.tasks.base import Rule, Splits, Task
 from demix_lite.tasks.recommenders import RECOMMENDERS
@@ -19,6 +19,5 @@ def get_task(name: str) -> Task:
     >>> get_task("adult").metric_name
     'accuracy'
     """
-    if name not in TASKS:
-        raise unknown_name("task", name, TASKS)
+    refuse_unknown("task", [name], TASKS)
     return TASKS[name]

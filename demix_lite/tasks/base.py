@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from demix_lite.data.store import Card
-from demix_lite.errors import DemixError, unknown_name
+from demix_lite.errors import DemixError, refuse_unknown, unknown_name
 from demix_lite.models.training import Trained, fit
 from demix_lite.seeds import generator
 from demix_lite.tasks.labels import Label
@@ -261,8 +261,7 @@ class Task(ABC):
 
     def check_architecture(self, architecture: str) -> str:
         """Return ``architecture`` if the task knows it, else raise :class:`DemixError`."""
-        if architecture not in self.architectures:
-            raise unknown_name(f"architecture of {self.name}", architecture, self.architectures)
+        refuse_unknown(f"architecture of {self.name}", [architecture], self.architectures)
         return architecture
 
 
