@@ -16,6 +16,7 @@ import psutil
 import torch
 from filelock import FileLock
 
+from demix_lite import report
 from demix_lite.diagnosis import ERROR_TYPES
 from demix_lite.errors import DemixError
 from demix_lite.models.training import resolve_device
@@ -23,7 +24,7 @@ from demix_lite.whole_file import whole_file
 
 RESULTS_LEFT_OUT = ":(top,exclude)book/results"
 PROCESSOR = f"{platform.system()} {platform.machine()} CPU"
-VARIANTS = ("dirty", "repaired", "oracle", "clean")
+VARIANTS = tuple(report.VARIANTS)
 STAGES = ("load", "inject", "fit", "influence", "detect", "repair", "refit", "evaluate")
 KEY = ("task", "method", "architecture", "clean_ratio", "seed", "protocol", "source")
 COLUMNS = (
