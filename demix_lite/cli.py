@@ -155,7 +155,7 @@ def _add_about(commands: Any) -> None:
         description='Complete with the tab key in bash: eval "$(demix-lite completion bash)"',
     )
     completion.add_argument("shell", choices=shtab.SUPPORTED_SHELLS)
-    completion.set_defaults(command=_completion)
+    completion.set_defaults(command=lambda asked: print(shtab.complete(_parser(), asked.shell)))
 
 
 def _add_run(commands: Any) -> None:
@@ -278,10 +278,6 @@ def _diagnose(options: argparse.Namespace) -> None:
         print(f"written: {path}")
     for path in sorted(set(folder.glob("repaired.*")) - set(written)):
         print(f"note: {path} is left from an earlier run.")
-
-
-def _completion(options: argparse.Namespace) -> None:
-    print(shtab.complete(_parser(), options.shell))
 
 
 def _info(options: argparse.Namespace) -> None:
