@@ -369,8 +369,7 @@ def _read_column(found: _Columns, name: str, values: pd.Series) -> None:
     """Put one column where it belongs, or say why it is left out."""
     if isinstance(values.dtype, pd.CategoricalDtype):
         values = values.astype(object)
-    is_number = is_numeric_dtype(values.dtype)
-    if is_number and not is_bool_dtype(values.dtype):
+    if is_numeric_dtype(values.dtype) and not is_bool_dtype(values.dtype):
         numbers = as_numbers(values)
         _add_number(found, name, as_text(values.where(numbers.isna())), numbers)
         return
@@ -434,7 +433,7 @@ def _add_number(found: _Columns, name: str, cells: pd.Series, numbers: pd.Series
 
 
 def _add_date(found: _Columns, name: str, cells: pd.Series, dates: pd.Series) -> None:
-    dates = dates.dt.tz_localize(None) if dates.dt.tz is not None else dates
+    dates = dates.dt.tz_localize(None)
     if dates.nunique() < 2:
         found.notes.append(_same_everywhere(name, int(dates.notna().sum())))
         return
