@@ -28,7 +28,6 @@ from demix_lite.influence.factors import (
     Factor,
     FactorCapture,
     LinearFactor,
-    refuse_batch_statistics,
 )
 from demix_lite.influence.gram import inner_products, joined, prepare, squared_norms
 from demix_lite.models.training import LossFn, count, move, resolve_device, take
@@ -257,7 +256,6 @@ class InfluenceSource:
             if not match and (name not in CHANNELS or "[" in name):
                 raise unknown_name("channel", name, CHANNELS)
         model = getattr(model, "_orig_mod", model)  # compiled, its modules cannot be watched
-        refuse_batch_statistics(model)
         self.model = model.to(self.device)
         # Tells the length of every sample, if the model knows of lengths.
         lengths = getattr(self.model, "lengths", None)
