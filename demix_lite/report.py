@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from demix_lite.diagnosis import ERROR_TYPES
-from demix_lite.errors import DemixError, unknown_name
+from demix_lite.errors import DemixError, refuse_unknown
 from demix_lite.tasks.base import Rule, Task
 
 if TYPE_CHECKING:
@@ -401,8 +401,7 @@ def check_parameters(given: Mapping[str, Any], known: Mapping[str, type]) -> Non
     for name, value in given.items():
         if name.startswith("_") or name in ("In", "Out") or not isinstance(value, plain):
             continue
-        if name not in known:
-            raise unknown_name("parameter", name, known)
+        refuse_unknown("parameter", [name], known)
         wanted = (int, float) if known[name] is float else known[name]
         wrong_bool = isinstance(value, bool) and known[name] is not bool
         if wrong_bool or not isinstance(value, wanted):

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from demix_lite.data.store import Card
-from demix_lite.errors import DemixError, refuse_unknown, unknown_name
+from demix_lite.errors import DemixError, refuse_unknown
 from demix_lite.models.training import Trained, fit
 from demix_lite.seeds import generator
 from demix_lite.tasks.labels import Label
@@ -236,10 +236,9 @@ class Task(ABC):
 
     def rule(self, name: str) -> Rule:
         """Return the spurious rule with this name."""
-        for rule in self.rules:
-            if rule.name == name:
-                return rule
-        raise unknown_name(f"rule of {self.name}", name, [rule.name for rule in self.rules])
+        known = {rule.name: rule for rule in self.rules}
+        refuse_unknown(f"rule of {self.name}", [name], known)
+        return known[name]
 
     def rules_for(self, frame: pd.DataFrame) -> tuple[Rule, ...]:
         """Return the rules that mean something in this very table; all of them by default."""
