@@ -219,7 +219,13 @@ def with_share(probability: np.ndarray, share: float) -> np.ndarray:
     if probability.mean() <= share:
         return probability
     odds = logit(probability.clip(1e-6, 1 - 1e-6))
-    return expit(odds - brentq(lambda shift: expit(odds - shift).mean() - share, 0, 60))
+    return expit(odds - shift_to(odds, share))
+
+
+def shift_to(odds: np.ndarray, mean: float) -> float:
+    """Return what to take off all odds so that the mean probability is as given."""
+    ends = odds.min() - logit(mean) - 1, odds.max() - logit(mean) + 1
+    return brentq(lambda shift: expit(odds - shift).mean() - mean, *ends)
 
 
 def flag_from(probability: np.ndarray, precision: float = 0.6) -> float:

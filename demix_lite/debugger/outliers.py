@@ -12,10 +12,10 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import brentq
 from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 
+from demix_lite.debugger.evidence import shift_to
 from demix_lite.debugger.judging import Judgement
 from demix_lite.diagnosis import ERROR_TYPES
 from demix_lite.tasks.tabular import TabularTask
@@ -78,7 +78,7 @@ def with_outliers(
     odds = [
         verdict + weight * slope * distance for verdict, distance in zip(said, far, strict=True)
     ]
-    shift = _shift_to(odds[0].mean(axis=0), judgement.probability[:, number].mean())
+    shift = shift_to(odds[0].mean(axis=0), judgement.probability[:, number].mean())
     by_cut, of_controls = judgement.by_cut.copy(), judgement.of_controls.copy()
     by_cut[:, :, number], of_controls[:, number] = (expit(o - shift) for o in odds)
     return replace(judgement, by_cut=by_cut, of_controls=of_controls)
@@ -94,9 +94,3 @@ def _slope(rows: np.ndarray, broken: np.ndarray) -> float:
     model = LogisticRegression(class_weight="balanced").fit(both / spread, is_control)
     verdict, distance = model.coef_[0] / spread
     return float(distance / max(verdict, LEAST_SLOPE))
-
-
-def _shift_to(odds: np.ndarray, mean: float) -> float:
-    """Return what to take off all odds so that the mean probability is as given."""
-    ends = odds.min() - logit(mean) - 1, odds.max() - logit(mean) + 1
-    return float(brentq(lambda shift: expit(odds - shift).mean() - mean, *ends))
