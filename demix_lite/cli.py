@@ -121,7 +121,8 @@ def _add_diagnose(commands: Any) -> None:
         ),
     )
     add = diagnose.add_argument
-    add("file", type=Path, help="CSV (any separator) or Parquet file").complete = shtab.FILE
+    words = "CSV (commas, semicolons, tabs or bars) or Parquet file"
+    add("file", type=Path, help=words).complete = shtab.FILE
     add("--target", required=True, metavar="COLUMN", help="the label column")
     add("--out", type=Path, metavar="DIR", help="where to write (default: NAME-diagnosis)")
     add(

@@ -173,10 +173,7 @@ def diagnosis_summary(about: Mapping[str, Any]) -> str:
     for kind, row in (about["known"] or {}).items():
         lines.append(f"known errors, {names[kind]}: {how_right(row)}")
     for kind, row in (about["self_check"] or {}).items():
-        lines.append(
-            f"self-check, {names[kind]}: of {row['errors']:.0f} put in {row['recall']:.0%} found, "
-            f"{row['precision']:.0%} of the flags right"
-        )
+        lines.append(f"self-check, {names[kind]}: {found_and_right(row)} (errors put in by us)")
     lines += [f"plain check: {found}" for found in about["checks"]]
     return "\n".join(lines + [f"note: {note}" for note in about["notes"]])
 
@@ -231,12 +228,23 @@ def how_right(row: Mapping[str, Any]) -> str:
     >>> how_right({"errors": 148, "recall": 0.716, "precision": None, "rows": 1000})
     '72% of 148 found, none flagged (truth known of 1,000 rows)'
     """
+    return f"{found_and_right(row)} (truth known of {row['rows']:,} rows)"
+
+
+def found_and_right(row: Mapping[str, Any]) -> str:
+    """Say the same without the number of rows.
+
+    Examples
+    --------
+    >>> found_and_right({"errors": 40, "recall": 0.5, "precision": 0.75})
+    '50% of 40 found, 75% of the flags right'
+    """
     found, right = "none to find", "none flagged"
     if row["recall"] is not None:
         found = f"{row['recall']:.0%} of {row['errors']:,} found"
     if row["precision"] is not None:
         right = f"{row['precision']:.0%} of the flags right"
-    return f"{found}, {right} (truth known of {row['rows']:,} rows)"
+    return f"{found}, {right}"
 
 
 def gain_in_words(score: Mapping[str, Any]) -> str:

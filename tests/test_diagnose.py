@@ -422,6 +422,49 @@ def test_a_first_line_that_is_a_row_is_told(quick, tmp_path, capsys):
     assert "is it the line of column names?" in refused(capsys, path, "--target", "y")
 
 
+def test_what_may_stand_for_a_missing_value_is_asked_about():
+    frame = people(600)
+    frame.loc[:19, "income"] = -200.0
+    gas = frame["age"] * 10.0 + 1000
+    frame["gas"] = gas.mask(frame.index % 8 == 3, -200)  # not far for an eighth of the rows
+    question = "income (20 cells), gas (75 cells): -200 alone, far from all other numbers: a code"
+    assert any(said.startswith(question) for said in own_table(frame, "buys").checks)
+    label = own_table(frame, "gas")
+    assert any(said.startswith(question) for said in label.checks)
+    assert label.codes.sum().to_dict() == {"age": 0, "income": 20, "gas": 75}
+    counted = frame.assign(income=0).drop(columns="gas").assign(visits=frame.index % 4)
+    assert not any("a code" in said for said in own_table(counted, "buys").checks)
+
+
+def test_a_column_that_tells_the_label_alone_is_asked_about():
+    frame = people(600)
+    rng = np.random.default_rng(0)
+    agrees = rng.random(600) < 0.96
+    frame["channel"] = np.where((frame["buys"] == "yes") == agrees, "app", "web")
+    asked = [said for said in own_table(frame, "buys").checks if "Is it known before" in said]
+    assert len(asked) == 1
+    assert asked[0].startswith("channel: alone tells rows of different labels apart")
+    frame["cents"] = frame["income"] * 100 + rng.normal(size=600)
+    asked = [said for said in own_table(frame, "income").checks if "Is it known before" in said]
+    assert len(asked) == 1
+    assert asked[0].startswith("cents: alone tells the label nearly always.")
+    rare = frame.assign(buys=["once", *frame["buys"][1:]])  # a class too rare for any tree
+    assert any(said.startswith("channel: alone") for said in own_table(rare, "buys").checks)
+
+
+def test_cells_far_from_the_others_are_named_in_the_diagnosis(quick, table, tmp_path):
+    frame = people().astype({"age": object})
+    frame.loc[frame.index % 40 == 7, "income"] = 4000.0
+    frame.loc[7, "age"] = 900
+    frame.loc[50, "buys"] = ""
+    frame.to_csv(table, index=False)
+    notes = diagnose_file(table, "buys").diagnosis().set_index("row")["note"]
+    assert notes[8] == "far from the others: age, income"
+    assert notes[48] == "far from the others: income"
+    assert notes[51] == "not judged: it has no label"
+    assert (notes != "").sum() == 9
+
+
 def test_points_between_thousands_are_no_decimals(quick, tmp_path):
     frame = people()
     rent = (frame["income"] * frame["age"]).round().astype(int)  # up to some thousands
@@ -1342,8 +1385,8 @@ def test_a_shortcut_is_counted_by_the_side_that_stands_alone():
     breaks[5] = True  # as if it had town b and label u, too
     said = command._shortcut(NamedShortcut(rule, 1.0, breaks), rows, "y")
     assert said == {
-        "rule": "town = a → y = u", "rows": 3, "condition_alone": 1, "label_alone": 2,
-        "label_share": 2 / 3, "label_share_elsewhere": 1 / 3,
+        "rule": "town = a → y = u", "rows": 3, "both_sides": 2, "condition_alone": 1,
+        "label_alone": 2, "label_share": 2 / 3, "label_share_elsewhere": 1 / 3,
     }  # fmt: skip
 
 

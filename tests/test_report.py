@@ -155,7 +155,7 @@ def test_the_summary_of_a_file_says_every_number_where_it_belongs():
         "     0 flagged; no shortcut is suspected",
         "suspected shortcut: a = 1 → y = 2 (80% of the rows on its first side, 25% of the others)",
         "MSE on 70 held-out rows of yours: 0.5000 before, 0.2500 after the repair: better",
-        "self-check, wrong label: of 40 put in 50% found, 75% of the flags right",
+        "self-check, wrong label: 50% of 40 found, 75% of the flags right (errors put in by us)",
         "note: n",
     ):
         assert line in said, line

@@ -36,7 +36,7 @@ def self_check(
     a shortcut that 15 % of the rows break. Errors that were there before count as false alarms, so
     that the table errs on the side of caution. It has a line per error type: ``precision`` (share
     of the flags that are right), ``recall`` (share of the errors found), ``errors`` (how many were
-    put in), over two trials.
+    put in), over two trials; a share of nothing is NaN.
     """
     counts = np.zeros((3, 3))
     for trial in range(TRIALS):
@@ -54,5 +54,6 @@ def self_check(
         flag = conclude(practice, dirty, judged)[0].flag.to_numpy()
         counts += np.array([(flag & truth).sum(0), flag.sum(0), truth.sum(0)])
     hits, flags, known = counts
-    table = {"precision": hits / np.maximum(flags, 1), "recall": hits / np.maximum(known, 1)}
+    with np.errstate(invalid="ignore"):  # no flag, or no error: nothing to be right about
+        table = {"precision": hits / flags, "recall": hits / known}
     return pd.DataFrame(table | {"errors": known.astype(int)}, index=list(ERROR_TYPES))

@@ -12,6 +12,7 @@ import pandas as pd
 from demix_lite.debugger.patterns import Pattern
 from demix_lite.detector.shortcuts import Candidates, candidates, quality
 from demix_lite.tasks.base import Encoder, Rule, Task
+from demix_lite.tasks.telltale import is_telltale
 
 MOST_NAMED = 3
 ALIKE = 0.7
@@ -73,6 +74,8 @@ def name_shortcuts(
             continue
         breaks = task.minority(frame, rule)
         breaks = ~breaks if breaks.mean() > 0.5 else breaks
+        if _is_coarse(task, rule, breaks, frame):
+            continue
         columns = {column for other in named for column in other.rule.condition}
         if columns.isdisjoint(rule.condition) and all(
             _overlap(breaks, other.breaks) < ALIKE for other in named
@@ -87,6 +90,15 @@ def _go_together(task: Task, rule: Rule, frame: pd.DataFrame) -> float:
     """Correlate condition and target: where a label is rare, most rows agree with any rule."""
     both = np.stack([rule.holds(frame), rule.matches_target(frame[task.target])]).astype(float)
     return 0.0 if (both.std(axis=1) == 0).any() else float(np.corrcoef(both)[0, 1])
+
+
+def _is_coarse(task: Task, rule: Rule, breaks: np.ndarray, frame: pd.DataFrame) -> bool:
+    """Say whether a rule is a poor copy of a link by which its column tells the label anyway."""
+    (column,), labels = rule.condition, frame[task.target]
+    both = rule.holds(frame) & rule.matches_target(labels)
+    return bool(both.sum() < breaks.sum()) and is_telltale(
+        frame[column], labels, is_class=task.label.classes > 0
+    )
 
 
 def _overlap(one: np.ndarray, two: np.ndarray) -> float:

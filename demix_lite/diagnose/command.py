@@ -65,7 +65,13 @@ class Outcome:
         judged = self.raw.index.isin(self.debugger.diagnosis_.index)
         lines[FLAGS] = lines[FLAGS].eq(True).astype(int)
         lines.insert(0, "row", np.arange(1, len(lines) + 1))
-        return lines.assign(note=np.where(judged, "", "not judged: it has no label"))
+        notes = pd.Series("not judged: it has no label", lines.index).mask(judged, "")
+        far = (self.debugger.table_.far | self.debugger.table_.codes).set_axis(
+            self.debugger.diagnosis_.index
+        )
+        for row, cells in far[far.any(axis=1)].iterrows():
+            notes[row] = f"far from the others: {', '.join(cells.index[cells])}"
+        return lines.assign(note=notes)
 
     def repaired(self) -> pd.DataFrame:
         """Return the file with suggested values in the cells that are suspicious.
@@ -306,7 +312,7 @@ def _summary(
         ],
         "score": _score(debugger),
         "known": None if truth is None else _how_right(truth, lines),
-        "self_check": None if checked is None else checked.round(3).to_dict("index"),
+        "self_check": None if checked is None else _without_nan(checked.round(3)),
         "checks": [*_file_checks(raw), *debugger.table_.checks],
         "notes": notes,
         "seed": seed,
@@ -335,6 +341,7 @@ def _shortcut(found: NamedShortcut, rows: pd.DataFrame, target: str) -> dict[str
     return {
         "rule": rule_in_words(found.rule, target),
         "rows": int(found.breaks.sum()),
+        "both_sides": int((condition & label).sum()),
         "condition_alone": int((found.breaks & condition).sum()),
         "label_alone": int((found.breaks & ~condition).sum()),
         "label_share": float(label[condition].mean()),
@@ -345,8 +352,11 @@ def _shortcut(found: NamedShortcut, rows: pd.DataFrame, target: str) -> dict[str
 def _how_right(truth: pd.DataFrame, lines: pd.DataFrame) -> dict[str, Any]:
     """Compare the flags with what is known; rows that were not judged are not flagged."""
     flags = lines[FLAGS].set_axis(ERROR_TYPES, axis=1).reindex(truth.index, fill_value=False)
-    right = compare(truth, flags)
-    return right.astype(object).where(right.notna(), None).to_dict("index")
+    return _without_nan(compare(truth, flags))
+
+
+def _without_nan(table: pd.DataFrame) -> dict[str, Any]:
+    return table.astype(object).where(table.notna(), None).to_dict("index")
 
 
 def _score(debugger: DataDebugger) -> dict[str, Any]:

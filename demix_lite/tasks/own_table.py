@@ -39,6 +39,7 @@ from demix_lite.tasks.reading import (
 from demix_lite.tasks.slips import (
     in_usual_unit,
     is_far,
+    may_be_code,
     mended_numbers,
     mended_words,
     misspelt,
@@ -46,6 +47,7 @@ from demix_lite.tasks.slips import (
     unreadable,
 )
 from demix_lite.tasks.tabular import TabularTask
+from demix_lite.tasks.telltale import is_telltale
 
 Kind = Literal["auto", "classification", "regression"]
 KINDS = get_args(Kind)
@@ -103,6 +105,20 @@ class OwnTable:
         """Cells that were mended, boolean, one column per feature."""
         given, mended = (rows[list(self.task.features)] for rows in (self.frame, self.mended))
         return (given != mended) & ~(given.isna() & mended.isna())
+
+    @cached_property
+    def codes(self) -> pd.DataFrame:
+        """Numbers that may stand for a missing value, boolean, one column per number."""
+        return self.frame[self._numbers].apply(may_be_code)
+
+    @cached_property
+    def far(self) -> pd.DataFrame:
+        """Other numbers very far from those of their column, boolean, one column per number."""
+        return self.frame[self._numbers].apply(is_far) & ~self.codes
+
+    @property
+    def _numbers(self) -> list[str]:
+        return [*self.task.numeric, *([] if self.task.label.classes else [self.task.target])]
 
     def take(self, rows: slice) -> "OwnTable":
         """Return the table with some of its rows."""
@@ -209,7 +225,6 @@ def _checks(
 ) -> list[str]:
     """Say what takes no model to see: slips, cells far outside, rows twice or contradicting."""
     frame, task = table.frame, table.task
-    numbers = [*task.numeric] if task.label.classes else [*task.numeric, task.target]
     notes = []
     if moved is not None:
         which, side = int(moved.rows.sum()), "right" if moved.step > 0 else "left"
@@ -232,15 +247,41 @@ def _checks(
     if task.label.classes and len(rare):
         listed = ", ".join(f"{name!r} ({_count(count, 'row')})" for name, count in rare.items())
         notes.append(f"{task.target}: too few rows to learn the class {listed}: a slip?")
-    for column in numbers:
-        if column not in strays:
-            notes += _cells(column, is_far(frame[column]), names, "very far from the others")
+    notes += _codes(table.frame, table.codes.drop(columns=strays))
+    for column in table.far.columns.drop(strays):
+        notes += _cells(column, table.far[column], names, "very far from the others")
     if twice := int(frame.duplicated().sum()):
         notes.append(f"{_count(twice, 'row')} alike to an earlier one; each is judged.")
     alike = frame.drop_duplicates().groupby(list(task.features), dropna=False, observed=True)
     if (contradicting := int((alike.size() > 1).sum())) and task.label.classes:
         notes.append(f"{_count(contradicting, 'group')} of rows alike but for their label.")
-    return notes
+    return notes + _telltales(table)
+
+
+def _codes(frame: pd.DataFrame, codes: pd.DataFrame) -> list[str]:
+    """Ask about numbers that may stand for a missing value, columns with the same one together."""
+    found: dict[str, list[str]] = {}
+    for column in codes.columns[codes.any()]:
+        number = f"{frame.loc[codes[column], column].iloc[0]:g}"
+        cells = _count(int(codes[column].sum()), "cell")
+        found.setdefault(number, []).append(f"{column} ({cells})")
+    what = "alone, far from all other numbers: a code for a missing value?"
+    return [f"{', '.join(columns)}: {number} {what}" for number, columns in found.items()]
+
+
+def _telltales(table: OwnTable) -> list[str]:
+    """Ask about the columns that tell the label alone; codes for missing values tell nothing."""
+    known = table.mended.mask(table.codes.reindex(columns=table.mended.columns, fill_value=False))
+    labels, is_class = known[table.task.target], table.task.label.classes > 0
+    columns = [c for c in table.task.features if is_telltale(known[c], labels, is_class=is_class)]
+    if not columns:
+        return []
+    each = "each alone" if len(columns) > 1 else "alone"
+    what = "tells rows of different labels apart" if is_class else "tells the label"
+    return [
+        f"{', '.join(columns)}: {each} {what} nearly always. Is it known before the label is, and "
+        "does it hold wherever the model is to be used?"
+    ]
 
 
 def check_target(frame: pd.DataFrame, target: str, name: str = NAME) -> None:
@@ -343,8 +384,8 @@ def _odd_labels(odd: pd.Series) -> str:
 
 
 def _one_spelling(found: _Columns, text: pd.Series) -> pd.Series:
-    """Return class names of which none differ in case alone, or as 1 and 1.0 do."""
-    key = text.str.casefold().where(text.str.len() > 1, text)
+    """Return class names of which none differ in case or a full stop alone, or as 1 and 1.0 do."""
+    key = text.str.casefold().str.rstrip(".").where(text.str.len() > 1, text)
     numbers = pd.to_numeric(text, errors="coerce")
     if numbers.notna().all():
         key = numbers.map("{:.15g}".format)

@@ -53,6 +53,10 @@ LEAST_APART, GAP = 0.02, 3.0
 """Numbers far outside are a group of their own if they are at least this share of the column, and
 the nearest of them lies so many times further from the median than any other number."""
 
+REPEATED, ALONE = 5, 0.25
+"""A number that occurs so often at one end of a column, and lies from all others by such a share of
+their range, may stand for a missing value."""
+
 EXPLAINED, ROWS_TO_EXPLAIN, FOLDS = 0.75, 4000, 3
 """A group that the other columns tell from the rest with this area under the ROC curve is no
 mistake; so many rows are looked at, in so many parts."""
@@ -94,6 +98,25 @@ def is_far(numbers: pd.Series) -> pd.Series:
     low, middle, high = numbers.quantile([0.25, 0.5, 0.75])
     far = (numbers - middle).abs() > FAR_OUTSIDE * (high - low)
     return far & bool(high > low and far.mean() <= MOST_FAR)
+
+
+def may_be_code(numbers: pd.Series) -> pd.Series:
+    """Return True for a number that repeats far from all others, such as -200 for a missing one.
+
+    Examples
+    --------
+    >>> may_be_code(pd.Series([*range(40, 80), *[-200] * 6])).sum()
+    np.int64(6)
+    """
+    known = numbers.dropna()
+    for end in (known.min(), known.max()):
+        others = known[known != end]
+        repeats = len(known) - len(others) >= REPEATED
+        if repeats and others.nunique() >= 2 * REPEATED:
+            range_of_others = others.max() - others.min()
+            if (others - end).abs().min() > ALONE * range_of_others:
+                return numbers == end
+    return pd.Series(False, numbers.index)
 
 
 def stray_numbers(frame: pd.DataFrame, numeric: Sequence[str]) -> dict[str, pd.Series]:
