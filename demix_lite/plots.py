@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 LONGEST_LABEL = 30
 """Letters of a label that fit below a panel beside others."""
 
+INK = "#404040"
+"""Numbers beside the dots: small print in the colours of the dots is hard to read."""
+
 COLOURS = {
     "none": "#8c8c8c",
     "label": "#0072B2",
@@ -166,7 +169,7 @@ def dots(
         for end, value, place in zip(ends, x, y, strict=True):
             if np.isfinite(value):
                 where: Any = {"xytext": (7, 0), "textcoords": "offset points", "va": "center"}
-                axes.annotate(f"{value:.2f}", (end, place), fontsize=9, color=colour, **where)
+                axes.annotate(f"{value:.2f}", (end, place), fontsize=9, color=INK, **where)
     axes.set_yticks(range(len(table)), list(table.index))
     axes.set(xlabel=unit, ylim=(len(table) - 0.4, -0.6))
     axes.grid(axis="x", alpha=0.3)
@@ -225,7 +228,7 @@ def dot_panels(
             axes.plot(x[alike], y[alike], marker, color=colour, markersize=6)
         where: Any = {"xytext": (6, 0), "textcoords": "offset points", "va": "center"}
         for row in np.flatnonzero(np.isfinite(x)):
-            style: Any = {"fontsize": 8, "color": colours[row]}
+            style: Any = {"fontsize": 8, "color": INK}
             axes.annotate(_written(x[row], digits), (high[row], row), **style, **where)
         axes.set_yticks(range(len(mean)), list(mean.index))
         axes.set_title(name, fontsize="medium")

@@ -104,6 +104,17 @@ def worth_in_words(row: Mapping[str, Any]) -> str:
     return f"the repair won {share:.0%} of what knowing the true errors wins"
 
 
+def went(gain: float) -> str:
+    """Say which way a score went; a positive ``gain`` is better.
+
+    Examples
+    --------
+    >>> went(0.02), went(-0.02), went(0.0)
+    ('better', 'worse', 'neither better nor worse')
+    """
+    return "better" if gain > 0 else "worse" if gain < 0 else "neither better nor worse"
+
+
 def run_report(row: Mapping[str, Any], *, data: str = "") -> str:
     """Return the printed report of one run; ``data`` says which data set, and which edition."""
     seconds = {k.removeprefix("seconds_"): v for k, v in row.items() if k.startswith("seconds_")}

@@ -1,0 +1,56 @@
+"""Columns that tell the label alone: a shortcut, a copy of the label, or the cause itself.
+
+A column that was written after the label, or that goes with it only where the rows were collected,
+misleads a model however right every cell is. It takes one small tree to see how far it tells.
+"""
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import r2_score, roc_auc_score
+from sklearn.model_selection import cross_val_predict
+from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
+
+APART, EXPLAINED = 0.9, 0.95
+"""Two rows of different labels told apart, or variance of a number explained, at least so far."""
+
+MOST_ROWS, FOLDS, LEAVES = 4000, 5, 32
+
+
+def tells_alone(column: pd.Series, labels: pd.Series, *, is_class: bool) -> float:
+    """Return how well a column alone tells the label of held-out rows; 1 at best.
+
+    For classes it is the area under the ROC curve (mean of each class against the others), for
+    numbers the share of their variance that is explained; NaN where there are too few rows.
+
+    Examples
+    --------
+    >>> labels = pd.Series(["no"] * 50 + ["yes"] * 50)
+    >>> tells_alone(pd.Series(range(100)), labels, is_class=True) > 0.95
+    True
+    """
+    known = labels.groupby(labels).transform("size") >= 2 * FOLDS if is_class else labels.notna()
+    chosen = labels[known].sample(frac=1, random_state=0).head(MOST_ROWS).index
+    is_number = pd.api.types.is_numeric_dtype(column.dtype)
+    values = column if is_number else pd.Series(pd.factorize(column)[0], column.index)
+    x, y = values[chosen].to_numpy(float)[:, None], labels[chosen]
+    if len(y) < 2 * FOLDS or y.nunique() < 2:
+        return np.nan
+    kind = DecisionTreeClassifier if is_class else DecisionTreeRegressor
+    tree = kind(max_leaf_nodes=LEAVES, min_samples_leaf=3, random_state=0)
+    if not is_class:
+        return float(r2_score(y, cross_val_predict(tree, x, y, cv=FOLDS)))
+    said = cross_val_predict(tree, x, y, cv=FOLDS, method="predict_proba")
+    said = said[:, 1] if said.shape[1] == 2 else said
+    return float(roc_auc_score(y, said, multi_class="ovr"))
+
+
+def is_telltale(column: pd.Series, labels: pd.Series, *, is_class: bool) -> bool:
+    """Say whether a column alone tells the label so well that somebody should ask why.
+
+    Examples
+    --------
+    >>> labels = pd.Series(["no", "yes"] * 50)
+    >>> is_telltale(pd.Series(range(100)), labels, is_class=True)
+    False
+    """
+    return tells_alone(column, labels, is_class=is_class) >= (APART if is_class else EXPLAINED)
