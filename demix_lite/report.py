@@ -64,6 +64,10 @@ def performance_table(row: Mapping[str, Any]) -> pd.DataFrame:
     )
 
 
+FEW_BLOCKS = 5
+"""So many blocks of samples fit the label of an axis."""
+
+
 def recovered(row: Mapping[str, Any]) -> float:
     """Return the share of the distance from dirty to oracle that the repair recovers.
 
@@ -102,6 +106,20 @@ def worth_in_words(row: Mapping[str, Any]) -> str:
     if share > 1:
         return "the repair won more than knowing the true errors does"
     return f"the repair won {share:.0%} of what knowing the true errors wins"
+
+
+def blocks(values: pd.Series, name: str) -> str:
+    """Say how validation samples stand that are sorted by a value, block by block if few.
+
+    Examples
+    --------
+    >>> blocks(pd.Series(["no", "yes", "no"]), "answer")
+    'validation samples: 2 of no, then 1 of yes'
+    """
+    counts = values.value_counts().sort_index()
+    if len(counts) > FEW_BLOCKS:
+        return f"validation samples, sorted by {name}"
+    return "validation samples: " + ", then ".join(f"{n} of {value}" for value, n in counts.items())
 
 
 def went(gain: float) -> str:
