@@ -13,7 +13,7 @@ from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 APART, EXPLAINED = 0.9, 0.95
 """Two rows of different labels told apart, or variance of a number explained, at least so far."""
 
-MOST_ROWS, FOLDS, LEAVES = 4000, 5, 32
+MOST_ROWS, FOLDS, LEAVES = 4000, 2, 32
 
 
 def tells_alone(column: pd.Series, labels: pd.Series, *, is_class: bool) -> float:
@@ -29,7 +29,7 @@ def tells_alone(column: pd.Series, labels: pd.Series, *, is_class: bool) -> floa
     True
     """
     known = labels.groupby(labels).transform("size") >= 2 * FOLDS if is_class else labels.notna()
-    chosen = labels[known].sample(frac=1, random_state=0).head(MOST_ROWS).index
+    chosen = labels[known].sample(min(known.sum(), MOST_ROWS), random_state=0).index
     is_number = pd.api.types.is_numeric_dtype(column.dtype)
     values = column if is_number else pd.Series(pd.factorize(column)[0], column.index)
     x, y = values[chosen].to_numpy(float)[:, None], labels[chosen]
