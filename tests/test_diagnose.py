@@ -443,13 +443,13 @@ def test_a_column_that_tells_the_label_alone_is_asked_about():
     frame["channel"] = np.where((frame["buys"] == "yes") == agrees, "app", "web")
     asked = [said for said in own_table(frame, "buys").checks if "Is it known before" in said]
     assert len(asked) == 1
-    assert asked[0].startswith("channel: alone tells rows of different labels apart")
+    assert asked[0].startswith("channel: it alone tells rows of different labels apart")
     frame["cents"] = frame["income"] * 100 + rng.normal(size=600)
     asked = [said for said in own_table(frame, "income").checks if "Is it known before" in said]
     assert len(asked) == 1
-    assert asked[0].startswith("cents: alone tells the label nearly always.")
+    assert asked[0].startswith("cents: it alone tells the label nearly always.")
     rare = frame.assign(buys=["once", *frame["buys"][1:]])  # a class too rare for any tree
-    assert any(said.startswith("channel: alone") for said in own_table(rare, "buys").checks)
+    assert any(said.startswith("channel: it alone") for said in own_table(rare, "buys").checks)
 
 
 def test_cells_far_from_the_others_are_named_in_the_diagnosis(quick, table, tmp_path):

@@ -276,7 +276,7 @@ def _telltales(table: OwnTable) -> list[str]:
     columns = [c for c in table.task.features if is_telltale(known[c], labels, is_class=is_class)]
     if not columns:
         return []
-    each = "each alone" if len(columns) > 1 else "alone"
+    each = "each alone" if len(columns) > 1 else "it alone"
     what = "tells rows of different labels apart" if is_class else "tells the label"
     return [
         f"{', '.join(columns)}: {each} {what} nearly always. Is it known before the label is, and "
