@@ -452,6 +452,18 @@ def test_a_column_that_tells_the_label_alone_is_asked_about():
     assert any(said.startswith("channel: it alone") for said in own_table(rare, "buys").checks)
 
 
+def test_a_rule_that_no_row_breaks_is_no_suspected_shortcut():
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(
+        {"town": rng.choice(list("abc"), 200), "job": rng.choice(list("xyz"), 200)}
+    )
+    frame["y"] = np.where(frame["town"] == "a", "u", "v")
+    outcome = diagnose_frame(frame, "y", repeats=1)
+    assert all(shortcut.breaks.any() for shortcut in outcome.debugger.shortcuts_)
+    assert bool(outcome.summary["flagged"]["spurious"]) == bool(outcome.debugger.shortcuts_)
+    assert any(said.startswith("town: it alone") for said in outcome.summary["checks"])
+
+
 def test_cells_far_from_the_others_are_named_in_the_diagnosis(quick, table, tmp_path):
     frame = people().astype({"age": object})
     frame.loc[frame.index % 40 == 7, "income"] = 4000.0

@@ -74,7 +74,8 @@ def name_shortcuts(
             continue
         breaks = task.minority(frame, rule)
         breaks = ~breaks if breaks.mean() > 0.5 else breaks
-        if _is_coarse(task, rule, breaks, frame):
+        # Of a rule that no row breaks the correlation is noise of rounding.
+        if not breaks.any() or _is_coarse(task, rule, breaks, frame):
             continue
         columns = {column for other in named for column in other.rule.condition}
         if columns.isdisjoint(rule.condition) and all(
