@@ -116,8 +116,8 @@ def _add_diagnose(commands: Any) -> None:
         "diagnose",
         help="your own CSV or Parquet file: which rows are wrong, and what is wrong with each",
         description=(
-            "Find the rows with a wrong label, wrong features, or against a shortcut. Writes "
-            "diagnosis.csv and report.html to a folder; your file is not changed."
+            "Find the rows that have a wrong label, have wrong features, or go against a shortcut. "
+            "Write diagnosis.csv and report.html to a folder; your file is not changed."
         ),
     )
     add = diagnose.add_argument
@@ -129,18 +129,22 @@ def _add_diagnose(commands: Any) -> None:
         "--kind",
         choices=["auto", "classification", "regression"],
         default="auto",
-        help="what the label is (default: recognised; numbers with many values are a regression)",
+        help="what the label is (default: auto; numbers with many values are a regression)",
     )
-    words = "validation rows of your own, same columns"
+    words = "validation rows of your own, with the same columns"
     add("--validation", type=Path, metavar="FILE", help=words).complete = shtab.FILE
-    words = "errors you know of, to see how right the flags are: a line a row, columns label, ..."
+    words = (
+        "errors you know of, to see how many flags are right: one line per row, any of the columns "
+        "label, feature, spurious (1, 0 or empty)"
+    )
     add("--known", type=Path, metavar="FILE", help=words).complete = shtab.FILE
     add("--repaired", action="store_true", help="also write a copy of the file with repairs")
     words = "also put known errors into your rows and report how many are found (takes longer)"
     add("--self-check", action="store_true", help=words)
-    add("--encoding", help="of a text file, such as latin-1 (default: utf-8)")
-    add("--seed", type=int, default=0, help="other cuts and weights (default: 0)")
-    add("--detector", type=Path, help="weights instead of the shipped ones")
+    add("--encoding", help="encoding of a text file, such as latin-1 (default: utf-8)")
+    words = "random seed of the cuts and weights (default: 0)"
+    add("--seed", type=int, default=0, help=words)
+    add("--detector", type=Path, help="detector to use instead of the shipped one")
     add("--json", action="store_true", help="print the result as JSON")
     diagnose.set_defaults(command=_diagnose, needs=["demix_lite.diagnose"])
 
@@ -162,11 +166,11 @@ def _add_about(commands: Any) -> None:
 def _add_run(commands: Any) -> None:
     run = commands.add_parser(
         "run",
-        help="the whole line once: inject, train, detect, repair, retrain, evaluate",
+        help="the whole pipeline once: inject, train, detect, repair, retrain, evaluate",
         description=(
-            "Put known errors into a task's training and validation rows, train a model on them, "
-            "find and name the errors from the influence vectors, repair them, train again, and "
-            "judge every model on clean test rows."
+            "Put known errors into a task's training and validation rows, train a model on\n"
+            "them, find and name the errors from the influence vectors, repair them, train\n"
+            "again, and evaluate every model on clean test rows."
         ),
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -184,18 +188,18 @@ def _add_run(commands: Any) -> None:
             "recommendation: din or dien; preference pairs: lora or last (default: the first)"
         ),
     )
-    words = "preference pairs: another causal language model, a folder or a name on the hub"
+    words = "for preference pairs: another causal language model, a folder or a name on the hub"
     add("--model", metavar="NAME", help=words)
-    words = "another seed, other errors and weights (default: 0)"
+    words = "random seed of the errors and weights (default: 0)"
     add("--seed", type=int, default=0, help=words)
-    add("--rows", type=int, help="use only so many rows of the table")
+    add("--rows", type=int, help="use only this many rows of the table")
     words = "validation samples per influence vector (default: 256)"
     add("--validation", type=int, default=256, metavar="M", help=words)
     add("--rule", help="the spurious rule (default: drawn by the seed)")
-    words = "let label and feature errors meet in one row"
+    words = "let a row have both a label and a feature error"
     add("--co-occurring", action="store_true", help=words)
     add("--device", default="cpu", help="cpu or cuda (default: cpu)")
-    add("--detector", type=Path, help="weights to use instead of the shipped ones")
+    add("--detector", type=Path, help="detector to use instead of the shipped one")
     add("--json", type=Path, metavar="FILE", help="also write the result as JSON")
     run.set_defaults(command=_run, needs=["demix_lite.benchmark.pipeline"])
 
@@ -205,7 +209,7 @@ def _add_bench(commands: Any) -> None:
         "bench",
         help="run or resume the benchmark: every method on every task (hours)",
         description=(
-            "Run the rows of the benchmark that the ledger lacks, and append each as it is "
+            "Run the rows of the benchmark that the ledger lacks, and append each when it is "
             "finished. Stop it at any time: the same command goes on where it stopped. Detectors "
             "and baselines that are missing are trained first."
         ),
@@ -213,7 +217,7 @@ def _add_bench(commands: Any) -> None:
     add = bench.add_argument
     add("--suite", default="tabular", help="family of tasks (default: tabular)")
     add("--quick", action="store_true", help="a small slice, on the built-in twin")
-    words = "the CSV file to fill (default: the book's; for twins and --quick one in _build/)"
+    words = "the CSV file to fill (default: the book's; for twins and --quick, one in _build/)"
     add("--ledger", type=Path, help=words)
     add("--source", help="twin or real (default: real; twin with --quick)")
     add("--tasks", nargs="+", metavar="TASK", help="only these tasks")
@@ -221,9 +225,9 @@ def _add_bench(commands: Any) -> None:
     add("--protocols", nargs="+", metavar="NAME", help="only these protocols")
     words = "instead of the grid: what each repair is worth, and F1 by validation samples"
     add("--studies", action="store_true", help=words)
-    words = "instead of the grid: the detector without each of its parts (some: --methods)"
+    words = "instead of the grid: the detector without each of its parts (choose with --methods)"
     add("--ablation", action="store_true", help=words)
-    add("--jobs", type=int, help="runs side by side (default: one a core)")
+    add("--jobs", type=int, help="runs side by side (default: one per core)")
     add("--device", default="cpu", help="cpu or cuda (default: cpu)")
     bench.set_defaults(command=_bench, needs=["demix_lite.benchmark.suite"])
 
@@ -235,16 +239,16 @@ def _add_train(commands: Any) -> None:
         description=(
             "Train the detectors that ship with the package: the unified one, the practised one "
             "for tables of your own, and those that never saw one of the tasks. A detector that "
-            "is there is not trained again."
+            "already exists is not trained again."
         ),
     )
     add = train.add_argument
     add("family", help="family of tasks, such as tabular")
     add("--source", default="real", help="twin or real (default: real)")
-    add("--only", nargs="+", metavar="NAME", help="names of single detectors")
-    add("--injections", type=int, metavar="N", help="injections a task (default: 48)")
-    add("--all", action="store_true", help="also those that the benchmark alone needs")
-    add("--again", action="store_true", help="also those that are there already")
+    add("--only", nargs="+", metavar="NAME", help="only these detectors")
+    add("--injections", type=int, metavar="N", help="injections per task (default: 48)")
+    add("--all", action="store_true", help="also those that only the benchmark needs")
+    add("--again", action="store_true", help="also those that already exist")
     add("--device", default="cpu", help="cpu or cuda (default: cpu)")
     train.set_defaults(command=_train, needs=["demix_lite.benchmark.protocols"])
 
@@ -357,15 +361,15 @@ def _bench(options: argparse.Namespace) -> None:
 def _check_bench(options: argparse.Namespace) -> None:
     """Refuse options of ``bench`` that would be passed over."""
     if options.studies and options.ablation:
-        raise DemixError("--studies and --ablation are run one after the other: leave one out.")
+        raise DemixError("--studies and --ablation are separate runs: leave one of them out.")
     if options.quick and (options.studies or options.ablation):
-        raise DemixError("--quick is a slice of the grid: leave it out, or --studies, --ablation.")
+        raise DemixError("--quick is a slice of the grid: leave it or the other option out.")
     if options.device != "cpu" and (options.studies or options.ablation):
         raise DemixError("--studies and --ablation run on the CPU: leave --device out.")
     if options.studies and (options.methods or options.protocols):
-        raise DemixError("--studies have no other methods: leave --methods, --protocols out.")
+        raise DemixError("--studies has no such choice: leave --methods and --protocols out.")
     if options.ablation and options.protocols:
-        raise DemixError("--ablation has a protocol of its own: leave --protocols out.")
+        raise DemixError("--ablation has its own protocol: leave --protocols out.")
 
 
 def _default_ledger(source: str, *, quick: bool) -> Path:

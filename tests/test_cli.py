@@ -140,10 +140,10 @@ def no_work(monkeypatch):
         (["bench", "--protocols", "in-tusk"], "unknown protocol 'in-tusk'"),
         (["bench", "--quick", "--studies"], "--quick is a slice of the grid"),
         (["bench", "--ablation", "--methods", "deep set"], "unknown variant 'deep set'"),
-        (["bench", "--ablation", "--studies"], "leave one out"),
+        (["bench", "--ablation", "--studies"], "leave one of them out"),
         (["bench", "--ablation", "--protocols", "unified"], "leave --protocols out"),
-        (["bench", "--studies", "--methods", "ddc"], "leave --methods, --protocols out"),
-        (["bench", "--studies", "--protocols", "unified"], "leave --methods, --protocols out"),
+        (["bench", "--studies", "--methods", "ddc"], "leave --methods and --protocols out"),
+        (["bench", "--studies", "--protocols", "unified"], "leave --methods and --protocols out"),
         (["bench", "--source", "twim"], "unknown data source 'twim'; did you mean 'twin'"),
         (["bench", "--quick", "--suite", "tabula"], "unknown family 'tabula'"),
         (["bench", "--quick", "--methods", "dcd"], "unknown method 'dcd'"),
@@ -207,7 +207,7 @@ def test_training_asks_for_the_shipped_detectors_unless_told(no_work):
 
 def test_too_few_injections_are_refused_before_the_work(capsys):
     few = ["train-detector", "tabular", "--injections", "-1"]
-    assert "at least 8 injections a task, not -1" in refusal(few, capsys)
+    assert "at least 8 injections per task, not -1" in refusal(few, capsys)
 
 
 def test_a_folder_that_cannot_be_written_to_is_one_sentence(capsys, monkeypatch, tmp_path):

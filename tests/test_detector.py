@@ -299,7 +299,7 @@ def test_every_task_has_injections_in_every_part_and_no_injection_is_in_two():
     for part, injections in zip(parts[1:], names[1:], strict=True):
         assert len(part) == len(injections)
         assert {e.architecture for e in part} == {"mlp1", "mlp2"}
-    with pytest.raises(DemixError, match="at least 8 injections a task, not 7"):
+    with pytest.raises(DemixError, match="at least 8 injections per task, not 7"):
         _split([*made, *(fake("c", n, "mlp1") for n in range(7))], 60)
 
 

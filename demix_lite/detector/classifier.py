@@ -278,7 +278,7 @@ def check_injections(number: int) -> None:
     """Refuse to train a detector on fewer than eight injections a task."""
     if number < LEAST_INJECTIONS:
         raise DemixError(
-            f"training a detector needs at least {LEAST_INJECTIONS} injections a task, "
+            f"training a detector needs at least {LEAST_INJECTIONS} injections per task, "
             f"not {number}."
         )
 
