@@ -86,26 +86,26 @@ def recovered(row: Mapping[str, Any]) -> float:
 
 
 def worth_in_words(row: Mapping[str, Any]) -> str:
-    """Say what the repair won of what knowing the true errors wins, whichever way it went.
+    """Say what the repair gained of what knowing the true errors gains, whichever way it went.
 
     Examples
     --------
     >>> found = {"metric_dirty": 0.70, "metric_repaired": 0.78, "metric_oracle": 0.80}
     >>> worth_in_words(found | {"metric_better": "higher", "metric_name": "accuracy"})
-    'the repair won 80% of what knowing the true errors wins'
+    'the repair gained 80% of what knowing the true errors gains'
     """
     share = recovered(row)
     if share != share:
         change = row["metric_repaired"] - row["metric_dirty"]
         return (
-            "there was nothing to win, for knowing the true errors does not help here; the repair "
-            f"changed {row['metric_name']} by {change:+.4f}"
+            "there was nothing to gain, because knowing the true errors does not help here; the "
+            f"repair changed {row['metric_name']} by {change:+.4f}"
         )
     if share < 0:
         return "the repair did harm here"
     if share > 1:
-        return "the repair won more than knowing the true errors does"
-    return f"the repair won {share:.0%} of what knowing the true errors wins"
+        return "the repair gained more than knowing the true errors does"
+    return f"the repair gained {share:.0%} of what knowing the true errors gains"
 
 
 def blocks(values: pd.Series, name: str) -> str:
@@ -152,8 +152,8 @@ def run_report(row: Mapping[str, Any], *, data: str = "") -> str:
             "Errors found and named in the training rows (1 is best)",
             detected,
             "",
-            "The task model on clean test rows (groups: by label and side of the rule, those of at "
-            "least 10 rows)",
+            "The task model on clean test rows (groups: by label and by condition of the rule, if "
+            "they have at least 10 rows)",
             performed.to_string(),
             worth_in_words(row),
             "",
@@ -175,7 +175,7 @@ def diagnosis_summary(about: Mapping[str, Any]) -> str:
     for kind in ERROR_TYPES:
         said = about["errors"][kind]
         if kind == "spurious":
-            share = "how many in all is not known" if said["seen"] else "no shortcut is suspected"
+            share = "the number in all is not known" if said["seen"] else "no shortcut is suspected"
         elif not said["seen"]:
             share = f"{'others ' if said['slips'] else ''}cannot be seen in this table"
         else:
@@ -188,8 +188,8 @@ def diagnosis_summary(about: Mapping[str, Any]) -> str:
         lines += [f"    {hint}"] if (hint := flags_beside_share(about, kind)) else []
     lines += [many] if (many := if_many_are_flagged(about)) else []
     lines += [
-        f"suspected shortcut: {found['rule']} ({found['label_share']:.0%} of the rows on its first "
-        f"side, {found['label_share_elsewhere']:.0%} of the others)"
+        f"suspected shortcut: {found['rule']} (this label in {found['label_share']:.0%} of the "
+        f"rows with the condition, in {found['label_share_elsewhere']:.0%} of the others)"
         for found in about["shortcuts"]
     ]
     score = about["score"]
@@ -213,20 +213,21 @@ def flags_beside_share(about: Mapping[str, Any], kind: str) -> str:
     Examples
     --------
     >>> about = {"judged": 100, "flagged": {"label": 1}, "errors": {"label": {"share": 0.1}}}
-    >>> flags_beside_share(about, "label")[:30]
-    'Most look too much like good r'
+    >>> flags_beside_share(about, "label")[:31]
+    'Most rows with this error look '
     """
     flagged, share = about["flagged"][kind], about["errors"][kind]["share"]
     if share is None:
         return ""
     if flagged < share * about["judged"] / 2 - 1:
         return (
-            "Most look too much like good rows to be flagged; to see the likeliest, sort "
-            f"diagnosis.csv by {kind}_probability."
+            "Most rows with this error look too much like good rows to be flagged; to see the "
+            f"likeliest, sort diagnosis.csv by {kind}_probability."
         )
     if flagged > share * about["judged"] * 1.25:
         return (
-            "That is more flags than errors, so some of these rows are right: look before you act."
+            "These are more flags than errors, so some of the flagged rows are right: look before "
+            "you act."
         )
     return ""
 
@@ -236,16 +237,16 @@ def if_many_are_flagged(about: Mapping[str, Any]) -> str:
 
     Examples
     --------
-    >>> [if_many_are_flagged({"flagged_any": n, "judged": 100})[:23] for n in (4, 40)]
-    ['', 'So many may be too many']
+    >>> [if_many_are_flagged({"flagged_any": n, "judged": 100})[:29] for n in (4, 40)]
+    ['', 'So many flags may be too many']
     """
     if about["flagged_any"] < MANY * about["judged"]:
         return ""
     return (
-        "So many may be too many: where the columns say little about the label, rows that are "
-        "right but rare look wrong, too. Check some by hand, note which are wrong in a CSV file "
-        "(columns row, label, feature, spurious: 1 or 0), and --known says how far to believe the "
-        "others."
+        "So many flags may be too many: where the columns say little about the label, rows that "
+        "are right but rare look wrong, too. Check some by hand, and note which are wrong in a CSV "
+        "file (columns row, label, feature, spurious: 1 or 0). Pass it with --known to see how far "
+        "to trust the other flags."
     )
 
 
@@ -255,9 +256,9 @@ def how_right(row: Mapping[str, Any]) -> str:
     Examples
     --------
     >>> how_right({"errors": 148, "recall": 0.716, "precision": None, "rows": 1000})
-    '72% of 148 found, none flagged (truth known of 1,000 rows)'
+    '72% of 148 found, none flagged (truth known for 1,000 rows)'
     """
-    return f"{found_and_right(row)} (truth known of {row['rows']:,} rows)"
+    return f"{found_and_right(row)} (truth known for {row['rows']:,} rows)"
 
 
 def found_and_right(row: Mapping[str, Any]) -> str:

@@ -361,7 +361,7 @@ def test_mistakes_are_value_errors_with_a_sentence():
         debugger.fit(features, labels, features[["age"]], labels)
     for missing in ("NA", "", None):
         holed = labels.astype(object).where(labels.index != 3, missing)
-        with pytest.raises(ValueError, match=r"missing in 1 row\(s\), the first at place 3"):
+        with pytest.raises(ValueError, match=r"missing in 1 row\(s\), the first at position 3"):
             debugger.fit(features, holed)
     for held in ((features, None), (None, labels)):
         with pytest.raises(ValueError, match="come together"):
@@ -371,7 +371,7 @@ def test_mistakes_are_value_errors_with_a_sentence():
     with pytest.raises(ValueError, match="there must be validation rows"):
         debugger.fit(features, labels, features[:0], labels[:0])
     for repeats in (0, 1.5, "two"):
-        with pytest.raises(ValueError, match=f"a whole number from 1 on, not {repeats}"):
+        with pytest.raises(ValueError, match=f"a whole number of at least 1, not {repeats}"):
             DataDebugger(detector=LossDetector(), repeats=repeats).fit(features, labels)
 
 

@@ -254,14 +254,14 @@ BAD_FILES = {
     "empty": (b"", "is empty"),
     "names only": (b"a,b\n", "no rows"),
     "one row": (b"a,b\n1,x\n", "1 row with a label"),
-    "one class": (b"a,b\n" + b"1,x\n2,x\n" * 20, "1 class only"),
+    "one class": (b"a,b\n" + b"1,x\n2,x\n" * 20, "only 1 class"),
     "no label": (b"a,b\n" + b"1,\n2,\n" * 20, "there is no label"),
     "free text label": (
         b"a,b\n" + b"".join(b"%d,word %d\n" % (i % 7, i) for i in range(60)),
         "too many for classes",
     ),
     "nothing to learn from": (b"a,b\n" + b"1,x\n1,y\n" * 20, "no column to learn"),
-    "only the label": (b"b\n" + b"x\ny\n" * 20, "no column beside"),
+    "only the label": (b"b\n" + b"x\ny\n" * 20, "no column besides"),
     "ragged": (b"a,b\n1,x\n1,2,3,4\n", "rows of equal length"),
     "separator at the end": (
         b"a,b\n1,x,\n2,y,\n",
@@ -292,7 +292,7 @@ def test_other_mistakes_get_one_sentence(table, tmp_path, capsys, monkeypatch):
         capsys, table, "--target", "buys", "--encoding", "utf-99", *out
     )
     text = ("--target", "buys", "--kind", "regression")
-    assert "no number everywhere" in refused(capsys, table, *text, *out)
+    assert "not a number everywhere" in refused(capsys, table, *text, *out)
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 no")
     assert "not a Parquet file" in refused(capsys, tmp_path / "bad.parquet", "--target", "a", *out)
     monkeypatch.setattr(user_file, "MOST_BYTES", 100)
@@ -373,7 +373,7 @@ def test_lines_that_end_early_are_told(quick, tmp_path, capsys):
     whole[3], whole[8] = whole[3].removesuffix(","), "33,41.5"
     path.write_text("\n".join([*whole[:5], "", "  ", *whole[5:]]) + "\n")
     assert main(["diagnose", f"{path}", "--target", "age", "--out", f"{tmp_path / 'o'}"]) == 0
-    said = "Lines that end before the last column, read as empty there: 2 (row 3, 8)."
+    said = "Lines with fewer cells than columns, read as empty there: 2 (rows 3, 8)."
     assert said in capsys.readouterr().out
     assert said in (tmp_path / "o" / "report.html").read_text()
 
@@ -427,7 +427,7 @@ def test_what_may_stand_for_a_missing_value_is_asked_about():
     frame.loc[:19, "income"] = -200.0
     gas = frame["age"] * 10.0 + 1000
     frame["gas"] = gas.mask(frame.index % 8 == 3, -200)  # not far for an eighth of the rows
-    question = "income (20 cells), gas (75 cells): -200 alone, far from all other numbers: a code"
+    question = "income (20 cells), gas (75 cells): -200 is far from all other numbers: a code"
     assert any(said.startswith(question) for said in own_table(frame, "buys").checks)
     label = own_table(frame, "gas")
     assert any(said.startswith(question) for said in label.checks)
@@ -443,11 +443,12 @@ def test_a_column_that_tells_the_label_alone_is_asked_about():
     frame["channel"] = np.where((frame["buys"] == "yes") == agrees, "app", "web")
     asked = [said for said in own_table(frame, "buys").checks if "Is it known before" in said]
     assert len(asked) == 1
-    assert asked[0].startswith("channel: it alone tells rows of different labels apart")
+    said = "channel: it alone nearly always tells rows of different labels apart."
+    assert asked[0].startswith(said)
     frame["cents"] = frame["income"] * 100 + rng.normal(size=600)
     asked = [said for said in own_table(frame, "income").checks if "Is it known before" in said]
     assert len(asked) == 1
-    assert asked[0].startswith("cents: it alone tells the label nearly always.")
+    assert asked[0].startswith("cents: it alone nearly always tells the label.")
     rare = frame.assign(buys=["once", *frame["buys"][1:]])  # a class too rare for any tree
     assert any(said.startswith("channel: it alone") for said in own_table(rare, "buys").checks)
 
@@ -485,7 +486,7 @@ def test_points_between_thousands_are_no_decimals(quick, tmp_path):
     frame.to_csv(path, index=False, sep=";")
     read = own_table(read_user_file(path), "buys")
     assert read.frame["rent"].tolist() == rent.tolist()
-    assert "rent has points between its thousands." in read.notes
+    assert "rent: points were read as separators of thousands." in read.notes
     weight = frame.assign(rent=(rent / 1000).map("{:.3f}".format))  # three decimals everywhere
     assert own_table(weight, "buys").frame["rent"].tolist() == (rent / 1000).round(3).tolist()
     short = frame.assign(rent=(rent / 1000).map("{:g}".format))  # or as many as it takes
@@ -522,7 +523,7 @@ def test_columns_are_read_for_what_they_are():
     left = ("id was left out", "text was left out: it is free text", "same")
     for word in (since, *left):
         assert word in notes
-    assert "number: 2 cells that cannot be read like the others (such as 'abc', row 1, 2)" in (
+    assert "number: 2 cells that cannot be read like the others (such as 'abc', rows 1, 2)" in (
         "\n".join(read.checks)
     )
 
@@ -834,7 +835,7 @@ def test_a_word_for_what_is_missing_keeps_a_column_one_of_numbers(unit):
     table = own_table(frame.assign(income=income), "buys")
     assert "income" in table.task.numeric
     assert table.frame["income"].isna().sum() == 16
-    assert any("word for what is missing" in note for note in table.notes)
+    assert any("word for a missing value" in note for note in table.notes)
     few = [f"{unit}{i % 5}" if i % 4 else "none of these" for i in range(200)]
     assert "income" in own_table(frame.assign(income=few), "buys").task.categorical
 
@@ -962,12 +963,12 @@ def test_codes_that_are_nearly_all_different_are_an_identifier():
 def test_checks_of_rows_and_classes_by_hand():
     frame = people(300, wrong=0).assign(x=1.5 * np.arange(300))
     once = "\n".join(own_table(frame, "buys").checks)
-    assert "alike" not in once
+    assert "identical" not in once
     twice = pd.concat([frame, frame.head(4)], ignore_index=True)
     twice.loc[300, "buys"] = "no" if frame["buys"][0] == "yes" else "yes"
     said = "\n".join(own_table(twice, "buys").checks)
-    assert "3 rows alike to an earlier one" in said
-    assert "1 group of rows alike but for their label" in said
+    assert "3 rows identical to an earlier one" in said
+    assert "1 group of rows identical but for their label" in said
     for count, told in ((9, True), (10, False)):
         rare = frame.assign(buys=frame["buys"].where(frame.index >= count, "perhaps"))
         assert ("perhaps" in "\n".join(own_table(rare, "buys").checks)) == told
@@ -1169,7 +1170,7 @@ def test_a_word_for_nothing_beside_one_other_word_is_a_category():
 def test_numbers_with_many_words_among_them_are_no_identifier():
     cells = [f"soon {i}" if i % 9 == 0 else f"{i / 7:.3f}" for i in range(300)]
     notes = own_table(people().assign(when=cells), "buys").notes
-    assert "when was left out: it is numbers but for 34 cells, such as 'soon 0'" in notes[0]
+    assert "when was left out: it is numbers except for 34 cells, such as 'soon 0'" in notes[0]
 
 
 def test_columns_that_differ_in_slips_alone_are_nothing_to_learn_from():
@@ -1181,7 +1182,7 @@ def test_columns_that_differ_in_slips_alone_are_nothing_to_learn_from():
 def test_validation_labels_that_no_row_has_are_refused(quick, tmp_path):
     rows = people()
     valid = rows.head(60).assign(buys=lambda f: f["buys"].str.upper() + "!")
-    with pytest.raises(DataError, match="no row but validation rows has the label 'NO!'"):
+    with pytest.raises(DataError, match="only validation rows have the label 'NO!'"):
         diagnose_frame(rows, "buys", validation=valid)
     again = diagnose_frame(rows, "buys", validation=rows.head(60)).summary["checks"]
     assert again == diagnose_frame(rows, "buys").summary["checks"]
@@ -1299,7 +1300,7 @@ def test_a_card_says_why_and_begins_with_what_matters():
     assert both["flags"] == [("label", 0.9), ("spurious", 0.9)]
     assert "The label is no;" in both["reasons"][0]
     assert "yes fits better" in both["reasons"][0]
-    assert "shortcut b = u → y = yes without" in both["reasons"][1]
+    assert "shortcut b = u → y = yes: one side holds without" in both["reasons"][1]
     assert other["reasons"] == ["It goes against a pattern that most rows follow."]
     assert [cell["column"] for cell in both["cells"]] == ["y", "z", "a", "b"]
     assert [cell["column"] for cell in slip["cells"]] == ["y", "a", "z", "b"]

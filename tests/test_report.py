@@ -73,7 +73,7 @@ def test_the_report_of_an_error_counts_what_it_lost():
     row = {"metric_dirty": 0.3, "metric_repaired": 0.15, "metric_oracle": 0.1}
     said = report.run_report(ROW | row | {"metric_name": "MSE", "metric_better": "lower"})
     assert "MSE" in said
-    assert "won 75% of what" in said
+    assert "gained 75% of what" in said
 
 
 def test_the_report_says_task_source_rule_and_times():
@@ -87,7 +87,7 @@ def test_the_report_survives_what_does_not_exist():
     nothing["metric_oracle"] = ROW["metric_dirty"]
     said = report.run_report(ROW | nothing)
     assert "nan%" not in said
-    assert "nothing to win" in said
+    assert "nothing to gain" in said
     assert "changed accuracy by +0.0400" in said
     assert " nan" not in said
 
@@ -153,7 +153,8 @@ def test_the_summary_of_a_file_says_every_number_where_it_belongs():
         "    58 flagged; perhaps 100 rows in all (10.0%; 5.0% to 20.0%)",
         "     2 flagged; others cannot be seen in this table",
         "     0 flagged; no shortcut is suspected",
-        "suspected shortcut: a = 1 → y = 2 (80% of the rows on its first side, 25% of the others)",
+        "suspected shortcut: a = 1 → y = 2 (this label in 80% of the rows with the condition, "
+        "in 25% of the others)",
         "MSE on 70 held-out rows of yours: 0.5000 before, 0.2500 after the repair: better",
         "self-check, wrong label: 50% of 40 found, 75% of the flags right (errors put in by us)",
         "note: n",

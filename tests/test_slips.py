@@ -111,10 +111,10 @@ def test_a_cell_that_is_no_number_is_a_slip_unless_its_text_repeats():
     read = pd.to_numeric(pd.Series(income), errors="coerce")
     assert (table.mended.loc[[3, 50], "income"] == read.quantile(0.5, interpolation="lower")).all()
     assert table.mended["income"].isna().sum() == 11
-    assert "income: 2 cells that cannot be read like the others (such as '4O.5', row 4, 51)" in (
+    assert "income: 2 cells that cannot be read like the others (such as '4O.5', rows 4, 51)" in (
         "\n".join(table.checks)
     )
-    assert "income: 10 cells with a word for what is missing (such as 'unknown', row 61" in (
+    assert "income: 10 cells with a word for a missing value (such as 'unknown', rows 61" in (
         "\n".join(table.notes)
     )
 

@@ -94,7 +94,7 @@ def read_user_file(path: Path | str, *, encoding: str | None = None) -> pd.DataF
     if size > MOST_BYTES:
         raise DemixError(f"{path} has {size >> 20:,} MB: {_too_large()}")
     if not os.access(path, os.R_OK):
-        raise DemixError(f"{path} cannot be read: you lack the permission.")
+        raise DemixError(f"{path} cannot be read: you have no permission.")
     is_parquet = path.suffix.lower() in (".parquet", ".pq")
     frame = _read_parquet(path) if is_parquet else _read_text(path, encoding)
     if frame.empty:
@@ -131,7 +131,7 @@ def look_like_cells(names: Sequence[str]) -> bool:
 
 
 def _too_large() -> str:
-    return f"the limit is {LIMITS}; draw a sample, or leave out columns."
+    return f"the limit is {LIMITS}; draw a sample, or leave columns out."
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:

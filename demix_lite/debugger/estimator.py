@@ -160,18 +160,18 @@ class DataDebugger(BaseEstimator):
         validate_data(self, plain, y, dtype=None, ensure_all_finite="allow-nan")
         counted = isinstance(self.repeats, int | np.integer) and self.repeats >= 1
         if self.repeats is not None and not counted:
-            raise DataError(f"repeats must be a whole number from 1 on, not {self.repeats}.")
+            raise DataError(f"repeats must be a whole number of at least 1, not {self.repeats}.")
         frame, target = _joined(X, y)
         if len(missing := np.flatnonzero(without_label(frame[target]))):
             raise DataError(
-                f"the label is missing in {len(missing)} row(s), the first at place {missing[0]} "
-                f"({frame[target].iloc[missing[0]]!r}); leave such rows out."
+                f"the label is missing in {len(missing)} row(s), the first at position "
+                f"{missing[0]} ({frame[target].iloc[missing[0]]!r}); leave such rows out."
             )
         if (X_valid is None) != (y_valid is None):
-            raise DataError("X_valid and y_valid come together: pass both, or none.")
+            raise DataError("X_valid and y_valid come together: pass both, or neither.")
         held = None if X_valid is None else _joined(X_valid, y_valid, target)[0]
         if held is not None and (held.empty or without_label(held[target]).any()):
-            raise DataError("there must be validation rows, each with a label.")
+            raise DataError("there must be validation rows, and each needs a label.")
         self.table_, valid = _read(frame, held, target, self.kind)
         seed = _seed(self.random_state)
         judgement = judge_table(
@@ -256,7 +256,7 @@ def _read(
     table = own_table(together, target, kind=kind)
     own, valid = table.take(slice(len(frame))), table.take(slice(len(frame), None)).frame
     if table.task.label.classes and (new := set(valid[target]) - set(own.frame[target])):
-        raise DataError(f"no row but validation rows has the label {sorted(new)[0]!r}.")
+        raise DataError(f"only validation rows have the label {sorted(new)[0]!r}.")
     return replace(own, checks=own_table(frame, target, kind=kind).checks), valid
 
 

@@ -238,7 +238,7 @@ def _labelled(frame: pd.DataFrame, target: str, name: str) -> tuple[pd.DataFrame
     if rows.empty:
         raise DataError(f"{name}: the column {target!r} is empty, so there is no label.")
     if len(frame.columns) == 1:
-        raise DataError(f"{name} has no column beside {target!r} to learn it from.")
+        raise DataError(f"{name} has no column besides {target!r} to learn it from.")
     return rows.drop(columns=target), rows[target]
 
 
@@ -326,10 +326,12 @@ def _file_checks(raw: pd.DataFrame) -> list[str]:
     checks = []
     if look_like_cells(raw.attrs.get("header", [])):
         some = ", ".join(raw.columns[:3])
-        checks.append(f"The first line was read as the names of the columns ({some}, ...): a row?")
+        checks.append(
+            f"The first line was read as the names of the columns ({some}, ...): is it a row?"
+        )
     short = pd.Index(raw.attrs.get("short_rows", []))
     if len(short):
-        said = f"Lines that end before the last column, read as empty there: {len(short):,}"
+        said = f"Lines with fewer cells than columns, read as empty there: {len(short):,}"
         checks.append(f"{said} ({rows_in_words(short)}).")
     return checks
 

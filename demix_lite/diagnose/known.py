@@ -31,7 +31,8 @@ def check_known(known: pd.DataFrame, rows: int, name: str) -> pd.DataFrame:
         raise DataError(f"{name} has none of the columns {', '.join(ERROR_TYPES)}.")
     if len(known) != rows:
         raise DataError(
-            f"{name} has {len(known):,} rows, the table {rows:,}: give a line for each."
+            f"{name} has {len(known):,} rows, the table {rows:,}: give one line per row, or a "
+            "column 'row' with their numbers."
         )
     meaning = {"1": 1.0, "true": 1.0, "1.0": 1.0, "0": 0.0, "false": 0.0, "0.0": 0.0}
     meaning |= dict.fromkeys(["", "nan", "none", "<na>"], np.nan)
@@ -39,7 +40,7 @@ def check_known(known: pd.DataFrame, rows: int, name: str) -> pd.DataFrame:
     words = words.map(lambda cell: str(cell).strip().lower())
     wrong = words.to_numpy()[~words.isin(list(meaning)).to_numpy()]
     if len(wrong):
-        raise DataError(f"{name} says {wrong[0]!r}; only 0, 1 and, for what nobody knows, nothing.")
+        raise DataError(f"{name} says {wrong[0]!r}: give 1, 0, or nothing where nobody knows.")
     return words.map(meaning.get)
 
 
@@ -49,7 +50,7 @@ def _in_order(known: pd.DataFrame, rows: int, name: str) -> pd.DataFrame:
     wrong = ~numbers.isin(range(1, rows + 1)) | numbers.duplicated(keep=False)
     if wrong.any():
         raise DataError(
-            f"{name}: row {known['row'][wrong].iloc[0]!r} stands there twice or is no row of the "
+            f"{name}: row {known['row'][wrong].iloc[0]!r} occurs twice or is not a row of the "
             f"table, which has {rows:,}."
         )
     return known.set_axis(numbers.astype(int) - 1).reindex(range(rows))

@@ -115,7 +115,9 @@ def _reason(outcome: "Outcome", row: Any, line: pd.Series, kind: str) -> str:
         given = _cell(outcome.raw.loc[row, outcome.target])
         verb = "fits better" if outcome.summary["kind"] == "classification" else "is expected"
         better = line["suggested_label"]
-        return f"The label is {given}; by models that never saw this row, {better} {verb}."
+        return (
+            f"The label is {given}; according to models that never saw this row, {better} {verb}."
+        )
     if kind == "feature":
         if not line["suspicious_cells"]:
             return "Its features do not go together; no single cell stands out."
@@ -132,7 +134,7 @@ def _reason(outcome: "Outcome", row: Any, line: pd.Series, kind: str) -> str:
     named = zip(outcome.debugger.shortcuts_, outcome.summary["shortcuts"], strict=True)
     broken = [words["rule"] for shortcut, words in named if shortcut.breaks[position]]
     if broken:
-        return f"It has one side of the suspected shortcut {broken[0]} without the other."
+        return f"It breaks the suspected shortcut {broken[0]}: one side holds without the other."
     return "It goes against a pattern that most rows follow."
 
 

@@ -183,12 +183,12 @@ def own_table(
     (('age',), ('no', 'yes'))
     """
     if kind not in KINDS:
-        raise DataError(f"a label is {', '.join(KINDS[:-1])} or {KINDS[-1]}, not {kind!r}.")
+        raise DataError(f"kind must be {', '.join(KINDS[:-1])} or {KINDS[-1]}, not {kind!r}.")
     check_target(frame, target)
     if len(frame) < LEAST_ROWS:
         raise DataError(
             f"{NAME} has {_count(len(frame), 'row')} with a label (n_samples = {len(frame)}); "
-            f"a diagnosis needs {LEAST_ROWS} at the very least, and says little below 200."
+            f"a diagnosis needs at least {LEAST_ROWS}, and says little below 200."
         )
     found = _Columns(frozenset(map(str, frame.columns)))
     label, labels = _label(found, in_usual_type(frame[target]), kind)
@@ -251,10 +251,10 @@ def _checks(
     for column in table.far.columns.drop(strays):
         notes += _cells(column, table.far[column], names, "very far from the others")
     if twice := int(frame.duplicated().sum()):
-        notes.append(f"{_count(twice, 'row')} alike to an earlier one; each is judged.")
+        notes.append(f"{_count(twice, 'row')} identical to an earlier one; each is judged.")
     alike = frame.drop_duplicates().groupby(list(task.features), dropna=False, observed=True)
     if (contradicting := int((alike.size() > 1).sum())) and task.label.classes:
-        notes.append(f"{_count(contradicting, 'group')} of rows alike but for their label.")
+        notes.append(f"{_count(contradicting, 'group')} of rows identical but for their label.")
     return notes + _telltales(table)
 
 
@@ -265,7 +265,7 @@ def _codes(frame: pd.DataFrame, codes: pd.DataFrame) -> list[str]:
         number = f"{frame.loc[codes[column], column].iloc[0]:g}"
         cells = _count(int(codes[column].sum()), "cell")
         found.setdefault(number, []).append(f"{column} ({cells})")
-    what = "alone, far from all other numbers: a code for a missing value?"
+    what = "is far from all other numbers: a code for a missing value?"
     return [f"{', '.join(columns)}: {number} {what}" for number, columns in found.items()]
 
 
@@ -279,8 +279,8 @@ def _telltales(table: OwnTable) -> list[str]:
     each = "each alone" if len(columns) > 1 else "it alone"
     what = "tells rows of different labels apart" if is_class else "tells the label"
     return [
-        f"{', '.join(columns)}: {each} {what} nearly always. Is it known before the label is, and "
-        "does it hold wherever the model is to be used?"
+        f"{', '.join(columns)}: {each} nearly always {what}. Is it known before the label is, and "
+        "does the link hold wherever the model will be used?"
     ]
 
 
@@ -338,8 +338,8 @@ def _label(found: _Columns, labels: pd.Series, kind: Kind) -> tuple[Label, pd.Se
     odd = _odd_labels(labels[numbers.isna()])
     if kind == "regression" and odd:
         raise DataError(
-            f"the label {labels.name!r} is no number everywhere ({odd}): mend these cells, or "
-            "empty them to leave their rows out."
+            f"the label {labels.name!r} is not a number everywhere ({odd}): correct these cells, "
+            "or empty them to leave their rows out."
         )
     few = FEW_NUMBERS if _are_whole(numbers) else 2
     named = isinstance(labels.dtype, pd.CategoricalDtype) or is_bool_dtype(labels.dtype)
@@ -349,13 +349,13 @@ def _label(found: _Columns, labels: pd.Series, kind: Kind) -> tuple[Label, pd.Se
     text = _one_spelling(found, as_text(labels, NO_LABEL)).astype(object)
     names = tuple(sorted(text.unique()))
     if len(names) < 2:
-        raise DataError(f"the label {labels.name!r} has 1 class only ({names[0]}); two are needed.")
+        raise DataError(f"the label {labels.name!r} has only 1 class ({names[0]}); two are needed.")
     most = min(MOST_CLASSES, len(text) // 2)
     if len(names) > most:
         raise DataError(
             f"the label {labels.name!r} has {len(names)} different values in {len(text)} rows, too "
-            f"many for classes (at most {most}) and no numbers."
-            + (" Numbers: choose regression." if is_number else "")
+            f"many for classes (at most {most})"
+            + ("; they are numbers: choose regression." if is_number else ", and not all numbers.")
             + (f" All but {odd} are numbers." if 0.5 < numbers.notna().mean() < 1 else "")
         )
     return Classes(names), text
@@ -363,7 +363,7 @@ def _label(found: _Columns, labels: pd.Series, kind: Kind) -> tuple[Label, pd.Se
 
 def _number_label(numbers: pd.Series) -> tuple[Label, pd.Series]:
     if numbers.nunique() < 2:
-        raise DataError(f"the label {numbers.name!r} has one value only: nothing to learn.")
+        raise DataError(f"the label {numbers.name!r} has only one value: nothing to learn.")
     values = numbers.astype(np.int64) if _are_whole(numbers) else numbers
     far = is_far(values)  # a few of these should not set the scale
     near = values[~far] if far.mean() <= FEW_FAR else values
@@ -425,7 +425,7 @@ def _read_column(found: _Columns, name: str, values: pd.Series) -> None:
         return
     cells = _say_missing(found, name, cells, values)
     if are_codes(cells.dropna()):
-        found.notes.append(f"{name} was read as a code, for numbers in it begin with 0.")
+        found.notes.append(f"{name} was read as a code, because numbers in it begin with 0.")
         _add_category(found, name, cells)
         return
     for read, add in ((as_numbers, _add_number), (as_dates, _add_date)):
@@ -465,7 +465,7 @@ def _add_number(found: _Columns, name: str, cells: pd.Series, numbers: pd.Series
     if any(unit := unit_of(cells)):
         found.notes.append(f"{name} was read without its unit, {''.join(unit).strip()!r}.")
     if has_point_thousands(without_unit(cells)):
-        found.notes.append(f"{name} has points between its thousands.")
+        found.notes.append(f"{name}: points were read as separators of thousands.")
     filled = numbers.astype(np.int64) if whole and len(known) == len(numbers) else numbers
     if limits := int(cells.dropna().str.match(LIMIT).sum()):
         found.notes.append(f"{name}: in {_count(limits, 'cell')} < or > was left out.")
@@ -509,8 +509,8 @@ def _add_category(found: _Columns, name: str, text: pd.Series) -> None:
         words, unread = known.str.split().str.len().mean(), as_numbers(known).isna()
         what = "free text" if words > 2 else "an identifier (nearly every cell is different)"
         if 0 < unread.mean() < 0.5:
-            what = f"numbers but for {_count(int(unread.sum()), 'cell')}, such as "
-            what += f"{known[unread].iloc[0]!r}; mend these, or empty them"
+            what = f"numbers except for {_count(int(unread.sum()), 'cell')}, such as "
+            what += f"{known[unread].iloc[0]!r}; correct these, or empty them"
         found.notes.append(f"{name} was left out: it is {what}.")
         return
     if near:
@@ -535,7 +535,7 @@ def _say_unread(found: _Columns, name: str, cells: pd.Series, read: pd.Series) -
     unread, slips = cells.notna() & read.isna(), unreadable(read, cells)
     for which, lines, what in (
         (slips, found.checks, "that cannot be read like the others"),
-        (unread & ~slips, found.notes, "with a word for what is missing"),
+        (unread & ~slips, found.notes, "with a word for a missing value"),
     ):
         such_as = f"such as {str(cells[which].iloc[0])[:40]!r}, " if which.any() else ""
         lines += _cells(name, which, cells.index, what, such_as)
@@ -557,9 +557,10 @@ def rows_in_words(names: pd.Index) -> str:
     Examples
     --------
     >>> rows_in_words(pd.Index([0, 6]))
-    'row 1, 7'
+    'rows 1, 7'
     """
-    return f"row {', '.join(map(_row, names[:5]))}{', ...' if len(names) > 5 else ''}"
+    rows = "row" if len(names) == 1 else "rows"
+    return f"{rows} {', '.join(map(_row, names[:5]))}{', ...' if len(names) > 5 else ''}"
 
 
 def _row(name: object) -> str:
