@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 LONGEST_LABEL = 30
-"""Letters of a label that fit below a panel beside others."""
+"""Longest label that fits on one line below a panel that stands beside others."""
 
 INK = "#404040"
 """Numbers beside the dots: small print in the colours of the dots is hard to read."""
@@ -112,7 +112,7 @@ def error_scatter(points: Any, kinds: pd.Series) -> "Axes":
 
 
 def precision_recall(probability: pd.DataFrame, flag: pd.DataFrame, errors: pd.DataFrame) -> "Axes":
-    """Draw precision against recall per error type; the marker is where the flags stand."""
+    """Draw precision against recall per error type; a marker shows the chosen flags."""
     axes = new_axes(6.5, 4.2)
     for kind in (kind for kind in ERROR_TYPES if errors[kind].any()):
         truth, flagged = errors[kind].to_numpy(), flag[kind].to_numpy()
@@ -223,7 +223,7 @@ def dot_panels(
         look = [looks.get(row, ("#595959", "o")) for row in mean.index]
         colours = [colour for colour, _ in look]
         axes.hlines(y, low, high, color=colours, linewidth=1.5)
-        for colour, marker in dict.fromkeys(look):  # a call a look: one a dot takes seconds
+        for colour, marker in dict.fromkeys(look):  # one call per look: one per dot takes seconds
             alike = [each == (colour, marker) for each in look]
             axes.plot(x[alike], y[alike], marker, color=colour, markersize=6)
         where: Any = {"xytext": (6, 0), "textcoords": "offset points", "va": "center"}
@@ -234,7 +234,7 @@ def dot_panels(
         axes.set_title(name, fontsize="medium")
         axes.set_ylim(len(mean) - 0.4, -0.6)
         axes.tick_params(labelbottom=True)
-        if not share or len(drawn) + columns >= len(mean.columns):  # nothing stands below
+        if not share or len(drawn) + columns >= len(mean.columns):  # no panel below
             label = unit if isinstance(unit, str) else unit[str(name)]
             long = columns > 1 and len(label) > LONGEST_LABEL
             axes.set_xlabel(label.replace(" (", "\n(") if long else label)
@@ -249,7 +249,7 @@ def dot_panels(
 
 
 def _written(value: float, digits: int) -> str:
-    """Return a number with so many decimals, or with one digit where these would show none.
+    """Return a number with these decimals, or with one digit where they would show only zeros.
 
     Examples
     --------
@@ -294,7 +294,7 @@ def curves(
 
 
 def confusion(table: pd.DataFrame) -> "Axes":
-    """Draw counts of true (rows) against said (columns), shaded by their share of the row."""
+    """Draw counts of true (rows) against named errors (columns), shaded by share of the row."""
     axes = new_axes(6.0, 3.8)
     share = table.div(table.sum(axis=1).clip(lower=1), axis=0)
     counts = table.map("{:,}\n".format) + share.map("{:.0%}".format)
@@ -302,7 +302,7 @@ def confusion(table: pd.DataFrame) -> "Axes":
     how: Any = {"cmap": "Blues", "vmin": 0, "vmax": 1, "cbar": False, "ax": axes}
     _drawing()[1].heatmap(shown, annot=counts, fmt="", annot_kws={"fontsize": 9}, **how)
     axes.tick_params(axis="y", rotation=0)
-    axes.set(xlabel="what the detector says (rows, share of the line)", ylabel="true error")
+    axes.set(xlabel="what the detector says (rows, share per true error)", ylabel="true error")
     return axes
 
 

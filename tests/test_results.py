@@ -128,7 +128,7 @@ def test_how_families_differ_is_said_of_those_that_are_there():
     both = results.settings_of(["adult", "yelp", "amazon"])
     assert both.startswith("Tabular (1): task model mlp1, at most 8,000")
     assert "recommendation (2): task model din, at most 16,000" in both
-    assert both.endswith("minority of a shortcut up to 10 %.")
+    assert both.endswith("up to 10 % break the shortcut.")
     assert results.settings_of([]) == ""
 
 

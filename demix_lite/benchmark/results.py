@@ -87,7 +87,7 @@ def expected(family: str | None = None) -> pd.DataFrame:
         for name in ([family] if family else FAMILIES)
         for cell in suite(name)
         for entry in cell.entries
-    ]  # the source is a matter of the file
+    ]  # the source depends on the file
     return pd.DataFrame(rows, columns=[column for column in KEY if column != "source"])
 
 
@@ -160,12 +160,12 @@ def means_by_group(table: pd.DataFrame) -> dict[str, pd.Series]:
 
 
 def settings_of(tasks: Iterable[str]) -> str:
-    """Say in one sentence how the runs of the families of some tasks differ.
+    """Say in one sentence how the runs of some tasks differ between families.
 
     Examples
     --------
     >>> settings_of(["bank"])
-    'Tabular (1): task model mlp1, at most 8,000 training rows, minority of a shortcut up to 15 %.'
+    'Tabular (1): task model mlp1, at most 8,000 training rows, up to 15 % break the shortcut.'
     """
     said = []
     for family, names in by_family(tasks).items():
@@ -174,7 +174,7 @@ def settings_of(tasks: Iterable[str]) -> str:
         cut = 100 * max(task.minority_share for task in members)
         said.append(
             f"{family} ({len(names)}): task model {members[0].architectures[0]}, at most {rows:,} "
-            f"training rows, minority of a shortcut up to {cut:g} %"
+            f"training rows, up to {cut:g} % break the shortcut"
         )
     text = "; ".join(said)
     return f"{text[:1].upper()}{text[1:]}." if text else ""
@@ -201,7 +201,9 @@ def interval(values: Iterable[float], level: float = LEVEL) -> pd.Series:
 def _half_width(deviation: Any, n: Any, level: float) -> Any:
     """Return the half-width of the t-interval of a mean of ``n`` values, or of many means."""
     if not 0 < level < 1:
-        raise DemixError(f"a confidence level lies between 0 and 1, such as 0.95, not at {level}.")
+        raise DemixError(
+            f"the confidence level must lie between 0 and 1 (such as 0.95), not {level}."
+        )
     return student.ppf((1 + level) / 2, n - 1) * deviation / np.sqrt(n)
 
 
@@ -228,7 +230,7 @@ def intervals_over_tasks(
     """Return the mean over tasks of a column, with an interval over seeds, for every group.
 
     Only tasks and seeds that every group has are used, so that groups are compared on the same
-    runs; groups with less than half as many runs as the fullest are left out.
+    runs; groups with fewer than half as many runs as the fullest are left out.
 
     Examples
     --------
@@ -282,7 +284,7 @@ def gain_over_best(
     """Return the best other method of a task and our relative gain over it, one value a seed.
 
     The best method is the one with the best mean over the seeds it shares with us; methods with
-    less than half of our seeds are not considered. The sign is such that positive is better;
+    fewer than half of our seeds are not considered. A positive gain is always an improvement;
     ``better`` (``"higher"`` or ``"lower"``) says which way is up.
 
     Examples
@@ -310,8 +312,8 @@ def gains_by_task(
 ) -> tuple[pd.Series, pd.DataFrame]:
     """Return the best other method of every task and our gain over it, a column a task.
 
-    The rows have the columns of the ledger. Which way is up is told by ``metric_better`` for the
-    metrics of the task model; of F1 and average precision more is better.
+    The rows have the columns of the ledger. ``metric_better`` says which way is up for the metrics
+    of the task model; for F1 and average precision, more is better.
 
     Examples
     --------
