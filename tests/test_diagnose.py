@@ -436,6 +436,13 @@ def test_what_may_stand_for_a_missing_value_is_asked_about():
     assert not any("a code" in said for said in own_table(counted, "buys").checks)
 
 
+@pytest.mark.parametrize(("often", "asked"), [(0, False), (999, True)])
+def test_most_rows_may_have_a_code_but_a_zero_that_most_have_is_a_count(often, asked):
+    frame = people(600)
+    frame["loss"] = (1400 + frame.index // 20).where(frame.index % 20 == 0, often)
+    assert any("loss" in said for said in own_table(frame, "buys").checks) == asked
+
+
 def test_a_column_that_tells_the_label_alone_is_asked_about():
     frame = people(600)
     rng = np.random.default_rng(0)

@@ -2,11 +2,12 @@
 
 Rows that were collected by a rule, "from 40 on and ill, or younger and well", have a pattern with
 an edge as sharp as the rule. What a table has by nature comes gradually: the share of a label just
-above a value is that just below it. So a rule on a number shows as a jump between two neighbouring
-windows of rows that is larger than what lies between other neighbours, that stays as large where
-the windows are narrower, and that the column has nowhere else. Values that very many rows share,
-such as zero, and numbers that are names, such as hours and codes, are left out: there nature has
-edges of its own. Who breaks the pattern is then a matter of the label alone and of the trust in it.
+above a value is close to that just below it. So a rule on a number shows as a jump between two
+neighbouring windows of rows that is clearly larger than the differences between other neighbours,
+that mostly remains where the windows are narrower, and that is by far the largest of its column.
+Values that very many rows share, such as zero, and numbers that are names, such as hours and codes,
+are left out: there nature has edges of its own. Which rows break the pattern is then a matter of
+the label alone and of the trust in it.
 """
 
 from dataclasses import dataclass

@@ -103,6 +103,8 @@ def is_far(numbers: pd.Series) -> pd.Series:
 def may_be_code(numbers: pd.Series) -> pd.Series:
     """Return True for a number that repeats far from all others, such as -200 for a missing one.
 
+    A zero that most rows have is none: it says that there is nothing to count.
+
     Examples
     --------
     >>> may_be_code(pd.Series([*range(40, 80), *[-200] * 6])).sum()
@@ -111,8 +113,9 @@ def may_be_code(numbers: pd.Series) -> pd.Series:
     known = numbers.dropna()
     for end in (known.min(), known.max()):
         others = known[known != end]
-        repeats = len(known) - len(others) >= REPEATED
-        if repeats and others.nunique() >= 2 * REPEATED:
+        count = len(known) - len(others)
+        nothing = end == 0 and count > len(others)
+        if count >= REPEATED and not nothing and others.nunique() >= 2 * REPEATED:
             range_of_others = others.max() - others.min()
             if (others - end).abs().min() > ALONE * range_of_others:
                 return numbers == end
