@@ -387,6 +387,22 @@ def test_intervention_losses_fall_when_views_and_centroids_agree():
     assert alignment_loss(x, x + 1, errors) == pytest.approx(1.0, rel=1e-4)
 
 
+def test_in_a_wide_table_numbers_have_fewer_bins_and_every_category_has_its_own():
+    rng = np.random.default_rng(0)
+    columns = rng.normal(size=(400, 130))
+    columns[:, 0] = np.arange(400) % 80
+    columns[5, 1] = 2.0
+    columns[:, -1] = columns[:, 1] > 0
+    columns[5, -1] = 1 - columns[5, -1]
+    categorical = np.arange(130) == 0
+    rows = Rows(columns, categorical, classes=2)
+    assert Rows(columns[:, 1:], categorical[1:], classes=2).bins == second_pass.BINS_IF_WIDE
+    assert rows.bins == 81
+    assert Rows(columns[:, -20:], categorical[-20:], classes=2).bins == second_pass.BINS
+    assert label_support(rows, np.ones(400))[:, 0].argmin() == 5
+    assert consensus(rows, columns[:, -1:]).shape == (400, 1)
+
+
 def test_consensus_never_uses_a_rows_own_verdict():
     """Noise that nothing explains is not handed back to its row."""
     rng = np.random.default_rng(0)

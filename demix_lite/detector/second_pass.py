@@ -35,6 +35,10 @@ from demix_lite.models.training import minimise
 TREES = {"max_leaf_nodes": 8, "early_stopping": False}
 CONSENSUS_TREES = {"max_iter": 80, "min_samples_leaf": 20, "max_features": 0.5}
 SUPPORT_TREES = {"max_iter": 60}
+BINS, WIDE, BINS_IF_WIDE = 255, 100, 63
+"""Values of a column that trees tell apart; in tables of more than ``WIDE`` columns fewer, since
+there going through the bins is most of the work."""
+
 FOLDS = 3
 LEAST_TRUST = 0.02
 SMALLEST = 1e-4
@@ -65,6 +69,14 @@ class Rows:
         return cls(np.concatenate(columns), categorical[0], runs[0].task.label.classes)
 
     @cached_property
+    def bins(self) -> int:
+        """How many values of a column trees tell apart, all categories at least."""
+        if self.columns.shape[1] <= WIDE:
+            return BINS
+        codes = np.nan_to_num(self.columns[:, self.categorical]).max(initial=0)
+        return int(np.clip(codes + 2, BINS_IF_WIDE, BINS))
+
+    @cached_property
     def plain_support(self) -> np.ndarray:
         """Support of every label by all other rows alike, see :func:`label_support`."""
         return label_support(self, np.ones(len(self.columns)))
@@ -87,7 +99,7 @@ def consensus(rows: Rows, verdicts: np.ndarray, *, seed: int = 0) -> np.ndarray:
     >>> bool(np.square(better - truth).mean() < np.square(noisy - truth).mean())
     True
     """
-    options = {**TREES, **CONSENSUS_TREES, "random_state": seed % 2**32}
+    options = {**TREES, **CONSENSUS_TREES, "max_bins": rows.bins, "random_state": seed % 2**32}
     model = HistGradientBoostingRegressor(categorical_features=rows.categorical, **options)
     agreed = [held_out(model, rows.columns, v, folds=FOLDS, seed=seed) for v in verdicts.T]
     return np.column_stack(agreed).clip(0.0, 1.0)
@@ -111,9 +123,9 @@ def label_support(rows: Rows, trust: np.ndarray, *, seed: int = 0) -> np.ndarray
     """
     weights = np.clip(trust, LEAST_TRUST, 1.0)
     kind = HistGradientBoostingClassifier if rows.classes else HistGradientBoostingRegressor
-    categorical = rows.categorical[:-1]
-    model = kind(**TREES, **SUPPORT_TREES, categorical_features=categorical, random_state=0)
-    x, y = in_bins(rows.columns[:, :-1]), rows.columns[:, -1]
+    options = {**TREES, **SUPPORT_TREES, "max_bins": rows.bins, "random_state": 0}
+    model = kind(categorical_features=rows.categorical[:-1], **options)
+    x, y = in_bins(rows.columns[:, :-1], rows.bins), rows.columns[:, -1]
     said = held_out(model, x, y, classes=rows.classes, weights=weights, folds=FOLDS, seed=seed)
     describe = _class_support if rows.classes else _number_support
     return describe(said, y, weights)
