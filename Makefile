@@ -70,10 +70,9 @@ $(STAMP): pyproject.toml $(CONSTRAINTS)
 	  echo "Only $(FREE_MB) MB are free on this disk, setting up needs $(NEED_MB) MB." \
 	       "Free some space and run the command again." >&2; exit 1; }
 	@[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
-	@echo "Installing into .venv (a few minutes the first time) ..."
-	@$(BIN)/python -m pip install --no-compile --quiet --disable-pip-version-check \
-	  $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) \
-	  -c $(CONSTRAINTS) -e '.[$(EXTRAS)]'
-	@# pip would compile on one core; a file of another Python in some package is no failure.
+	@echo "Installing into .venv (a minute or two the first time) ..."
+	@$(BIN)/python .ci/install.py -c $(CONSTRAINTS) \
+	  $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -e '.[$(EXTRAS)]'
+	@# Compiled on all cores; a file of another Python in some package is no failure.
 	@$(BIN)/python -m compileall -q -j 0 .venv/lib >/dev/null 2>&1 || true
 	@touch $@

@@ -1,6 +1,7 @@
 """The files of the top level agree with each other, and `make` explains itself."""
 
 import ast
+import importlib.util
 import os
 import re
 import shutil
@@ -220,11 +221,63 @@ def test_an_installation_is_not_repeated(checkout):
     for expected in (True, False):
         (checkout / "calls").write_text("")
         assert make(checkout, "venv").returncode == 0
-        assert ("pip install" in (checkout / "calls").read_text()) is expected
+        assert ("install.py" in (checkout / "calls").read_text()) is expected
     os.utime(checkout / "constraints.txt", (4e9, 4e9))
     assert make(checkout, "venv", "TORCH_INDEX=somewhere").returncode == 0
     calls = (checkout / "calls").read_text()
-    assert "--extra-index-url somewhere -c constraints.txt -e .[book," in calls
+    assert "install.py -c constraints.txt --extra-index-url somewhere -e .[book," in calls
+
+
+ASKED = ["-c", "constraints.txt", "-e", ".[test]"]
+
+
+@pytest.fixture
+def install(monkeypatch):
+    """The installer, and a function that says which programs fail; returns what was run."""
+    spec = importlib.util.spec_from_file_location("install", ROOT / ".ci" / "install.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    def run(*failing: str, settings: str = "") -> list[tuple[str, dict | None]]:
+        calls = []
+
+        def pretended(command, env=None, **options):
+            line = " ".join(command[2:])
+            calls.append((line, env))
+            failed = any(line.startswith(name) for name in failing)
+            return subprocess.CompletedProcess(command, int(failed), settings, "")
+
+        monkeypatch.setattr(module.subprocess, "run", pretended)
+        assert module.main(ASKED) == int("pip --disable-pip-version-check install" in failing)
+        return calls
+
+    return run
+
+
+def test_uv_is_told_what_pip_is_told(install):
+    settings = """:env:.extra-index-url='file:///one https://two'
+global.cert='/etc/own.pem'
+global.extra-index-url='https://three'
+install.find-links='/wheels'
+global.timeout='60'"""
+    (fetched, _), _, (line, environment) = install(settings=settings)
+    assert fetched.endswith("install --quiet -c constraints.txt uv")
+    assert line.startswith("uv pip install --index-strategy=unsafe-best-match")
+    indexes = "--extra-index-url=file:///one --extra-index-url=https://two --find-links=/wheels"
+    assert line.endswith(f"{indexes} {' '.join(ASKED)}")
+    assert environment["SSL_CERT_FILE"] == "/etc/own.pem"
+    assert environment["VIRTUAL_ENV"] == sys.prefix
+
+
+@pytest.mark.parametrize("failing", ["uv", "pip --disable-pip-version-check install --quiet -c"])
+def test_pip_installs_where_uv_cannot(install, failing):
+    *_, (line, _) = install(failing)
+    assert line.startswith("pip --disable-pip-version-check install --no-compile")
+    assert line.endswith(" ".join(ASKED))
+
+
+def test_an_installation_that_fails_is_a_failure(install):
+    install("uv", "pip --disable-pip-version-check install")
 
 
 def test_ci_runs_the_checks_and_the_tests():
