@@ -88,8 +88,8 @@ def score(diagnosis: Diagnosis, errors: pd.DataFrame) -> dict[str, float]:
     -------
     dict
         ``f1_*`` and ``ap_*`` (average precision) per error type and for ``any`` error at all, and
-        ``f1_macro``, the mean F1 over the types; all in [0, 1]; NaN for an error type that does not
-        occur.
+        ``f1_macro``, the mean F1 over the types; all in [0, 1]. NaN for an error type that does not
+        occur, and then for ``f1_macro``.
     """
     flags = diagnosis.flag.assign(any=diagnosis.flag.any(axis=1))
     chances = diagnosis.probability.assign(any=1 - (1 - diagnosis.probability).prod(axis=1))

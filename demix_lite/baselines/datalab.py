@@ -23,7 +23,7 @@ class Datalab(Baseline):
 
     Its flags for label, outlier and underperforming-group issues are used as they are, and 1 − its
     quality score is the probability. For numeric labels, where it has no groups, non-iid issues
-    take their place. An issue that it cannot check (for example without a meaningful cluster) is
+    replace the group issues. An issue that it cannot check (for example without a meaningful cluster) is
     flagged nowhere.
     """
 

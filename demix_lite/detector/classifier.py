@@ -116,7 +116,7 @@ class ErrorDetector:
     def fit(
         self, environments: Sequence[Environment], *, facts: dict[str, Any] | None = None
     ) -> "ErrorDetector":
-        """Train on 60 % of the injections for the first pass, 28 % second pass, 12 % calibration.
+        """Train: 60 % of injections for the first pass, 28 % for the second, 12 % for calibration.
 
         Parameters
         ----------

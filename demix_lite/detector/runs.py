@@ -61,7 +61,7 @@ def normal_ranks(values: np.ndarray) -> np.ndarray:
 
 
 class RelativeScale:
-    """Replaces every value by the normal score of its rank within the run.
+    """Replaces every value by the normal score of its rank within its run and channel.
 
     ``reference`` holds the vectors of a sample of the run's training rows, shape ``(n, C, M)``. The
     ``grid[None]`` of a scale, used as reference, gives the same scale again.

@@ -118,7 +118,7 @@ def asymmetric_loss(logits: Tensor, truth: Tensor, positive_weight: Tensor) -> T
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """Settings of the first pass; the defaults are those of the shipped weights.
+    """Settings of the first pass; the shipped weights use the defaults, except for ``steps``.
 
     Attributes
     ----------

@@ -180,7 +180,8 @@ class FactorCapture:
     On the first call, a few samples are checked against their full gradients. Parameters that the
     rules do not reproduce (a tied weight, a parameter used outside its module, a module that is not
     called with one row per sample) are differentiated through the whole model with ``vmap(grad)``.
-    In every batch, one sample also goes through the model alone and must give the same values.
+    In every batch, one sample also goes through the model alone and must give the same values, up
+    to a small tolerance.
 
     Parameters
     ----------
