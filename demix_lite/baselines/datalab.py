@@ -23,8 +23,8 @@ class Datalab(Baseline):
 
     Its flags for label, outlier and underperforming-group issues are used as they are, and 1 − its
     quality score is the probability. For numeric labels, where it has no groups, non-iid issues
-    replace the group issues. An issue that it cannot check (for example without a meaningful cluster) is
-    flagged nowhere.
+    replace the group issues. An issue that it cannot check (for example without a meaningful
+    cluster) is flagged nowhere.
     """
 
     name = "datalab"
