@@ -1,4 +1,4 @@
-"""The command line: ``demix-lite run adult`` and friends."""
+"""The command line, for example ``demix-lite run adult``."""
 
 import argparse
 import importlib
@@ -41,24 +41,24 @@ amazon         recommendation  AUC                  models: din, dien
 yelp           recommendation  AUC                  models: din, dien
 ultrafeedback  alignment       preference accuracy  models: lora, last
 capybara       alignment       preference accuracy  models: lora, last"""
-"""The registry in words: an answer to ``tasks`` that does not wait for PyTorch."""
+"""The registry as text, so that ``tasks`` need not import PyTorch."""
 
 SETTINGS = (
     *("source", "clean_ratio", "architecture", "model", "seed", "rows"),
     *("validation", "rule", "co_occurring", "device"),
 )
-"""Options of ``run`` that are parameters of the pipeline."""
+"""Options of ``run`` that are passed to the pipeline."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code (2 for a mistake in what was asked)."""
+    """Run the command line; return the exit code (2 for a user error)."""
     options = _parser().parse_args(arguments)
     try:
         _import(options.needs)
         options.command(options)
-    except BrokenPipeError:  # whoever read the output, such as head, has seen enough
+    except BrokenPipeError:  # the reader of the output, such as head, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (DemixError, OSError) as error:  # also a full disk, a folder that may not be written to
+    except (DemixError, OSError) as error:  # also a full disk, a read-only folder
         print(f"demix-lite: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -68,13 +68,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _import(modules: Sequence[str]) -> None:
-    """Import what a command needs; raise an interruption again that got lost on the way.
+    """Import what a command needs; raise a KeyboardInterrupt again if the import swallowed it.
 
-    Compiled libraries clear every exception while they register their types, this one too.
+    Compiled libraries clear every exception while they register their types, including this one.
     """
     raised = signal.getsignal(signal.SIGINT)
     here = threading.current_thread() is threading.main_thread()
-    if not (here and callable(raised)):  # nobody listens, or not from here
+    if not (here and callable(raised)):  # no handler, or not the main thread
         return
     stopped = False
 
@@ -340,7 +340,7 @@ def _bench(options: argparse.Namespace) -> None:
         chosen_variants(options.methods)
     else:
         cells = some(cells, methods=options.methods, protocols=options.protocols)
-    # Nothing is made before all that was asked for is known to be there.
+    # No file or folder is created before all requested names are checked.
     ledger = options.ledger or _default_ledger(source, quick=options.quick)
     check_writable(ledger)
     names, folder = wanted or family_tasks(options.suite), ledger.parent
@@ -359,7 +359,7 @@ def _bench(options: argparse.Namespace) -> None:
 
 
 def _check_bench(options: argparse.Namespace) -> None:
-    """Refuse options of ``bench`` that would be passed over."""
+    """Raise for options of ``bench`` that would be ignored."""
     if options.studies and options.ablation:
         raise DemixError("--studies and --ablation are separate runs: leave one of them out.")
     if options.quick and (options.studies or options.ablation):
@@ -373,7 +373,7 @@ def _check_bench(options: argparse.Namespace) -> None:
 
 
 def _default_ledger(source: str, *, quick: bool) -> Path:
-    """Return the book's ledger for the grid on real tables; trials stay out of it."""
+    """Return the book's ledger for the grid on real tables, else a trial ledger."""
     if source == "real" and not quick:
         return Path("book/results/ledger.csv")
     folder = Path("_build/bench")
@@ -398,7 +398,7 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write one JSON object, whole or not at all; what is not a number becomes null."""
+    """Write one JSON object atomically; NaN becomes null."""
     known = {key: None if value != value else value for key, value in content.items()}
     written = json.dumps(known, indent=2, allow_nan=False)
     with whole_file(path) as part:

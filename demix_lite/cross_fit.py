@@ -1,4 +1,4 @@
-"""Cross-fitting: every row is judged by a model that was fitted on other rows."""
+"""Cross-fitting: every row is predicted by a model that was fitted on other rows."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from threadpoolctl import threadpool_limits
 
 FOLDS = 5
 WORTH_THREADS = 5000
-"""Rows from which on the fit of a model gains from more than one thread."""
+"""Number of rows from which fitting a model gains from more than one thread."""
 
 
 def held_out(
@@ -23,29 +23,29 @@ def held_out(
     most: int | None = None,
     seed: int = 0,
 ) -> np.ndarray:
-    """Let every row be judged by a clone of the model fitted on rows of the other folds.
+    """Predict every row by a clone of the model fitted on rows of the other folds.
 
     Parameters
     ----------
     model : estimator
-        Anything of scikit-learn that fits and predicts; stays unfitted.
+        A scikit-learn classifier or regressor; it stays unfitted.
     x, y : array
         Features, shape ``(n, d)``, and target, shape ``(n,)``.
     classes : int
-        Number of classes, which ``y`` numbers from 0; 0 if the target is a number.
+        Number of classes, which ``y`` numbers from 0; 0 for a numeric target.
     weights : array, optional
-        Weights of the rows.
+        Sample weights of the rows.
     folds : int
-        Number of parts that the rows are cut into.
+        Number of folds.
     most : int, optional
-        Fit on at most so many rows, drawn at random.
+        Maximum number of rows to fit on, drawn at random.
     seed : int
-        Fixes the cuts and the draws.
+        Fixes the folds and the draws.
 
     Returns
     -------
     array
-        Probabilities, shape ``(n, classes)``, 0 for a class missing from the other folds; or
+        Probabilities, shape ``(n, classes)``, with 0 for a class missing from the other folds; or
         predictions, shape ``(n,)``.
 
     Examples
@@ -57,7 +57,7 @@ def held_out(
     said = np.zeros((len(x), classes) if classes else len(x))
     draw = np.random.default_rng(seed)
     splits = KFold(folds, shuffle=True, random_state=seed % 2**32).split(x)
-    # On few rows the threads of boosting wait for each other longer than they work.
+    # With few rows, the threads of boosting spend more time waiting than working.
     with threadpool_limits(1 if len(x) < WORTH_THREADS else None, "openmp"):
         for others, held in splits:
             rows = draw.permutation(others)[:most]
@@ -67,7 +67,7 @@ def held_out(
             )
             if classes:
                 known = fitted.classes_.astype(int)
-                # Boosting answers two columns even where it has seen one class only.
+                # Boosting returns two columns even if it has seen only one class.
                 said[np.ix_(held, known)] = fitted.predict_proba(x[held])[:, : len(known)]
             else:
                 said[held] = fitted.predict(x[held])
@@ -75,9 +75,9 @@ def held_out(
 
 
 def without_empty(x: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """Put a zero into columns that are missing in all rows that count.
+    """Fill columns with zero if they are missing in all rows of positive weight.
 
-    Boosting learns nothing from them; that of scikit-learn 1.9 cannot even bin them.
+    Boosting learns nothing from such columns, and scikit-learn 1.9 cannot bin them.
 
     Examples
     --------
@@ -90,9 +90,9 @@ def without_empty(x: np.ndarray, weights: np.ndarray | None = None) -> np.ndarra
 
 
 def in_bins(x: np.ndarray, most: int = 255) -> np.ndarray:
-    """Return a column of more than ``most`` different numbers as the places of their quantiles.
+    """Replace columns of more than ``most`` distinct numbers by quantile bin numbers.
 
-    Boosting bins its columns itself, but where rows have weights that takes longer than all else.
+    Boosting bins its columns itself, but with sample weights that takes longer than all the rest.
     Missing numbers stay missing.
 
     Examples

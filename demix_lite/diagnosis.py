@@ -1,4 +1,4 @@
-"""What a detector says about every training row, and how right it is."""
+"""The diagnosis of every training row, and how to score it."""
 
 from dataclasses import dataclass
 
@@ -21,7 +21,8 @@ class Diagnosis:
     flag : DataFrame
         The same columns, boolean.
     unsure : DataFrame
-        True where the probability is too near the threshold to say; such a row is not flagged.
+        True where the probability is too close to the threshold to decide; such a row is not
+        flagged.
     """
 
     probability: pd.DataFrame
@@ -37,18 +38,18 @@ class Diagnosis:
         margin: float = 0.0,
         index: pd.Index | None = None,
     ) -> "Diagnosis":
-        """Flag what reaches its threshold, and abstain within ``margin`` of it.
+        """Flag probabilities that reach their threshold; abstain within ``margin`` of it.
 
         Parameters
         ----------
         probability : array
             Shape ``(n, 3)``.
         thresholds : array, optional
-            One per error type; those of the largest expected F1 by default.
+            One per error type; by default those with the largest expected F1.
         margin : float
-            Half-width of the band around the threshold in which nothing is said.
+            Half-width of the band around the threshold in which rows are unsure.
         index : Index, optional
-            Names of the rows; numbers from 0 by default.
+            Row labels; numbers from 0 by default.
 
         Examples
         --------
@@ -68,7 +69,7 @@ class Diagnosis:
 
 
 def certain(errors: pd.DataFrame) -> Diagnosis:
-    """Return the diagnosis of someone who knows the true errors (the oracle).
+    """Return the diagnosis of the oracle, which knows the true errors.
 
     Examples
     --------
@@ -87,7 +88,8 @@ def score(diagnosis: Diagnosis, errors: pd.DataFrame) -> dict[str, float]:
     -------
     dict
         ``f1_*`` and ``ap_*`` (average precision) per error type and for ``any`` error at all, and
-        ``f1_macro``, the mean over the types; all in [0, 1]; NaN for what does not occur.
+        ``f1_macro``, the mean F1 over the types; all in [0, 1]. NaN for an error type that does not
+        occur, and then for ``f1_macro``.
     """
     flags = diagnosis.flag.assign(any=diagnosis.flag.any(axis=1))
     chances = diagnosis.probability.assign(any=1 - (1 - diagnosis.probability).prod(axis=1))
@@ -120,8 +122,8 @@ def best_threshold(truth: np.ndarray, probability: np.ndarray) -> float:
 def expected_f1_threshold(probability: np.ndarray) -> float:
     """Return the threshold with the largest expected F1, given calibrated probabilities.
 
-    Flagging the k most probable rows finds Σ p of them in expectation, so F1 is about
-    2 Σ_{top k} p / (k + Σ p). No true error is needed.
+    The k most probable rows contain Σ_{top k} p errors in expectation, of Σ p in all, so F1 is
+    about 2 Σ_{top k} p / (k + Σ p). The true errors are not needed.
 
     Examples
     --------
@@ -131,4 +133,4 @@ def expected_f1_threshold(probability: np.ndarray) -> float:
     ranked = np.sort(probability)[::-1]
     hits = ranked.cumsum()
     f1 = 2 * hits / (np.arange(1, len(ranked) + 1) + hits[-1])
-    return float(ranked[f1.argmax()]) or 1.0  # nothing is suspicious: nothing reaches it
+    return float(ranked[f1.argmax()]) or 1.0  # all probabilities are 0: flag nothing

@@ -1,4 +1,4 @@
-"""Errors that people read: one sentence that says what, where and what to do."""
+"""Errors for users: one sentence that says what is wrong, where, and what to do."""
 
 import difflib
 from collections.abc import Collection, Iterable
@@ -6,11 +6,11 @@ from typing import Any
 
 
 class DemixError(Exception):
-    """A mistake in what was asked for, told in one sentence; the command line exits with code 2."""
+    """A user error, explained in one sentence; the command line exits with code 2."""
 
 
 def unknown_name(kind: str, name: object, known: Iterable[object]) -> DemixError:
-    """Say that ``name`` is not one of ``known`` and suggest the nearest one.
+    """Return an error that ``name`` is not one of ``known`` and suggest the closest one.
 
     Examples
     --------
@@ -24,7 +24,7 @@ def unknown_name(kind: str, name: object, known: Iterable[object]) -> DemixError
 
 
 def refuse_unknown(kind: str, names: Iterable[object], known: Collection[Any]) -> None:
-    """Raise what :func:`unknown_name` says of the first of ``names`` that is not ``known``.
+    """Raise :func:`unknown_name` for the first of ``names`` that is not ``known``.
 
     Examples
     --------

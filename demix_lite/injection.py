@@ -1,8 +1,8 @@
-"""Put mixed errors into clean rows, and remember exactly where.
+"""Inject mixed errors into clean rows and record exactly where.
 
-The stage chooses *which* rows go wrong; *how* a label or a feature goes wrong is the task's answer.
-Order, after the paper: the spurious rule first (rows that break it are dropped until they are a
-small minority), then label errors, then feature errors.
+This stage chooses *which* rows get an error; the task defines *how* a label or a feature is
+corrupted. The order follows the paper: first the spurious rule (rows that break it are dropped
+until they are a small minority), then label errors, then feature errors.
 """
 
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class Corrupted:
     errors : DataFrame
         Boolean columns ``label``, ``feature``, ``spurious``, aligned with ``frame``.
     cells : DataFrame
-        True for every cell that was changed, aligned with ``frame``.
+        True for every changed cell, aligned with ``frame``.
     """
 
     frame: pd.DataFrame
@@ -39,7 +39,7 @@ class Corrupted:
 
 @dataclass(frozen=True)
 class Injection:
-    """One draw of errors: the same rule and kinds of error in train and validation rows."""
+    """One draw of errors: the same rule and kinds of error in training and validation rows."""
 
     train: Corrupted
     valid: Corrupted
@@ -61,19 +61,19 @@ def inject(
     Parameters
     ----------
     task : Task
-        Says how labels and features go wrong and which spurious rules exist.
+        Defines how labels and features are corrupted and which spurious rules exist.
     splits : Splits
         Clean rows.
     clean_ratio : float
         Share of rows with neither a label nor a feature error, in (0, 1] (more if they co-occur).
-        Half of the rest gets a label error, half a feature error. At 1 nothing at all is changed.
+        Half of the rest gets a label error, half a feature error. At 1 nothing is changed.
     seed : object
-        Names the draw; the same name gives the same errors.
+        Seeds the draw; the same seed gives the same errors.
     co_occurring : bool
         Draw label and feature errors independently, so that a row may have both.
     rule : str, optional
-        Name of the spurious rule; drawn at random by default. Everything else of the draw is the
-        same for every rule.
+        Name of the spurious rule; drawn at random by default. All other random choices are the same
+        for every rule.
 
     Returns
     -------
@@ -149,7 +149,7 @@ def _corrupt(
 def _drop_minority(
     frame: pd.DataFrame, minority: np.ndarray, share: float, rng: np.random.Generator
 ) -> pd.DataFrame:
-    """Drop minority rows at random until they make up ``share`` of what is left."""
+    """Drop minority rows at random until they make up ``share`` of the remaining rows."""
     rows = np.flatnonzero(minority)
     keep = min(len(rows), round(share / (1 - share) * (len(frame) - len(rows))))
     dropped = rng.permutation(rows)[keep:]
@@ -163,7 +163,7 @@ def _draw_rows(
     rng: np.random.Generator,
     units: np.ndarray | None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draw the rows of the label errors and of the feature errors, ``share`` of all for each."""
+    """Draw the rows with label errors and with feature errors, a ``share`` of all rows each."""
     count = round(share * n)
     order = rng.permutation(n)
     if units is not None:
@@ -175,7 +175,7 @@ def _draw_rows(
 
 
 def _whole_units(units: np.ndarray, count: int) -> np.ndarray:
-    """Return the rows of units that go wrong as a whole, in their order, as long as they fit.
+    """Return the rows of whole units, taken in order as long as they fit into ``count`` rows.
 
     Examples
     --------

@@ -1,7 +1,7 @@
 """The figures of the book: each function draws one picture and returns its axes.
 
-Error types have the same colour everywhere (Okabe and Ito) and a marker or a line of their own, so
-that the pictures can be read without colour. Needs matplotlib and seaborn
+Every error type has the same colour everywhere (Okabe and Ito) and its own marker or line style, so
+that the figures can be read without colour. Needs matplotlib and seaborn
 (``pip install demix_lite[book]``).
 """
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 LONGEST_LABEL = 30
-"""Longest label that fits on one line below a panel that stands beside others."""
+"""Maximum characters of a label on one line below a panel in a row of panels."""
 
 INK = "#404040"
-"""Numbers beside the dots: small print in the colours of the dots is hard to read."""
+"""Colour of the numbers beside the dots: small print in the colour of a dot is hard to read."""
 
 COLOURS = {
     "none": "#8c8c8c",
@@ -54,7 +54,7 @@ def new_axes(width: float = 7.0, height: float = 4.0) -> "Axes":
 
 
 def _drawing() -> tuple[Any, Any]:
-    """Return pyplot and seaborn, which only those who draw need to have."""
+    """Import pyplot and seaborn, which only plotting needs."""
     try:
         import seaborn
         from matplotlib import pyplot
@@ -67,9 +67,9 @@ def _drawing() -> tuple[Any, Any]:
 
 
 def influence_heatmap(values: Any, kinds: pd.Series) -> "Axes":
-    """Draw influence vectors ``(n, M)``: one line a training row, blue is helpful, red is harmful.
+    """Draw influence vectors ``(n, M)``, one line per training row; blue: helpful, red: harmful.
 
-    Rows are grouped by their error: ``none``, ``label``, ``feature``, ``spurious`` or ``several``.
+    Rows are grouped by error type: ``none``, ``label``, ``feature``, ``spurious`` or ``several``.
     """
     axes = new_axes(7.5, 5.0)
     values = np.asarray(values)
@@ -91,10 +91,10 @@ def influence_heatmap(values: Any, kinds: pd.Series) -> "Axes":
 
 
 def error_scatter(points: Any, kinds: pd.Series) -> "Axes":
-    """Draw rows as points in the plane, with a colour and a marker per error; shape ``(n, 2)``."""
+    """Draw rows as ``points`` of shape ``(n, 2)``, with a colour and a marker per error type."""
     axes = new_axes(6.5, 5.0)
     names = {kind: f"{_said(kind)} ({(kinds == kind).sum()})" for kind in COLOURS}
-    order = np.argsort(kinds.map([*COLOURS].index), kind="stable")  # errors above the other rows
+    order = np.argsort(kinds.map([*COLOURS].index), kind="stable")  # draw errors on top
     said, (x, y) = kinds.map(names).to_numpy()[order], np.asarray(points)[order].T
     how: Any = {"s": 30, "alpha": 0.75, "linewidth": 0, "ax": axes}
     _drawing()[1].scatterplot(
@@ -118,7 +118,7 @@ def precision_recall(probability: pd.DataFrame, flag: pd.DataFrame, errors: pd.D
         truth, flagged = errors[kind].to_numpy(), flag[kind].to_numpy()
         precision, recall, _ = precision_recall_curve(truth, probability[kind])
         style: Any = {"color": COLOURS[kind], "linestyle": LINES[kind]}
-        # The last point of the curve (recall 0, precision 1) is a convention, not a threshold.
+        # The last point of the curve (recall 0, precision 1) belongs to no threshold.
         axes.plot(recall[:-1], precision[:-1], label=f"{kind} ({truth.mean():.0%})", **style)
         hits = (truth & flagged).sum()
         if flagged.any():
@@ -143,7 +143,7 @@ def dots(
     looks: Mapping[str, tuple[str, str]] | None = None,
     ax: "Axes | None" = None,
 ) -> "Axes":
-    """Draw a table of numbers as labelled dots: its rows down the page, one marker per column.
+    """Draw a table of numbers as labelled dots: rows from top to bottom, one marker per column.
 
     Parameters
     ----------
@@ -154,7 +154,7 @@ def dots(
     low, high : DataFrame, optional
         Ends of the intervals, same shape.
     looks : mapping, optional
-        Column to its colour and marker.
+        Maps a column to its colour and marker.
     """
     count = len(table.columns)
     axes = ax or new_axes(7.0, 0.9 + max(0.55, 0.3 * count) * len(table))
@@ -190,28 +190,28 @@ def dot_panels(
     digits: int = 2,
     bounds: tuple[float, float] = (-np.inf, np.inf),
 ) -> "list[Axes]":
-    """Draw a table as panels side by side: one panel a column, one dot and interval a row.
+    """Draw a table as panels side by side: a panel per column, a dot with interval per row.
 
     Parameters
     ----------
     mean, half : DataFrame
         Numbers and half-widths of their intervals, same shape; NaN is left out.
     unit : str or mapping
-        Label of the horizontal axis, for all panels or by panel.
+        Label of the horizontal axis, for all panels or per panel.
     looks : mapping
-        Row to its colour and marker; the rows without one are grey circles.
+        Maps a row to its colour and marker; other rows are grey circles.
     columns : int
-        Panels beside each other.
+        Maximum number of panels side by side.
     share : bool
-        Whether all panels have the same scale.
+        Whether all panels share one scale.
     digits : int
         Decimals of the numbers beside the dots.
     bounds : tuple of float
-        Where intervals are cut off: (0, 1) for a share, whose t-interval may go beyond.
+        Limits at which intervals are cut off: (0, 1) for a share, whose t-interval may exceed it.
     """
     columns = max(1, min(columns, len(mean.columns)))
     lines = -(-len(mean.columns) // columns)
-    width = 1.9 + max(1.9 * columns, 5.4)  # narrow, so that the type is large on a page
+    width = 1.9 + max(1.9 * columns, 5.4)  # narrow, so that the text is large on a page
     size = (width, lines * (0.9 + 0.22 * len(mean)))
     how: Any = {"sharex": share, "sharey": True, "squeeze": False, "layout": "constrained"}
     grid = _drawing()[0].subplots(lines, columns, figsize=size, **how)[1]
@@ -223,7 +223,7 @@ def dot_panels(
         look = [looks.get(row, ("#595959", "o")) for row in mean.index]
         colours = [colour for colour, _ in look]
         axes.hlines(y, low, high, color=colours, linewidth=1.5)
-        for colour, marker in dict.fromkeys(look):  # one call per look: one per dot takes seconds
+        for colour, marker in dict.fromkeys(look):  # one call per look; per dot is slow
             alike = [each == (colour, marker) for each in look]
             axes.plot(x[alike], y[alike], marker, color=colour, markersize=6)
         where: Any = {"xytext": (6, 0), "textcoords": "offset points", "va": "center"}
@@ -249,7 +249,7 @@ def dot_panels(
 
 
 def _written(value: float, digits: int) -> str:
-    """Return a number with these decimals, or with one digit where they would show only zeros.
+    """Format a number with ``digits`` decimals, or one significant digit if all would be zero.
 
     Examples
     --------
@@ -269,7 +269,7 @@ def curves(
     xlabel: str,
     ax: "Axes | None" = None,
 ) -> "Axes":
-    """Draw a table of numbers as lines: its index along the page, one line a column.
+    """Draw a table of numbers as lines: index on the horizontal axis, one line per column.
 
     Parameters
     ----------
@@ -294,7 +294,7 @@ def curves(
 
 
 def confusion(table: pd.DataFrame) -> "Axes":
-    """Draw counts of true (rows) against named errors (columns), shaded by share of the row."""
+    """Draw counts of true (rows) against predicted errors (columns), shaded by share of the row."""
     axes = new_axes(6.0, 3.8)
     share = table.div(table.sum(axis=1).clip(lower=1), axis=0)
     counts = table.map("{:,}\n".format) + share.map("{:.0%}".format)

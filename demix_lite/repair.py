@@ -1,4 +1,4 @@
-"""Repair each error in its own way: relabel or doubt, impute, up-weight."""
+"""Repair each error type in its own way: relabel or hedge, impute, up-weight."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -37,17 +37,17 @@ class Repaired:
     Attributes
     ----------
     frame : DataFrame
-        The repaired table, one line a row: flagged labels are changed, broken cells imputed.
+        The repaired table, one line per row: flagged labels are changed, broken cells imputed.
     samples : DataFrame
-        What to train on: the same rows, but a row may stand there once with each of its two labels
-        and, if features are hedged, once as it is and once imputed (the index tells which row it
-        is). What would weigh next to nothing is left out.
+        What to train on: the same rows, but a row may occur once with each of its two labels and,
+        if features are hedged, once as it is and once imputed (the index identifies the row).
+        Samples with a weight close to zero are left out.
     weights : Tensor
         Training weight of every sample, mean 1, shape ``(len(samples),)``.
     cells : DataFrame
         True for every feature cell that was imputed, aligned with ``frame``.
     relabelled : Index
-        Rows of ``frame`` that got another label.
+        Rows of ``frame`` whose label was changed.
     """
 
     frame: pd.DataFrame
@@ -69,18 +69,22 @@ def repair(
 ) -> Repaired:
     """Repair the rows that a diagnosis suspects.
 
-    Flagged labels are changed by the task (two classes: flipped); the extreme cells of rows with
-    feature errors are imputed from rows of the same class without label or feature error; rows that
-    break the shortcut are weighted up. A task may ask for more than a flag before a label
-    (``label.least_doubt``) or features (``least_broken``) are changed.
+    - Labels: flagged labels are changed by the task (with two classes: flipped).
+    - Features: the extreme cells of rows with feature errors are imputed from rows of the same
+      class without label or feature error.
+    - Spurious errors: rows that break the shortcut are weighted up.
 
-    Of more than two classes, and of numbers, the other label is what the dirty model believes.
-    ``frame`` shows it as a suggestion; trained on, it would only teach the errors again.
+    Besides the flag, a task may require a minimum probability before it changes a label
+    (``label.least_doubt``) or features (``least_broken``).
+
+    With more than two classes, and for numeric labels, the new label is the dirty model's
+    prediction. ``frame`` shows it as a suggestion; training on it would only teach the errors
+    again.
 
     Parameters
     ----------
     task : Task
-        Knows how to relabel and impute.
+        Defines how to relabel and impute.
     frame : DataFrame
         Dirty training rows.
     diagnosis : Diagnosis
@@ -88,13 +92,14 @@ def repair(
     outputs : Tensor
         Outputs of the dirty model for all rows, in the order of ``frame``.
     labels : {"hedge", "flip"}
-        ``"hedge"`` trains on both of two labels, each weighted by its probability: a row that the
-        model finds hard is not turned into what the model believes. Where more labels are possible
-        it trains on the recorded one, weighted by the probability that it is right. ``"flip"``
-        believes the flags.
+        ``"hedge"`` trains on both of two labels, each weighted by its probability, so that a hard
+        row is not turned into what the model predicts. Where more labels are possible, it trains
+        on the recorded one, weighted by the probability that it is right. ``"flip"`` changes the
+        flagged labels and trains on the result.
     features : {"impute", "hedge"}
-        What happens to rows with feature errors. ``"hedge"`` trains on every row as it is and as it
-        would be imputed, each weighted by its probability, whether it is flagged or not.
+        What happens to rows with feature errors. ``"impute"`` imputes flagged rows. ``"hedge"``
+        trains on every row both as it is and imputed, each weighted by its probability, whether
+        flagged or not.
     spurious_weight : float
         Weight of minority rows relative to the others, at least 1.
 
@@ -105,7 +110,7 @@ def repair(
     Raises
     ------
     DemixError
-        If there is no such way to repair labels or features.
+        If ``labels`` or ``features`` is not one of these options.
     """
     for part, way in (("labels", labels), ("features", features)):
         refuse_unknown(f"way to repair {part}", [way], WAYS[part])
@@ -138,7 +143,7 @@ def repair(
 def _impute(
     task: Task, frame: pd.DataFrame, doubted: np.ndarray, trusted: np.ndarray
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return all rows, the doubted ones imputed from the trusted ones, and the cells changed."""
+    """Return all rows, with the doubted ones imputed from the trusted, and the changed cells."""
     imputed = frame.copy()
     cells = pd.DataFrame(False, index=frame.index, columns=frame.columns)
     if doubted.any():
@@ -151,10 +156,10 @@ def _impute(
 def _hedged_labels(
     task: Task, frame: pd.DataFrame, other: pd.Series, diagnosis: Diagnosis, spurious_weight: float
 ) -> list[tuple[pd.Series, np.ndarray]]:
-    """Return the labels that every row may have, each with the weight it has in expectation.
+    """Return the possible labels of every row, each with its expected weight.
 
-    Whether a row breaks the shortcut depends on its true label. With two classes the two labels of
-    a row belong to opposite sides of the shortcut; otherwise nothing is known of the other side.
+    Whether a row breaks the shortcut depends on its true label. With two classes, the two labels of
+    a row are on opposite sides of the shortcut; otherwise nothing is known about the other side.
     """
     wrong = diagnosis.probability["label"].to_numpy()
     wrong = np.where(wrong < task.label.least_doubt, 0.0, wrong)
@@ -172,10 +177,11 @@ def _hedged_labels(
 def _breaks_as_recorded(task: Task, frame: pd.DataFrame, diagnosis: Diagnosis) -> np.ndarray:
     """Probability that a row breaks the shortcut if its recorded label is right.
 
-    With t this probability and p that of a label error, P(spurious) = t (1 − p) + (1 − t) p. Solved
-    row by row, t is noisy, and unknown where p is one half. But t is one function of the columns
-    and the recorded label for all rows: small trees, fitted to what is solved with the weight
-    (1 − 2p)², see it through the noise. What is known for sure is left as it is.
+    Let t be this probability and p that of a label error: P(spurious) = t (1 − p) + (1 − t) p.
+    Solved for t row by row, the result is noisy, and undefined where p is one half. But t is the
+    same function of the columns and the recorded label for all rows, so small trees are fitted to
+    the solutions, with weight (1 − 2p)², to average out the noise. Rows whose errors are certain
+    keep their own solution.
     """
     wrong = diagnosis.probability["label"].to_numpy()
     spurious = diagnosis.probability["spurious"].to_numpy()

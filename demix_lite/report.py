@@ -1,4 +1,4 @@
-"""Say what a run found, in words and tables a person reads."""
+"""Report the results of a run in words and tables."""
 
 from collections.abc import Mapping, Set
 from typing import TYPE_CHECKING, Any
@@ -24,10 +24,10 @@ ERROR_NAMES = {
     "feature": "Wrong features",
     "spurious": "Against a shortcut",
 }
-"""The error types, as a user reads them."""
+"""Names of the error types in reports."""
 
 MANY = 0.1
-"""Flagged share of a table from which it is said that many flags may be mistaken."""
+"""Flagged share of a table from which a report warns that many flags may be wrong."""
 
 MARK = "background: #fff3b0; color: #000"
 
@@ -50,9 +50,9 @@ def detection_table(row: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def performance_table(row: Mapping[str, Any]) -> pd.DataFrame:
-    """Return the task metric of the four models, on average and in the worst group.
+    """Return the task metric of the four models, overall and in the worst group.
 
-    In a group all clicks may be alike, so that it has an accuracy instead of an AUC.
+    All clicks in a group may be equal, so groups have an accuracy instead of an AUC.
     """
     worst = "worst group (accuracy)" if row["metric_name"] == "AUC" else "worst group"
     return pd.DataFrame(
@@ -65,7 +65,7 @@ def performance_table(row: Mapping[str, Any]) -> pd.DataFrame:
 
 
 FEW_BLOCKS = 5
-"""So many blocks of samples fit the label of an axis."""
+"""Maximum number of blocks of samples that an axis label lists."""
 
 
 def recovered(row: Mapping[str, Any]) -> float:
@@ -86,7 +86,7 @@ def recovered(row: Mapping[str, Any]) -> float:
 
 
 def worth_in_words(row: Mapping[str, Any]) -> str:
-    """Say what the repair gained of what knowing the true errors gains, whichever way it went.
+    """Say how the gain of the repair compares with that of knowing the true errors.
 
     Examples
     --------
@@ -109,7 +109,7 @@ def worth_in_words(row: Mapping[str, Any]) -> str:
 
 
 def blocks(values: pd.Series, name: str) -> str:
-    """Say how validation samples stand that are sorted by a value, block by block if few.
+    """Describe the order of validation samples sorted by a value, block by block if few.
 
     Examples
     --------
@@ -123,7 +123,7 @@ def blocks(values: pd.Series, name: str) -> str:
 
 
 def went(gain: float) -> str:
-    """Say which way a score went; a positive ``gain`` is better.
+    """Say whether a score got better or worse; a positive ``gain`` is better.
 
     Examples
     --------
@@ -134,7 +134,7 @@ def went(gain: float) -> str:
 
 
 def run_report(row: Mapping[str, Any], *, data: str = "") -> str:
-    """Return the printed report of one run; ``data`` says which data set, and which edition."""
+    """Return the printed report of one run; ``data`` names the data set and its edition."""
     seconds = {k.removeprefix("seconds_"): v for k, v in row.items() if k.startswith("seconds_")}
     spent = ", ".join(f"{stage} {value:.1f}" for stage, value in seconds.items())
     detected = detection_table(row).map("{:.3f}".format).replace("nan", "-").to_string()
@@ -165,7 +165,7 @@ def run_report(row: Mapping[str, Any], *, data: str = "") -> str:
 
 
 def diagnosis_summary(about: Mapping[str, Any]) -> str:
-    """Return the printed summary of a diagnosis of somebody's own file."""
+    """Return the printed summary of the diagnosis of a user's file."""
     names = {kind: name.lower() for kind, name in ERROR_NAMES.items()}
     lines = [
         f"{about['file']}: {about['flagged_any']:,} of {about['judged']:,} rows "
@@ -208,7 +208,7 @@ def diagnosis_summary(about: Mapping[str, Any]) -> str:
 
 
 def flags_beside_share(about: Mapping[str, Any], kind: str) -> str:
-    """Say what it means that far fewer or more rows are flagged than there may be errors.
+    """Explain why far fewer or more rows are flagged than there may be errors.
 
     Examples
     --------
@@ -233,7 +233,7 @@ def flags_beside_share(about: Mapping[str, Any], kind: str) -> str:
 
 
 def if_many_are_flagged(about: Mapping[str, Any]) -> str:
-    """Say what to do where so much is flagged that much of it may be right.
+    """Say what to do if so many rows are flagged that many of them may be right.
 
     Examples
     --------
@@ -262,7 +262,7 @@ def how_right(row: Mapping[str, Any]) -> str:
 
 
 def found_and_right(row: Mapping[str, Any]) -> str:
-    """Say the same without the number of rows.
+    """Say how many errors are found and how many flags are right.
 
     Examples
     --------
@@ -293,7 +293,7 @@ def gain_in_words(score: Mapping[str, Any]) -> str:
 
 
 def in_digits(score: float) -> str:
-    """Return a score in as many digits as matter.
+    """Format a score: four decimals below 10 in size, one decimal above.
 
     Examples
     --------
@@ -318,7 +318,7 @@ def error_kind(errors: pd.DataFrame) -> pd.Series:
 
 
 def confusion_table(flag: pd.DataFrame, errors: pd.DataFrame) -> pd.DataFrame:
-    """Count the rows by their true error (down) and by what was said (across).
+    """Count the rows by true error (rows) and by flagged error (columns).
 
     Examples
     --------
@@ -332,7 +332,7 @@ def confusion_table(flag: pd.DataFrame, errors: pd.DataFrame) -> pd.DataFrame:
 
 
 def as_text(frame: pd.DataFrame, digits: int = 6) -> pd.DataFrame:
-    """Return every cell as text: numbers with so many digits, a missing value as a dash.
+    """Return every cell as text: floats with ``digits`` significant digits, missing as a dash.
 
     Examples
     --------
@@ -351,9 +351,9 @@ def as_text(frame: pd.DataFrame, digits: int = 6) -> pd.DataFrame:
 def before_after(
     before: pd.DataFrame, after: pd.DataFrame, below: pd.DataFrame | None = None
 ) -> "Styler":
-    """Show cells as they are now; one that changed says ``before → after`` and is marked.
+    """Show cells as they are now; a changed cell shows ``before → after`` and is highlighted.
 
-    Lines ``below`` may stand under them, of the same columns.
+    Rows of ``below``, with the same columns, are appended.
 
     Examples
     --------
@@ -377,7 +377,7 @@ def before_after(
 
 
 def rule_in_words(rule: Rule, target: str) -> str:
-    """Say what a spurious rule claims; ``target`` is the name of the label column.
+    """Describe a spurious rule in words; ``target`` is the name of the label column.
 
     Examples
     --------
@@ -401,12 +401,12 @@ def rule_in_words(rule: Rule, target: str) -> str:
 
 
 def check_family(task: Task, family: str) -> None:
-    """Refuse a task in a chapter that is not about its family.
+    """Raise if a task is used in the chapter of another family.
 
     Raises
     ------
     DemixError
-        One sentence naming the chapter that is.
+        Names the chapter of the task's own family.
     """
     if task.family != family:
         article = "an" if family[0] in "aeiou" else "a"
@@ -417,16 +417,16 @@ def check_family(task: Task, family: str) -> None:
 
 
 def check_parameters(given: Mapping[str, Any], known: Mapping[str, type]) -> None:
-    """Refuse an unknown or ill-typed notebook parameter, or a negative seed, at once.
+    """Raise at once for an unknown or wrongly typed notebook parameter, or a negative seed.
 
-    ``given`` are the notebook's variables after the parameters cell, usually ``globals()``; names
-    beginning with an underscore, modules and functions are ignored. ``known`` has the type of every
-    parameter; ``float`` also accepts an ``int``.
+    ``given`` holds the notebook's variables after the parameters cell, usually ``globals()``; names
+    beginning with an underscore, modules and functions are ignored. ``known`` maps every parameter
+    to its type; ``float`` also accepts an ``int``.
 
     Raises
     ------
     DemixError
-        One sentence naming the parameter.
+        Names the parameter.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Seeds derived from names, so that any stage of any run can be repeated on its own."""
+"""Seeds derived from names, so that every stage of a run can be reproduced on its own."""
 
 import hashlib
 

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Write files atomically: completely or not at all."""
 
 import os
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from demix_lite.errors import DemixError
 
 
 def check_writable(path: Path | None) -> None:
-    """Refuse an output file that could not be written, before the work begins."""
+    """Raise :class:`DemixError` before the work begins if ``path`` cannot be written."""
     if path is None:
         return
     folder = path.resolve().parent
@@ -19,9 +19,9 @@ def check_writable(path: Path | None) -> None:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Give another path to write to, which takes the name of ``path`` when the block is through.
+    """Yield a temporary path, which is renamed to ``path`` when the block succeeds.
 
-    If it is not, whatever stood at ``path`` still stands there, and nothing else is left behind.
+    If the block fails, an existing file at ``path`` is unchanged and nothing else is left behind.
 
     Examples
     --------

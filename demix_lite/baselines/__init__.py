@@ -1,9 +1,11 @@
-"""Methods to compare with, under one contract.
+"""Methods to compare with, under one interface.
 
-A method is a class with ``name``, ``fit(environments)`` and ``predict(run) -> Diagnosis``; it
+A method is a class with ``name``, ``fit(environments)`` and ``predict(run) -> Diagnosis``. It
 learns from the same environments as the detector and sees the same run. A new baseline is one new
-file and one line here. A method that has to know the true errors of the run it judges is made with
-them (``Yardstick(errors)``), learns nothing, and stands in the ledger as a yardstick.
+file and one line here.
+
+A method that needs the true errors of the run it judges is constructed with them
+(``Yardstick(errors)``), learns nothing, and is listed in the ledger as a yardstick.
 """
 
 from demix_lite.baselines.base import Baseline
@@ -52,6 +54,6 @@ BASELINES: dict[str, type[Baseline]] = {
 YARDSTICKS: dict[str, type[Yardstick]] = {
     method.name: method for method in (Oracle, Ceiling, CeilingAllRows)
 }
-"""Methods that are told the true errors, by name."""
+"""Methods that are given the true errors, by name."""
 
 __all__ = ["BASELINES", "YARDSTICKS", "Baseline", "SummaryGBM", "Yardstick"]

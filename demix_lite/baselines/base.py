@@ -1,9 +1,9 @@
-"""One contract for all baselines: a score per row, mapped to error types as well as can be.
+"""One interface for all baselines: a score per row, mapped to probabilities of the error types.
 
 A baseline gives every row one score, or one per error type; larger means more suspicious. What a
-score means is learned on training environments, the same for every baseline: within its run a
-score becomes a rank, and the share of each error at each rank is the probability. This is the best
-fixed mapping from the score to the names of the errors, and no baseline suffers from a threshold.
+score means is learned on training environments, in the same way for every baseline: a score becomes
+a rank within its run, and the share of each error at each rank is the probability. This is the best
+fixed mapping from scores to error types, so no baseline suffers from a badly chosen threshold.
 """
 
 import json
@@ -30,20 +30,20 @@ BINS = 50
 class Baseline(ABC):
     """A method that scores the rows of a run.
 
-    Its settings are chosen by :meth:`fit`, all but those given.
+    :meth:`fit` chooses all settings that are not given.
 
     Attributes
     ----------
     name : str
         Name in the ledger.
     claims : tuple of str
-        The error types the method itself claims to find; all types are mapped all the same.
+        The error types the method claims to find; its scores are mapped to all types anyway.
     space : dict
-        Setting to the values tried by :meth:`fit`; the first is the default.
+        Maps each setting to the values tried by :meth:`fit`; the first is the default.
     reference : str
         The publication or the library the method comes from.
     judges : type
-        The kind of label it makes sense for.
+        The kind of label the method applies to.
     """
 
     name: ClassVar[str]
@@ -62,7 +62,7 @@ class Baseline(ABC):
 
     @classmethod
     def applies_to(cls, task: Task) -> bool:
-        """Return whether the method makes sense for a task."""
+        """Return whether the method applies to a task."""
         return isinstance(task.label, cls.judges)
 
     @abstractmethod
@@ -135,7 +135,7 @@ def _rates(places: Sequence[np.ndarray], errors: Sequence[np.ndarray]) -> np.nda
     for place, truth in zip(np.concatenate(places).T, np.concatenate(errors).T, strict=True):
         rows = np.bincount(place, minlength=BINS)
         hits = np.bincount(place, weights=truth, minlength=BINS)
-        # One row's worth of the overall share keeps an empty bin honest.
+        # Smoothed by one pseudo-row with the overall share, which an empty bin then gets.
         columns.append((hits + truth.mean()) / (rows + 1))
     return np.column_stack(columns)
 

@@ -1,4 +1,4 @@
-"""The good practitioner without influence: the best simple signal for every error type."""
+"""What a good practitioner does without influence: the best simple signal per error type."""
 
 from typing import ClassVar
 
@@ -13,10 +13,11 @@ from demix_lite.detector.runs import Run
 class Composite(Baseline):
     """Cross-fitted boosting for labels, isolation forest for features, rare or unsure for groups.
 
-    A label is suspicious where its own out-of-fold probability is low (a number: where the residual
-    is large), a row's features where an isolation forest says so. A row may belong to the minority
-    of a shortcut where its label is rare or the out-of-fold prediction is unsure: ``group`` says
-    which of the two counts.
+    - A label is suspicious if its out-of-fold probability is low (for numbers: if the residual is
+      large).
+    - Features are suspicious if an isolation forest isolates the row early.
+    - A row may belong to the minority of a shortcut if its label is rare or its out-of-fold
+      prediction is unsure; ``group`` selects which of the two counts.
     """
 
     name = "composite"
@@ -35,12 +36,12 @@ class Composite(Baseline):
 
 
 def rare_label(run: Run) -> np.ndarray:
-    """Return True for rows whose class, or fifth of the range, is rarer than the average one."""
+    """Return True for rows whose class (or fifth of the range) is rarer than average."""
     bins = label_bins(run)
     rows = np.bincount(bins)
     return (rows < len(bins) / np.count_nonzero(rows))[bins]
 
 
 def unsure(run: Run) -> np.ndarray:
-    """Return 1 − the largest out-of-fold probability; of a number the absolute residual."""
+    """Return 1 − the largest out-of-fold probability; for numbers the absolute residual."""
     return 1 - out_of_fold(run).max(axis=1) if class_count(run) else doubt(run)

@@ -1,4 +1,4 @@
-"""Datalab as a practitioner calls it today: defaults, and its own flags."""
+"""Datalab as a practitioner uses it: default settings and its own flags."""
 
 import io
 import warnings
@@ -21,9 +21,10 @@ from demix_lite.errors import DemixError
 class Datalab(Baseline):
     """Cleanlab's Datalab with its default settings; nothing is learned from environments.
 
-    Its flags for label, outlier and underperforming-group issues (with a number as label, where it
-    has no groups: non-iid) stand as they are, and 1 − its quality score stands as the probability.
-    An issue that it cannot look for, as without a meaningful cluster, is flagged nowhere.
+    Its flags for label, outlier and underperforming-group issues are used as they are, and 1 − its
+    quality score is the probability. For numeric labels, where it has no groups, non-iid issues
+    replace the group issues. An issue that it cannot check (for example without a meaningful
+    cluster) is flagged nowhere.
     """
 
     name = "datalab"
@@ -56,8 +57,8 @@ def issues(run: Run) -> np.ndarray:
         kind, group = "classification", "underperforming_group"
     asked: dict[str, dict[str, Any]] = {"label": {}, "outlier": {}, group: {}}
     if class_count(run):
-        # In this process alone: Cleanlab's own pool of processes fails, and Datalab goes on without
-        # a word, where the caller is itself one of several.
+        # In this process only: inside a worker process Cleanlab's own process pool fails, and
+        # Datalab goes on silently.
         asked["label"] = {"clean_learning_kwargs": {"find_label_issues_kwargs": {"n_jobs": 1}}}
     library = cleanlab("datalab.datalab")
     silent = io.StringIO()

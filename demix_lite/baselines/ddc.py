@@ -1,4 +1,4 @@
-"""Data cleaning with Cleanlab: label issues, outliers, and groups of rows that do not fit."""
+"""Data cleaning with Cleanlab: label issues, outliers and conspicuous groups of rows."""
 
 import importlib
 from collections.abc import Iterator
@@ -27,11 +27,13 @@ FIFTHS = np.arange(0.2, 0.9, 0.2)
 class DDC(Baseline):
     """Data cleaning built on Cleanlab, as the paper sketches it; the group step is our reading.
 
-    Labels: Cleanlab's label quality from out-of-fold predictions; ``issues_first`` puts the issues
-    that confident learning flags before all other rows. Features: Cleanlab's score of being typical
-    among the nearest neighbours of the encoded inputs. Groups are the rows with one value of a
-    feature: suspicious is a row whose groups the model does badly on (``"underperforming"``), or
-    whose label is rare in one of them (``"disagreeing"``).
+    - Labels: Cleanlab's label quality from out-of-fold predictions; ``issues_first`` ranks the
+      issues that confident learning flags before all other rows.
+    - Features: Cleanlab's out-of-distribution score from the nearest neighbours of the encoded
+      inputs.
+    - Groups: a group is all rows with the same value of a feature. A row is suspicious if the model
+      performs badly on its groups (``"underperforming"``), or if its label is rare in one of them
+      (``"disagreeing"``).
     """
 
     name = "ddc"
@@ -78,7 +80,7 @@ def poor_labels(run: Run) -> np.ndarray:
 
 @once_per_run
 def label_issues(run: Run) -> np.ndarray:
-    """Return True for label issues of confident learning, which knows of classes only."""
+    """Return True for label issues of confident learning; False everywhere for numbers."""
     if not class_count(run):
         return np.zeros(len(run), dtype=bool)
     own, said = present(targets(run), out_of_fold(run))
@@ -86,7 +88,7 @@ def label_issues(run: Run) -> np.ndarray:
 
 
 def present(own: np.ndarray, said: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Number the classes that occur from 0, and keep their probabilities only.
+    """Number the classes that occur from 0, and keep only their probabilities.
 
     Examples
     --------
@@ -95,14 +97,14 @@ def present(own: np.ndarray, said: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     ([0, 1], [[0.5, 0.5], [0.5, 0.5]])
     """
     names, numbers = np.unique(own, return_inverse=True)
-    # No row may be left without any probability.
+    # The probabilities of a row must not all be zero.
     said = said[:, names] + 1e-12
     return numbers, said / said.sum(axis=1, keepdims=True)
 
 
 @once_per_run
 def outliers(run: Run) -> np.ndarray:
-    """Return 1 − Cleanlab's score of being typical among the nearest neighbours."""
+    """Return 1 − Cleanlab's nearest-neighbour score, which is low for outliers."""
     judge = cleanlab("outlier").OutOfDistribution()
     return 1 - judge.fit_score(features=encoded(run), verbose=False)
 
@@ -111,7 +113,7 @@ def outliers(run: Run) -> np.ndarray:
 def underperforming(run: Run) -> np.ndarray:
     """Return the mean, over the groups of a row, of the mean out-of-fold loss of the group.
 
-    Small groups are drawn towards the mean of the run, as if ten more rows lay there.
+    The means of groups are shrunk towards the mean of the run by ten pseudo-rows.
     """
     loss = doubt(run)
     means = []
@@ -123,7 +125,7 @@ def underperforming(run: Run) -> np.ndarray:
 
 @once_per_run
 def disagreeing(run: Run) -> np.ndarray:
-    """Return how much rarer the label of a row is in one of its groups than in the run."""
+    """Return the largest factor by which a row's label is rarer in a group than in the run."""
     bins = label_bins(run)
     share = np.bincount(bins) / len(bins)
     rarer = []
@@ -135,10 +137,10 @@ def disagreeing(run: Run) -> np.ndarray:
 
 
 def groups(run: Run) -> Iterator[np.ndarray]:
-    """Yield a number for every row, feature by feature: its category, or its fifth."""
+    """Yield, feature by feature, the group of every row: its category or its quintile."""
     values, categorical = run.columns()
     for column, is_category in zip(values.T[:-1], categorical[:-1], strict=True):
         if not is_category:
             fifth = np.searchsorted(np.nanquantile(column, FIFTHS), column)
-            column = np.where(np.isnan(column), -1, fifth)  # what is missing is a group of its own
+            column = np.where(np.isnan(column), -1, fifth)  # missing values are a group
         yield np.unique(column, return_inverse=True)[1]

@@ -1,8 +1,8 @@
-"""Influence signals: one number a row, summed up from inner products of loss gradients.
+"""Influence signals: one number per row, computed from inner products of loss gradients.
 
-Positive influence means helpful. All signals use TracIn (Pruthi et al., 2020): products are added
-up over the checkpoints of a run before the signal is taken. The cosine of a row with itself is
-always 1, so self-influence only exists unnormalised.
+Positive influence means helpful. All signals use TracIn (Pruthi et al., 2020): products are summed
+over the checkpoints of a run before the signal is computed. The cosine of a row with itself is
+always 1, so self-influence is unnormalised.
 """
 
 from abc import abstractmethod
@@ -27,11 +27,11 @@ STUDY = (
 
 
 class InfluenceSignal(Baseline):
-    """A signal that sums up a row's influence on the validation samples.
+    """A signal that summarises a row's influence on the validation samples.
 
-    ``checkpoints`` adds up the influence under the early and the trained model (``"both"``), or
-    takes the trained one alone. The product of the ``channels`` is what is added up: inner products
-    of gradients, or their cosines. ``samples`` limits the validation samples that are looked at.
+    ``checkpoints`` selects the sum over the early and the trained model (``"both"``), or the
+    trained model alone (``"final"``). The product of the ``channels`` is summed: inner products of
+    gradients, or their cosines. ``samples`` limits the number of validation samples.
     """
 
     claims: ClassVar[tuple[str, ...]] = ("label",)
@@ -42,7 +42,7 @@ class InfluenceSignal(Baseline):
 
     @abstractmethod
     def signal(self, influence: Tensor, groups: Tensor) -> Tensor:
-        """Sum up influence ``(n, M)`` on validation samples of label groups ``(M,)``."""
+        """Reduce influence ``(n, M)`` to a signal ``(n,)``, given label groups ``(M,)``."""
 
     def product(self, block: Tensor) -> Tensor:
         """Return the influence under one checkpoint from its channels ``(n, C, M)``."""
@@ -81,14 +81,14 @@ def _label_groups(run: Run) -> Tensor:
 
 
 class SelfInfluence(InfluenceSignal):
-    """The squared length of a row's own gradient; memorised and mislabelled rows have a long one.
+    """The squared norm of a row's own gradient, large for memorised and mislabelled rows.
 
     The publications are Koh and Liang (2017) and Pruthi et al. (2020).
     """
 
     name = "self_influence"
     channels = ("train_gradient_norm",)
-    samples = 1  # the norm is the same against all of them
+    samples = 1  # the norm does not depend on the validation sample
 
     def product(self, block: Tensor) -> Tensor:
         """Return the squared norms."""
@@ -100,7 +100,7 @@ class SelfInfluence(InfluenceSignal):
 
 
 class AverageAbsoluteInfluence(InfluenceSignal):
-    """The mean size of a row's influence, helpful or harmful: nothing cancels.
+    """The mean absolute influence of a row: helpful and harmful influence do not cancel.
 
     Examples
     --------
@@ -136,7 +136,7 @@ class MarginalInfluence(InfluenceSignal):
 class ClassGradient(InfluenceSignal):
     """How harmful a row is to the label group it harms most (GD-class).
 
-    Groups are the classes, or fifths of a number.
+    Groups are the classes, or quintiles of a numeric label.
 
     Examples
     --------
@@ -160,10 +160,9 @@ class ClassGradient(InfluenceSignal):
 class DDARepair(InfluenceSignal):
     """Minus the mean cosine of a row's gradient with those of the validation samples.
 
-    Data attribution by one scalar. Unlike marginal influence it looks at directions only: a row
-    with a long gradient, or a validation sample with one, has no more say than others. One scalar
-    cannot name the error; what it flags goes through the same repair as the flags of every other
-    method.
+    Data attribution by one scalar. Unlike marginal influence, it uses directions only: rows or
+    validation samples with a large gradient norm do not count more than others. One scalar cannot
+    name the error type; its flags go through the same repair as those of every other method.
     """
 
     name = "dda_repair"

@@ -14,14 +14,14 @@ TREES = 200
 
 @once_per_run
 def isolation(run: Run, samples: int) -> np.ndarray:
-    """Return how early trees of ``samples`` rows isolate every encoded row, shape ``(N,)``."""
+    """Return how early trees on ``samples`` rows isolate every encoded row, shape ``(N,)``."""
     rows = encoded(run)
     forest = Forest(n_estimators=TREES, max_samples=min(samples, len(rows)), random_state=0)
     return -forest.fit(rows).score_samples(rows)
 
 
 class IsolationForest(Baseline):
-    """Isolation forest on the encoded inputs; the label is not looked at."""
+    """Isolation forest on the encoded inputs; the label is not used."""
 
     name = "isolation_forest"
     claims = ("feature",)

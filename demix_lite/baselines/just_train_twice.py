@@ -12,10 +12,10 @@ from demix_lite.detector.runs import Run
 class JustTrainTwice(Baseline):
     """The loss under an identification model that was trained for a few epochs only.
 
-    With two classes a row is wrong exactly when its loss exceeds log 2, so the loss ranks the
-    error set of the publication first; with more classes and with numbers it keeps the idea. The
-    second training, with these rows weighted up, is the repair of spurious errors. ``epochs`` is
-    the T of the publication.
+    With two classes a row is misclassified exactly when its loss exceeds log 2, so the loss ranks
+    the error set of the publication first. With more classes and with numeric labels, the same
+    score is used. The second training, with these rows weighted up, is the repair of spurious
+    errors. ``epochs`` is the T of the publication.
     """
 
     name = "just_train_twice"

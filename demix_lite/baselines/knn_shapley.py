@@ -1,4 +1,4 @@
-"""Exact KNN-Shapley values: what a row is worth to a nearest-neighbour model."""
+"""Exact KNN-Shapley values: the value of a row to a nearest-neighbour model."""
 
 from typing import ClassVar
 
@@ -14,11 +14,11 @@ CHUNK = 64
 
 
 class KNNShapley(Baseline):
-    """Mean Shapley value over validation rows, of the encoded inputs; a low value is suspicious.
+    """Shapley value on the encoded inputs, averaged over validation rows; low is suspicious.
 
-    Classes: the utility of a set of rows is the share of the right label among the ``k`` nearest.
-    Numbers: minus the squared error of the mean of the ``k`` nearest, targets centred.
-    At most 1,000 validation rows, drawn at random.
+    For classes, the utility of a set of rows is the share of the right label among the ``k``
+    nearest. For numbers, it is minus the squared error of the mean of the ``k`` nearest, with
+    centred targets. At most 1,000 validation rows are used, drawn at random.
     """
 
     name = "knn_shapley"
@@ -53,8 +53,8 @@ def shapley_values(
 ) -> np.ndarray:
     """Return the Shapley value of every training row, averaged over validation rows.
 
-    For each number of neighbours, shape ``(len(ks), len(x))``. Targets that are not ``classes`` are
-    centred on the training mean. Of rows equally near the first counts as the nearest.
+    The result has shape ``(len(ks), len(x))``, one line per number of neighbours. Numeric targets
+    (not ``classes``) are centred on the training mean. Ties in distance are broken by row order.
 
     Examples
     --------
@@ -79,7 +79,7 @@ def shapley_values(
 
 
 def class_values(hits: np.ndarray, k: int) -> np.ndarray:
-    """Values of neighbours, given which have the right label, nearest first, shape ``(V, N)``."""
+    """Return the values of neighbours, ``(V, N)``; ``hits``: right label or not, nearest first."""
     hits = hits.astype(float)
     rank = np.arange(1, hits.shape[1])
     steps = -np.diff(hits, axis=1) * np.minimum(k, rank) / (k * rank)
@@ -87,9 +87,10 @@ def class_values(hits: np.ndarray, k: int) -> np.ndarray:
 
 
 def number_values(near: np.ndarray, wanted: np.ndarray, k: int) -> np.ndarray:
-    """Values of neighbours, given their targets ``(V, N)``, nearest first, and those of V rows.
+    """Return the values of neighbours from their targets ``(V, N)``, nearest first.
 
-    The utility of a set is minus the squared error of the sum of its k nearest targets over k.
+    ``wanted`` holds the targets of the V validation rows. The utility of a set is minus the squared
+    error of the sum of its k nearest targets divided by k.
     """
     n = near.shape[1]
     rank = np.arange(1, n + 1)
@@ -108,5 +109,5 @@ def number_values(near: np.ndarray, wanted: np.ndarray, k: int) -> np.ndarray:
 
 
 def _from_the_farthest(last: np.ndarray, steps: np.ndarray) -> np.ndarray:
-    """Add the steps between neighbours up, from the value of the farthest to the nearest."""
+    """Accumulate the steps between neighbours, from the value of the farthest to the nearest."""
     return np.cumsum(np.hstack([last, steps[:, ::-1]]), axis=1)[:, ::-1]

@@ -1,4 +1,4 @@
-"""What the baselines look at: the rows of a run and out-of-fold predictions, computed once."""
+"""Shared inputs of the baselines: rows of a run and out-of-fold predictions, computed once."""
 
 from collections.abc import Callable, Hashable
 from functools import wraps
@@ -12,14 +12,14 @@ from demix_lite.detector.runs import Run
 
 LABEL_BINS = 5
 
-# Shallow and slow trees do not learn wrong labels by heart.
+# Small trees with a low learning rate do not memorise wrong labels.
 BOOSTING = {"max_leaf_nodes": 8, "learning_rate": 0.05, "early_stopping": False}
 
 OfRun = Callable[..., np.ndarray]
 
 
 def once_per_run(compute: OfRun) -> OfRun:
-    """Remember what was computed for a run (and further hashable arguments) while the run lives."""
+    """Cache a result per run (and further hashable arguments) for as long as the run exists."""
     kept: WeakKeyDictionary[Run, dict[tuple[Hashable, ...], np.ndarray]] = WeakKeyDictionary()
 
     @wraps(compute)
@@ -37,8 +37,8 @@ def once_per_run(compute: OfRun) -> OfRun:
 def out_of_fold(run: Run) -> np.ndarray:
     """Predict every label of a run by gradient boosting on the features of the other folds.
 
-    Returns probabilities of the task's classes, shape ``(N, classes)``; or predictions of the
-    scaled number, shape ``(N,)``.
+    Returns class probabilities, shape ``(N, classes)``, or predictions of the scaled number, shape
+    ``(N,)``.
     """
     columns, categorical = run.columns()
     classes = class_count(run)
@@ -63,7 +63,7 @@ def encoded(run: Run) -> np.ndarray:
 
 
 def doubt(run: Run) -> np.ndarray:
-    """Return 1 − out-of-fold probability of the own label, or the absolute residual."""
+    """Return 1 − the out-of-fold probability of the recorded label, or the absolute residual."""
     said, own = out_of_fold(run), targets(run)
     return 1 - said[np.arange(len(own)), own] if class_count(run) else np.abs(said - own)
 

@@ -1,4 +1,4 @@
-"""Metadata archaeology: rows are what the probes are whose loss curves look like theirs."""
+"""Metadata archaeology: classify rows by the probes with the most similar loss curves."""
 
 from typing import ClassVar
 
@@ -17,7 +17,7 @@ PROBES = 250
 """Probes of each kind, as in the publication; fewer in a small run."""
 
 PLANS = 10
-"""Draws of columns and kinds of error among the corrupted probes."""
+"""Number of draws of columns and kinds of error for the corrupted probes."""
 
 TYPICAL, MISLABELLED, CORRUPTED, ATYPICAL = range(4)
 
@@ -25,12 +25,14 @@ TYPICAL, MISLABELLED, CORRUPTED, ATYPICAL = range(4)
 class MapD(Baseline):
     """Share of mislabelled, corrupted and atypical probes among the nearest loss curves.
 
-    The probes come from the run's own rows. Typical ones are learned at once and for good;
-    mislabelled and corrupted ones are changed copies of such rows, with errors drawn here; atypical
-    ones are learned last: early their loss is high among the rows, in the end low. (The
-    publication ranks rows by a consistency score, to which the speed of learning is the known
-    stand-in: Jiang et al., 2021.) The model is trained again with the changed copies among the
-    rows.
+    The probes come from the run's own rows:
+
+    - typical probes have a low loss early and at the end;
+    - mislabelled and corrupted probes are changed copies of such rows, with errors drawn here;
+    - atypical probes are learned last: their loss ranks high early and low at the end.
+
+    The publication ranks rows by a consistency score, for which the speed of learning is a known
+    proxy (Jiang et al., 2021). The model is trained again with the changed copies among the rows.
     """
 
     name = "map_d"
@@ -54,7 +56,7 @@ def _generator(run: Run) -> np.random.Generator:
 
 
 def _choose(run: Run, rng: np.random.Generator) -> list[np.ndarray]:
-    """Choose different rows for the four kinds of probes."""
+    """Choose disjoint sets of rows for the four kinds of probes."""
     final, early = (
         rankdata(row_losses(run, model, run.samples))
         for model in (run.trained.model, run.trained.early)
@@ -83,7 +85,7 @@ def _corrupt(run: Run, rows: np.ndarray, rng: np.random.Generator) -> list[pd.Da
 
 @once_per_run
 def _loss_curves(run: Run) -> np.ndarray:
-    """Train with the changed copies added to the rows; return the loss of all after every epoch."""
+    """Train with the changed copies added; return the loss of all rows after every epoch."""
     rng = _generator(run)
     chosen = _choose(run, rng)
     wrong = _mislabel(run, chosen[MISLABELLED], rng)

@@ -1,4 +1,4 @@
-"""Noise-robust learning from clicks: the model learns how often clicks and their absence lie."""
+"""Noise-robust learning from clicks: the noise rates are learned together with the model."""
 
 from typing import ClassVar
 
@@ -16,12 +16,12 @@ from demix_lite.tasks.labels import Clicks
 
 
 class NoisyClicks(Baseline):
-    """How likely a click, or its absence, was recorded wrongly, under a model that expects it.
+    """Probability that a click, or its absence, was recorded wrongly, under a noise model.
 
-    A click is recorded with probability (1 − a) p + b (1 − p), where p is the model's own
-    probability that the user takes the item, a the rate of lost and b that of false clicks. The
-    model and both rates are learned together by maximum likelihood, and by Bayes' rule they say of
-    every sample how likely its label is wrong. Before training both rates are ``rate``.
+    A click is recorded with probability (1 − a) p + b (1 − p), where p is the model's probability
+    that the user takes the item, a the rate of lost clicks and b that of false clicks. The model
+    and both rates are learned together by maximum likelihood; Bayes' rule then gives, for every
+    sample, the probability that its label is wrong. Both rates start at ``rate``.
     """
 
     name = "noisy_clicks"
@@ -46,14 +46,14 @@ class NoisyClicks(Baseline):
 
 
 class Noisy(nn.Module):
-    """A model of clicks behind a channel that loses some and makes some up.
+    """A click model behind a noisy channel that loses some clicks and adds false ones.
 
     ``model`` returns the log-odds that the item is taken, shape ``(n, 1)``; ``rate``, in (0, 1/2),
-    is that of lost and of false clicks before training.
+    is the initial rate of lost and of false clicks.
 
     Examples
     --------
-    A click that the model finds impossible was recorded wrongly.
+    A click that the model considers impossible was recorded wrongly.
 
     >>> noisy = Noisy(nn.Identity(), 0.2)
     >>> noisy.wrong(torch.tensor([[-9.0], [9.0]]), torch.tensor([1, 1])).round(decimals=2)
@@ -63,7 +63,7 @@ class Noisy(nn.Module):
     def __init__(self, model: nn.Module, rate: float):
         super().__init__()
         self.model = model
-        # A rate of one half would mean that labels say nothing.
+        # Rates stay below one half, where labels would carry no information.
         self.rates = nn.Parameter(torch.logit(torch.full((2,), 2 * rate)))
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -73,7 +73,7 @@ class Noisy(nn.Module):
         return torch.logsumexp(yes, 0) - torch.logsumexp(no, 0)
 
     def _recorded(self, taken: Tensor, label: int) -> Tensor:
-        """Log-probability that the item is taken (first) or not and this label is recorded."""
+        """Joint log-probability of the item being taken (row 0) or not (row 1), and this label."""
         lost, false = (self.rates.sigmoid() / 2).unbind()
         kept, made_up = (1 - lost, false) if label else (lost, 1 - false)
         return torch.stack([F.logsigmoid(taken) + kept.log(), F.logsigmoid(-taken) + made_up.log()])

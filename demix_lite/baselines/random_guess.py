@@ -1,4 +1,4 @@
-"""Random scores: what every baseline has to beat."""
+"""Random scores: the level that every baseline has to beat."""
 
 import numpy as np
 
@@ -8,9 +8,9 @@ from demix_lite.detector.runs import Run
 
 
 class RandomGuess(Baseline):
-    """A uniform random score for every row and error type, the same whenever a run is judged.
+    """A uniform random score per row and error type, the same each time a run is judged.
 
-    It knows the usual share of each error, nothing else.
+    It knows only the usual share of each error.
     """
 
     name = "random"

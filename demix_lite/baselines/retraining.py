@@ -1,4 +1,4 @@
-"""What baselines need that train the run's model once more."""
+"""Helpers for baselines that train the run's model again."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ from demix_lite.tasks.base import seeded_model
 
 
 def run_seed(run: Run, name: str) -> int:
-    """Return a seed that is the same whenever the baseline ``name`` judges this run."""
+    """Return a seed that is fixed by the baseline ``name`` and the run."""
     return derive_seed(name, run.task.name, len(run), *run.valid_index[:8])
 
 
@@ -27,8 +27,8 @@ def retrain(
 ) -> nn.Module:
     """Train the architecture of a run from fresh weights, as the run's own model was trained.
 
-    ``name``, that of the baseline, fixes the weights and the order of the batches; there are as
-    many epochs as the run's own model had by default.
+    ``name``, the name of the baseline, seeds the weights and the order of the batches. By default
+    there are as many epochs as for the run's own model.
     """
     seed = run_seed(run, name)
     model = seeded_model(run.task, run.architecture, run.encoder, seed)

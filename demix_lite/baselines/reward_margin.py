@@ -1,4 +1,4 @@
-"""Reward-margin screening: what the trained model itself thinks of the recorded preferences."""
+"""Reward-margin screening: how far the trained model agrees with the recorded preferences."""
 
 from typing import ClassVar
 
@@ -11,11 +11,11 @@ from demix_lite.tasks.labels import Preference
 
 
 class RewardMargin(Baseline):
-    """Where a pair stands in the distribution of the margins of preferred over other answers.
+    """Position of a pair in the distribution of the margins of preferred over other answers.
 
-    At the low end the model contradicts the record: a swapped preference, or a pair that breaks
-    what the others agree on. In the middle it sees no difference: the texts may be broken. The
-    model asked is that at the end of training, or as it was after the first epoch.
+    At the low end, the model contradicts the record: a swapped preference, or a pair that breaks
+    what the others agree on. Near zero, it sees no difference: the texts may be broken. The margins
+    are those at the end of training (``"final"``) or after the first epoch (``"early"``).
     """
 
     name = "reward_margin"

@@ -1,8 +1,9 @@
 """The plain baseline: gradient boosting on quantile summaries of the same channels.
 
-Every channel of a row's influence vector is summed up by its quantiles, mean, standard deviation
-and its means over validation samples of the same and of another label; every summary is ranked
-within its run. No set transformer, no intervention, no second pass: what a detector must beat.
+Every channel of a row's influence vector is summarised by its quantiles, mean, standard deviation
+and its means over validation samples with the same and with another label; every summary is ranked
+within its run. There is no set transformer, no intervention and no second pass: this is what a
+detector must beat.
 """
 
 from collections.abc import Sequence
@@ -53,14 +54,14 @@ class SummaryGBM:
         return self
 
     def save(self, path: Path) -> None:
-        """Keep the fitted models in this machine's cache, beside ``path``."""
+        """Write the fitted models to ``path``, a file of the local cache."""
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as part:
             joblib.dump(self.models, part)
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read what :meth:`save` kept; trust only your own cache."""
+        """Read what :meth:`save` wrote; load only files that you trust, since they are pickles."""
         method = cls()
         method.models = joblib.load(path)
         return method

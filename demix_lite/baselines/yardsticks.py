@@ -1,7 +1,7 @@
-"""Yardsticks: methods that are told the true errors of the run they judge. Cheating by design.
+"""Yardsticks: methods that are given the true errors of the run they judge. Cheating by design.
 
-The oracle says what the best possible detection is worth. The ceilings say how much of the errors
-can be seen at all in the features and the label of a row, and so how far a method that never sees a
+The oracle shows what the best possible detection is worth. The ceilings show how many of the errors
+are visible at all in the features and the label of a row, and so how far a method that never sees a
 true error could still go.
 """
 
@@ -20,9 +20,9 @@ from demix_lite.errors import DemixError
 
 
 class Yardstick(ABC):
-    """A method that is told the true errors of the run it judges, aligned with the training rows.
+    """A method that is given the true errors of the run it judges, aligned with the training rows.
 
-    Its ``name`` is that in the ledger.
+    ``name`` is its name in the ledger.
     """
 
     name: ClassVar[str]
@@ -32,7 +32,7 @@ class Yardstick(ABC):
 
     @abstractmethod
     def predict(self, run: Run) -> Diagnosis:
-        """Diagnose every row of the run whose errors it was told."""
+        """Diagnose every row of the run whose errors it was given."""
 
     def known(self, run: Run) -> pd.DataFrame:
         """Return the true errors of a run.
@@ -40,7 +40,7 @@ class Yardstick(ABC):
         Raises
         ------
         DemixError
-            If its rows are not those whose errors the yardstick was told.
+            If the rows of the run are not those whose errors the yardstick was given.
         """
         if not self.errors.index.equals(run.index):
             raise DemixError(f"{self.name} has to be told the true errors of the run it judges.")
@@ -48,7 +48,7 @@ class Yardstick(ABC):
 
 
 class Oracle(Yardstick):
-    """Names every error: what the best possible detection is worth."""
+    """Names every error: shows what the best possible detection is worth."""
 
     name = "oracle"
 
@@ -58,7 +58,7 @@ class Oracle(Yardstick):
 
 
 class Ceiling(Yardstick):
-    """Every row is judged by a random forest that knows the true errors of 2,000 other rows."""
+    """Judges every row by a random forest trained on the true errors of up to 2,000 others."""
 
     name = "ceiling"
     folds: ClassVar[int] = 5
@@ -82,7 +82,7 @@ class Ceiling(Yardstick):
 
 
 class CeilingAllRows(Ceiling):
-    """Every row is judged by boosted trees that know the true errors of two thirds of the rows."""
+    """Judges every row by boosted trees trained on the true errors of two thirds of the rows."""
 
     name = "ceiling_all_rows"
     folds = 3

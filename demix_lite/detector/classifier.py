@@ -1,4 +1,4 @@
-"""The detector: from a run to a probability and a flag per row and error type."""
+"""The detector: a run in, a probability and a flag per row and error type out."""
 
 import json
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ from demix_lite.errors import DemixError
 from demix_lite.whole_file import whole_file
 
 FORMAT = 2
-"""Number of the layout of saved weights."""
+"""Version of the format of saved weights."""
 
 LEAST_INJECTIONS = 8
 SHIPPED = Path(__file__).parent / "weights"
@@ -43,25 +43,28 @@ class DetectorSettings:
     name : str
         Name in the ledger.
     channels : tuple of str
-        The channels it looks at.
+        The channels it uses.
     relative : bool
-        Whether values are relative to their own run, and not to all training runs together.
+        Whether values are relative to their own run, instead of to all training runs together.
     pooling : str
         How the set is pooled.
     summarise : bool
-        Whether it sees summaries of the set beside what it learns to pool.
+        Whether the summaries of the set are used in addition to the learned pooling.
     width : int
         Width of the set transformer.
     rounds : int
-        How often the verdicts on similar rows are taken into account; 0 for the first pass alone.
+        Rounds of the second pass, which uses the verdicts on similar rows; 0 for the first pass
+        alone.
     practises : bool
-        Whether as many rounds again learn from practice alone, beside those that learn from all;
-        what both say is averaged. To them the shortcut of every run is new, as that of a table
-        never seen; the others have learned how much verdicts on known shortcuts can be trusted.
+        Whether to add a second chain of as many rounds, trained on practice runs only; the
+        calibrated logits of both chains are averaged. To this chain the shortcut of every run is
+        new, as it is for an unseen table; the other chain has learned how far verdicts on known
+        shortcuts can be trusted.
     plain_support : bool
-        Whether the second pass also hears how well the rows support every label if all count alike.
+        Whether the second pass also gets the support of every label by all rows with equal weight.
     whole_runs : int
-        Whole runs judged for the second pass, at most; two fifths as many calibrate.
+        Maximum number of whole runs judged to train the second pass; two fifths as many are used
+        for calibration.
     training : TrainingSettings
         Settings of the first pass.
     """
@@ -80,14 +83,15 @@ class DetectorSettings:
 
 
 class ErrorDetector:
-    """Names the errors of every training row from its influence vector.
+    """Predicts the error types of every training row from its influence vector.
 
-    First pass: a set transformer over the M validation samples, trained with both interventions of
-    the paper. Second pass, in rounds: the consensus of the verdicts so far within the run.
-    Probabilities are calibrated on environments used for neither.
+    - First pass: a set transformer over the M validation samples, trained with both interventions
+      of the paper.
+    - Second pass, in rounds: the consensus of the verdicts so far within the run.
+    - Calibration: on environments used for neither pass.
 
-    The detector judges a *run*: a row counts as suspicious by how it differs from the other rows
-    of its run. Judge the rows of one training set together.
+    The detector judges a *run*: a row is suspicious if it differs from the other rows of its run.
+    Judge the rows of one training set together.
     """
 
     def __init__(self, settings: DetectorSettings | None = None):
@@ -112,14 +116,14 @@ class ErrorDetector:
     def fit(
         self, environments: Sequence[Environment], *, facts: dict[str, Any] | None = None
     ) -> "ErrorDetector":
-        """Train on environments: 60 % for the first pass, 28 % for the second, 12 % calibrate.
+        """Train: 60 % of injections for the first pass, 28 % for the second, 12 % for calibration.
 
         Parameters
         ----------
         environments : sequence of Environment
-            At least eight injections; those of the same injection stay together.
+            At least eight injections per task; environments of the same injection stay together.
         facts : dict, optional
-            What to remember about the training (task, seeds, versions); saved with the weights.
+            Metadata about the training (task, seeds, versions); saved with the weights.
 
         Returns
         -------
@@ -129,15 +133,15 @@ class ErrorDetector:
         Raises
         ------
         DemixError
-            If there are too few injections, of practice too where its rounds learn from it, or
-            ``whole_runs`` is below 3.
+            If there are too few injections, or too few practice injections for a detector with
+            ``practises``, or ``whole_runs`` is below 3.
         """
         if not self.settings.relative:
             self.pooled_scale = _pooled_scale(environments)
             environments = [replace(e, run=self._seen(e.run), _samples={}) for e in environments]
         training, most = self.settings.training, self.settings.whole_runs
         splits = [_split(environments, most, practice=n > 0) for n in range(len(self.chains))]
-        least = 2 if self.settings.rounds else 0  # each shortcut scorer learns from every other run
+        least = 2 if self.settings.rounds else 0  # each cross-fitted scorer gets every second run
         if any(len(second) < least or not held for _, second, held in splits):
             raise DemixError(
                 "the second pass has too few runs to learn from; take more injections, or practice "
@@ -146,7 +150,7 @@ class ErrorDetector:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(training.seed)
             train_first_pass(self.first, splits[0][0], training)
-            judge = cache(self._first_pass)  # both chains learn from some of the same runs
+            judge = cache(self._first_pass)  # the two chains share some of their runs
             chains = zip(self.chains.values(), splits, strict=True)
             for number, (chain, (_, second, held)) in enumerate(chains):
                 torch.manual_seed(training.seed + 1)
@@ -161,8 +165,8 @@ class ErrorDetector:
     def predict_proba(self, *runs: Run) -> np.ndarray:
         """Return calibrated probabilities of the three error types, shape ``(N, 3)``.
 
-        Runs over the parts of one table, with one encoder, are judged as one, part after part;
-        values are relative to their own part.
+        Several runs must be the parts of one table, with one encoder. They are judged together and
+        their rows are returned in order; values are relative to their own part.
         """
         judged = self._first_pass(*runs)
         said = np.stack([_logits(chain, judged) for chain in self.chains.values()])
@@ -172,7 +176,7 @@ class ErrorDetector:
     def predict(self, run: Run, *, margin: float = 0.0) -> Diagnosis:
         """Diagnose every row; flag at the threshold with the largest expected F1 in this run.
 
-        Where the probability is within ``margin`` of the threshold, abstain.
+        Abstain where the probability is within ``margin`` of the threshold.
         """
         said = self.predict_proba(run)
         return Diagnosis.from_probability(said, margin=margin, index=run.index)
@@ -221,10 +225,10 @@ class ErrorDetector:
             settings["channels"] = tuple(settings["channels"])
             detector = cls(DetectorSettings(**settings))
             if "scale.grid" in tensors:
-                tensors.pop("scale.scores", None)  # older files have what follows from the grid
+                tensors.pop("scale.scores", None)  # in older files; derived from the grid
                 detector.pooled_scale = RelativeScale(tensors.pop("scale.grid")[None])
             detector.network.load_state_dict(tensors)
-            # Older files have the calibration of their only chain.
+            # Older files hold the calibration of a single chain.
             detector.calibration = np.array(about["calibration"]).reshape(-1, 3, 2)
             detector.facts = about["facts"]
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -237,7 +241,7 @@ class ErrorDetector:
 
     @classmethod
     def shipped(cls, name: str) -> "ErrorDetector":
-        """Load the weights that come with the package for a task.
+        """Load weights that ship with the package, by name.
 
         Examples
         --------
@@ -255,13 +259,13 @@ class ErrorDetector:
         return Judged(Rows.of(*runs), hidden, logits)
 
     def _seen(self, run: Run) -> Run:
-        """Return the run with its values relative to what this detector compares with."""
+        """Return the run with the pooled scale of this detector, if it has one."""
         return run if self.pooled_scale is None else replace(run, scale=self.pooled_scale)
 
     def _train_rounds(
         self, chain: list[SecondPass], judged: list[Judged], truths: Sequence[np.ndarray]
     ) -> None:
-        """Train one network a round, each on the verdicts of the round before."""
+        """Train one network per round, each on the verdicts of the previous round."""
         for number, second in enumerate(chain):
             logits = second.fit(judged, truths, seed=self.settings.training.seed + number)
             judged = [replace(run, logits=own) for run, own in zip(judged, logits, strict=True)]
@@ -275,7 +279,7 @@ def _logits(chain: Sequence[SecondPass], judged: Judged) -> np.ndarray:
 
 
 def check_injections(number: int) -> None:
-    """Refuse to train a detector on fewer than eight injections a task."""
+    """Raise :class:`DemixError` if there are fewer than eight injections per task."""
     if number < LEAST_INJECTIONS:
         raise DemixError(
             f"training a detector needs at least {LEAST_INJECTIONS} injections per task, "
@@ -284,7 +288,7 @@ def check_injections(number: int) -> None:
 
 
 def _files(path: Path) -> tuple[Path, Path]:
-    """Return where the weights and the words of a detector are."""
+    """Return the paths of a detector's weights and of its JSON file."""
     bare = path.with_suffix("") if path.suffix in (".json", ".safetensors") else path
     return bare.with_name(f"{bare.name}.safetensors"), bare.with_name(f"{bare.name}.json")
 
@@ -292,9 +296,9 @@ def _files(path: Path) -> tuple[Path, Path]:
 def _split(
     environments: Sequence[Environment], whole_runs: int, *, practice: bool = False
 ) -> tuple[list[Environment], list[Environment], list[Environment]]:
-    """Divide injections 60 : 28 : 12 within every task; later parts take one run an injection.
+    """Split injections 60 : 28 : 12 within every task.
 
-    With ``practice`` later parts take practice runs alone.
+    The second and third part take one run per injection; with ``practice``, practice runs only.
     """
     groups: dict[str, dict[str, list[Environment]]] = {}
     for e in environments:
@@ -306,7 +310,7 @@ def _split(
         parts[0].extend(e for group in injections[:one] for e in group)
         places = range(one, len(injections))
         later = [p for p in places if injections[p][0].practice or not practice]
-        # Later parts judge whole runs, so one architecture per injection, in turn, is enough.
+        # Later parts judge whole runs, so one architecture per injection is enough; they alternate.
         for turn, place in enumerate(later):
             group = injections[place]
             parts[1 if place < two else 2].append(group[turn % len(group)])
@@ -314,7 +318,7 @@ def _split(
 
 
 def _thinned(environments: list[Environment], most: int) -> list[Environment]:
-    """Keep at most so many environments, spread evenly over all of them."""
+    """Keep at most ``most`` environments, evenly spaced."""
     last = len(environments) - 1
     chosen = np.linspace(0, last, min(most, last + 1)).round().astype(int)
     return [environments[i] for i in chosen]
@@ -323,6 +327,6 @@ def _thinned(environments: list[Environment], most: int) -> list[Environment]:
 def _pooled_scale(environments: Sequence[Environment]) -> RelativeScale:
     """Return a scale fitted on rows of all training runs together."""
     runs = environments[:: max(1, len(environments) // POOLED_RUNS)]
-    # Runs may have different numbers of validation samples, so the values of all stand in one line.
+    # Runs may differ in their number of validation samples, so all values go into one dimension.
     values = [e.run.raw_vectors(POOLED_ROWS).mT.flatten(0, 1) for e in runs]
     return RelativeScale(torch.cat(values)[..., None])

@@ -1,4 +1,4 @@
-"""Environments: runs whose true errors are known because we put them there."""
+"""Environments: runs whose true errors are known because they were injected."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -18,7 +18,7 @@ CLEAN_RATIOS = (0.5, 0.4, 0.5, 0.6, 0.5, 0.7, 0.5, 0.8)
 """Clean ratios of successive training injections: every second one is the standard 0.5."""
 
 SLOW_EVERY = 6
-"""Every so many training injections are seen through the slow architectures of a task, too."""
+"""One in so many training injections also uses the slow architectures of a task."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Environment:
     errors : array
         True errors, boolean, shape ``(N, 3)``.
     practice : bool
-        Whether its task was drawn to practise on, and is not one of the benchmark.
+        Whether its task was drawn for practice and is not one of the benchmark.
     """
 
     injection: str
@@ -48,13 +48,13 @@ class Environment:
 
     @property
     def truth(self) -> pd.DataFrame:
-        """The true errors as a table: a line a row of the run, a column an error type."""
+        """The true errors as a table: one line per row of the run, one column per error type."""
         return pd.DataFrame(self.errors, columns=list(ERROR_TYPES), index=self.run.index)
 
     def sample(self, rows: int) -> tuple[Tensor, Tensor]:
-        """Return the vectors (half precision) and the errors of some rows, always the same ones.
+        """Return the vectors (half precision) and the errors of a fixed random sample of rows.
 
-        Environments of the same injection give the same rows.
+        Environments of the same injection return the same rows.
         """
         if rows not in self._samples:
             drawn = generator("sample", self.injection).permutation(len(self.run))[:rows]
@@ -85,13 +85,13 @@ def make_environment(
     clean_ratio : float
         Share of rows with neither a label nor a feature error, in (0, 1].
     seed : object
-        Names the run: rule, errors, weights, validation samples.
+        Seeds the run: rule, errors, weights, validation samples.
     co_occurring : bool
         Whether a row may have a label and a feature error at once.
     validation : int
         Number M of validation samples.
     device : str, optional
-        Where the model is trained and influence computed; the CPU by default.
+        Device for training the model and computing influence; the CPU by default.
 
     Examples
     --------
@@ -125,9 +125,10 @@ def injection_environments(
 ) -> list[Environment]:
     """Make the environments of one training injection, one per architecture.
 
-    The seeds are named ``train 0``, ``train 1``, ...: no benchmark ever uses these names. Each
-    injection draws its own ``rows`` of the training rows; in every fourth one errors co-occur. With
-    ``practice``, those of another task drawn from the same rows, if the task offers that.
+    The seeds are named ``train 0``, ``train 1``, ...; no benchmark uses these names. Each injection
+    draws its own ``rows`` of the training rows; in every fourth injection, errors co-occur. With
+    ``practice``, the environments are those of another task drawn from the same rows; the list is
+    empty if the task offers none.
     """
     seed = f"{'practice' if practice else 'train'} {number}"
     if practice:

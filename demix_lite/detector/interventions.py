@@ -1,7 +1,7 @@
 """The two interventions of the paper, as losses on embeddings.
 
-They teach the detector what belongs to the error and not to the set-up: which validation samples
-happened to be there, and which architecture happened to be trained.
+They make the embedding depend on the error and not on the set-up, that is, not on which validation
+samples were drawn or which architecture was trained.
 """
 
 import torch
@@ -12,7 +12,7 @@ TEMPERATURE = 0.1
 
 
 def validation_view(m: int, generator: torch.Generator) -> Tensor:
-    """Return which of ``m`` validation samples are seen; 0 to 50 % are dropped.
+    """Return the indices of the validation samples that are kept; 0 to 50 % of ``m`` are dropped.
 
     Examples
     --------
@@ -25,7 +25,7 @@ def validation_view(m: int, generator: torch.Generator) -> Tensor:
 
 
 def contrastive_loss(one: Tensor, other: Tensor) -> Tensor:
-    """InfoNCE between two views of rows, ``(B, d)``: the nearest row in the other view is itself.
+    """InfoNCE between two views of the same rows, ``(B, d)``: a row's positive is itself.
 
     Examples
     --------

@@ -1,8 +1,8 @@
-"""A run as the detector sees it: one dirty training set through one trained model.
+"""A run as the detector sees it: one dirty training set seen through one trained model.
 
 Everything here is computed from what a user has: the dirty rows, the dirty validation rows and the
-model trained on them. Values are made relative to their own run, so that a detector carries over
-from one run, architecture or data set to another.
+model trained on them. Values are made relative to their own run, so that a detector transfers from
+one run, architecture or data set to another.
 """
 
 from collections.abc import Iterator
@@ -40,7 +40,7 @@ FINAL_CHANNELS = (
 """Channels of the trained model."""
 
 EARLY_CHANNELS = ("influence", "train_loss", "valid_loss")
-"""Channels of the model as it was after the first epoch."""
+"""Channels of the model after the first epoch."""
 
 CHANNELS = (*FINAL_CHANNELS, *(f"early {name}" for name in EARLY_CHANNELS))
 """All channels of the detector, in order."""
@@ -61,10 +61,10 @@ def normal_ranks(values: np.ndarray) -> np.ndarray:
 
 
 class RelativeScale:
-    """Replaces every value by the normal score of its rank within the run.
+    """Replaces every value by the normal score of its rank within its run and channel.
 
-    ``reference`` are vectors of a sample of the run's training rows, shape ``(n, C, M)``; those
-    ``grid[None]`` of a scale make the same scale again.
+    ``reference`` holds the vectors of a sample of the run's training rows, shape ``(n, C, M)``. The
+    ``grid[None]`` of a scale, used as reference, gives the same scale again.
 
     Examples
     --------
@@ -94,7 +94,7 @@ def _normal_scores(grid: Tensor) -> Tensor:
     left = torch.searchsorted(grid, grid)
     right = torch.searchsorted(grid, grid, right=True)
     rank = torch.cat([(left + right) / 2, torch.tensor([float(QUANTILES)])])
-    # Beyond the last grid point there is one more place, with the largest score.
+    # Values beyond the last grid point get one more place, with the largest score.
     return torch.from_numpy(ndtri((rank.clamp(0.5, QUANTILES - 0.5) / QUANTILES).numpy())).float()
 
 
@@ -102,10 +102,14 @@ def _normal_scores(grid: Tensor) -> Tensor:
 class Run:
     """One dirty training set seen through one trained model.
 
-    This is all that a detector or a baseline may look at: the rows as the user has them, errors
-    included; the ``encoder`` and the ``trained`` model, both fitted on ``train``; the encoded
-    training ``samples``; the influence on the validation samples ``valid_index`` under the trained
-    and the early model (``sources``), and the ``scale`` that makes it relative to this run.
+    This is all that a detector or a baseline may use:
+
+    - the rows as the user has them, errors included (``train``, ``valid``);
+    - the ``encoder`` and the ``trained`` model, both fitted on ``train``;
+    - the encoded training ``samples``;
+    - ``sources``, which compute the influence on the validation samples ``valid_index`` under the
+      trained and the early model;
+    - the ``scale`` that makes these values relative to this run.
     """
 
     task: Task
@@ -129,9 +133,9 @@ class Run:
         return len(self.samples[1])
 
     def columns(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return features and target of every row for models of trees, and which are categories.
+        """Return features and target for tree models, and which columns are categorical.
 
-        The values have shape ``(N, d + 1)``, the target last.
+        The values have shape ``(N, d + 1)``, with the target as the last column.
         """
         values, categorical = self.encoder.columns(self.train)
         targets = self.samples[1]
@@ -143,7 +147,7 @@ class Run:
         return self.scale(_raw_vectors(self.sources, take(self.samples, rows)))
 
     def raw_vectors(self, rows: int) -> Tensor:
-        """Return the vectors of the first rows as they are, not relative to anything."""
+        """Return the vectors of the first ``rows`` rows, not made relative."""
         return _raw_vectors(self.sources, take(self.samples, slice(rows)))
 
     def blocks(self, *, size: int = 512) -> Iterator[Tensor]:
@@ -178,9 +182,11 @@ def open_run(
     train, valid : DataFrame
         Training and validation rows as the user has them, errors included.
     validation : int
-        Number M of validation samples, drawn under the name ``seed``; all if there are fewer.
+        Number M of validation samples, drawn with ``seed``; all if there are fewer.
+    seed : object
+        Seeds the draw of the validation samples and of the reference rows of the scale.
     device : optional
-        Where influence is computed; the CPU by default.
+        Device for computing influence; the CPU by default.
     """
     if validation < 1:
         raise DemixError(f"validation must be at least 1 sample, not {validation}.")

@@ -1,17 +1,18 @@
-"""The second pass: what the first verdicts say about similar rows of the same run.
+"""The second pass: correct the first verdicts by those on similar rows of the same run.
 
 The first pass judges every row by its influence vector alone. Its mistakes differ from row to row,
 while the errors of one run share their cause: the same broken columns, the same shortcut. Three
-models of the run average the mistakes away and keep the cause; none of them sees a true error.
+models, fitted within the run, average out the mistakes and keep the cause. None of them sees a true
+error.
 
 - *Consensus*: trees predict the verdict on a row from the rows and verdicts of the other folds.
-- *Label support*: trees predict its label from the other folds, whose rows count in proportion to
-  the trust that the verdicts leave in them, and once more with all rows alike (plain support), for
+- *Label support*: trees predict the label of a row from the other folds, whose rows are weighted by
+  the probability that their label is right. *Plain support* is the same with equal weights, for
   runs whose first verdicts are no better than chance.
 - *Shortcuts*: simple rules that would explain the spurious verdicts (see ``shortcuts``).
 
-A small network joins them with the row's own evidence. It may be applied in rounds, each on the
-verdicts of the round before.
+A small network joins their outputs with the row's own evidence. It may be applied in rounds, each
+on the verdicts of the previous round.
 """
 
 from collections.abc import Sequence
@@ -31,13 +32,13 @@ from demix_lite.detector.runs import Run, normal_ranks
 from demix_lite.detector.shortcuts import Candidates, ShortcutScorer, candidates, train_scorer
 from demix_lite.models.training import minimise
 
-# Small trees do not learn wrong verdicts and wrong labels by heart.
+# Small trees do not memorise wrong verdicts and wrong labels.
 TREES = {"max_leaf_nodes": 8, "early_stopping": False}
 CONSENSUS_TREES = {"max_iter": 80, "min_samples_leaf": 20, "max_features": 0.5}
 SUPPORT_TREES = {"max_iter": 60}
 BINS, WIDE, BINS_IF_WIDE = 255, 100, 63
-"""Values of a column that trees tell apart; in tables of more than ``WIDE`` columns fewer, since
-there going through the bins is most of the work."""
+"""Bins per column for the trees; fewer in tables of more than ``WIDE`` columns, where going through
+the bins is most of the work."""
 
 FOLDS = 3
 LEAST_TRUST = 0.02
@@ -45,17 +46,18 @@ SMALLEST = 1e-4
 LABEL_BINS = 20
 SUPPORT = 6
 EVIDENCE = 16 + SUPPORT
-"""Numbers beside the hidden features: 4 × 3 of verdicts and consensus, 4 of rules, 6 of labels."""
+"""Inputs besides the hidden features: 4 × 3 verdicts and consensus, 4 rules, 6 label support."""
 
 WIDTH, EPOCHS = 96, 8
 
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of a run as models of trees read them.
+    """The rows of a run in the form that tree models read.
 
-    ``columns`` are features and, last, the label, ``(N, d + 1)``, categories as codes;
-    ``categorical`` says which are categories, and ``classes`` is 0 if the label is a number.
+    ``columns`` holds the features and, last, the label, shape ``(N, d + 1)``, with categories as
+    codes; ``categorical`` marks the categorical columns; ``classes`` is the number of classes, 0
+    for a numeric label.
     """
 
     columns: np.ndarray
@@ -64,13 +66,13 @@ class Rows:
 
     @classmethod
     def of(cls, *runs: Run) -> "Rows":
-        """Return the rows of a run, or of those over the parts of one table."""
+        """Return the rows of a run, or of the runs over the parts of one table."""
         columns, categorical = zip(*(run.columns() for run in runs), strict=True)
         return cls(np.concatenate(columns), categorical[0], runs[0].task.label.classes)
 
     @cached_property
     def bins(self) -> int:
-        """How many values of a column trees tell apart, all categories at least."""
+        """Bins per column; always enough for all categories, up to ``BINS``."""
         if self.columns.shape[1] <= WIDE:
             return BINS
         codes = np.nan_to_num(self.columns[:, self.categorical]).max(initial=0)
@@ -78,18 +80,18 @@ class Rows:
 
     @cached_property
     def plain_support(self) -> np.ndarray:
-        """Support of every label by all other rows alike, see :func:`label_support`."""
+        """Support of every label by the other rows with equal weight, see :func:`label_support`."""
         return label_support(self, np.ones(len(self.columns)))
 
 
 def consensus(rows: Rows, verdicts: np.ndarray, *, seed: int = 0) -> np.ndarray:
     """Predict the verdict on every row from the verdicts on the other rows of the run.
 
-    ``verdicts`` are probabilities, shape ``(N, 3)``, and so are the cross-fitted predictions.
+    ``verdicts`` and the cross-fitted predictions are probabilities, shape ``(N, 3)``.
 
     Examples
     --------
-    Verdicts that follow a column survive; noise in them does not.
+    Verdicts that depend on a column are kept; their noise is removed.
 
     >>> rng = np.random.default_rng(0)
     >>> x = rng.normal(size=(600, 2))
@@ -106,11 +108,13 @@ def consensus(rows: Rows, verdicts: np.ndarray, *, seed: int = 0) -> np.ndarray:
 
 
 def label_support(rows: Rows, trust: np.ndarray, *, seed: int = 0) -> np.ndarray:
-    """Say how well the label of every row is supported by the other rows, weighted by trust.
+    """Return how well the label of every row is supported by the other rows, weighted by trust.
 
-    ``trust`` is the probability that the label of a row is right, shape ``(N,)``. Returns support
-    of the label, its rarity, and within-run normal scores of support, rarity, the rarity of its
-    best rival (a number: the label) and the prediction's own side of it, shape ``(N, 6)``.
+    ``trust`` is the probability that the label of a row is right, shape ``(N,)``. Returns six
+    numbers per row, shape ``(N, 6)``: the support of the label, its rarity, and the within-run
+    normal scores of support, of rarity, of the rarity of the best rival class and of minus the
+    absolute support. For a numeric label the last two are the scores of the label and of its
+    prediction.
 
     Examples
     --------
@@ -154,7 +158,7 @@ def _number_support(said: np.ndarray, labels: np.ndarray, weights: np.ndarray) -
 
 @dataclass
 class Judged:
-    """Rows of a run, with features of the first pass and the latest verdicts, logits ``(N, 3)``."""
+    """Rows of a run, hidden features of the first pass, latest verdicts (logits ``(N, 3)``)."""
 
     rows: Rows
     hidden: Tensor
@@ -162,9 +166,9 @@ class Judged:
 
 
 class SecondPass(nn.Module):
-    """One round: joins the evidence of a row with what the run says about rows like it.
+    """One round: joins the evidence of a row with that of similar rows of its run.
 
-    Without ``plain_support`` it hears the support of labels only as the verdicts weight it.
+    Without ``plain_support`` it gets label support weighted by the verdicts only.
     """
 
     calibration: Tensor
@@ -213,7 +217,7 @@ class SecondPass(nn.Module):
         truths: Sequence[np.ndarray],
         seed: int,
     ) -> list[np.ndarray]:
-        """Train the scorer; return evidence of one that has not seen the rule of the run."""
+        """Train the scorer; return evidence from scorers trained on the other half of the runs."""
         found = [_candidates(run.rows, v) for run, v in zip(runs, verdicts, strict=True)]
         spurious = [truth[:, 2].astype(np.float32) for truth in truths]
         evidence: list[np.ndarray] = [np.empty(0)] * len(runs)
@@ -225,7 +229,7 @@ class SecondPass(nn.Module):
         return evidence
 
     def _evidence(self, run: Judged, verdicts: np.ndarray, broken: np.ndarray) -> Tensor:
-        """Join hidden features with all that is known of the rows, side by side."""
+        """Concatenate the hidden features with all other evidence on the rows."""
         seed = len(verdicts)  # fixes the folds
         agreed = consensus(run.rows, verdicts, seed=seed)
         extra = [

@@ -1,4 +1,4 @@
-"""A set transformer: reads the elements of an influence vector in any order and any number."""
+"""A set transformer: reads any number of elements of an influence vector, in any order."""
 
 from typing import Literal
 
@@ -14,9 +14,9 @@ DROPOUT = 0.1
 
 
 class AttentionBlock(nn.Module):
-    """Queries look at a set: multi-head attention and a small network, both with a residual.
+    """Queries attend to a set: multi-head attention and a small network, both with a residual.
 
-    Source: the block MAB of Lee et al., Set Transformer (ICML 2019).
+    Source: the multihead attention block (MAB) of Lee et al., Set Transformer (ICML 2019).
     """
 
     def __init__(self, width: int):
@@ -40,17 +40,18 @@ class AttentionBlock(nn.Module):
 
 
 Pooling = Literal["attention", "isab", "mean", "none"]
-"""How a set is pooled: by learned queries, the same after two induced attention blocks (as in the
-paper), by the mean of its elements (deep sets), or not at all, which leaves its summaries."""
+"""How a set is pooled: by learned queries; by learned queries after two induced attention blocks
+(as in the paper); by the mean of its elements (deep sets); or not at all, which leaves only its
+summaries."""
 
 LEVELS = 9
-"""Quantiles of a summary, from the least to the largest element."""
+"""Quantiles in a summary, from the smallest to the largest element."""
 
 SUMMARIES = LEVELS + 4
 
 
 class InducedBlock(nn.Module):
-    """Elements look at each other through a few inducing points (ISAB of Lee et al., 2019)."""
+    """Elements attend to each other through a few inducing points (ISAB of Lee et al., 2019)."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -64,10 +65,10 @@ class InducedBlock(nn.Module):
 
 
 class SetTransformer(nn.Module):
-    """Embed influence vectors ``(B, C, M)`` as ``(B, embedding)``, whatever the order of the M.
+    """Embed influence vectors ``(B, C, M)`` as ``(B, embedding)``, invariant to the order of the M.
 
-    Learned queries pool the elements by attention and then look at each other. The embedding joins
-    what they found, ``pooled`` numbers, with the :func:`summaries` of every channel.
+    Learned queries pool the elements by attention and then attend to each other. The embedding
+    concatenates their output, ``pooled`` numbers, with the :func:`summaries` of every channel.
 
     Parameters
     ----------
@@ -76,11 +77,11 @@ class SetTransformer(nn.Module):
     agreement : int
         Index of the label-agreement channel.
     width : int
-        Width of the network, a multiple of the attention heads.
+        Width of the network, a multiple of the number of attention heads.
     pooling : str
-        ``"attention"``; ``"isab"``, ``"mean"`` and ``"none"`` are there to compare with.
+        ``"attention"``; ``"isab"``, ``"mean"`` and ``"none"`` are for comparison.
     summarise : bool
-        Whether the embedding has the summaries.
+        Whether the embedding contains the summaries.
 
     Examples
     --------
@@ -112,11 +113,11 @@ class SetTransformer(nn.Module):
         self.embedding = self.pooled + summarise * SUMMARIES * channels
 
     def forward(self, vectors: Tensor) -> Tensor:
-        """Return the embedding, shape ``(B, embedding)``: first what is pooled, then summaries."""
+        """Return the embedding, shape ``(B, embedding)``: first the pooled part, then summaries."""
         return torch.cat([self.pool(vectors), self.summaries(vectors)], dim=1)
 
     def pool(self, vectors: Tensor) -> Tensor:
-        """Return what the network found in the set, shape ``(B, pooled)``."""
+        """Return the learned pooling of the set, shape ``(B, pooled)``."""
         if self.pooling == "none":
             return vectors.new_zeros(len(vectors), 0)
         elements = self.element(vectors.transpose(1, 2))
@@ -133,10 +134,10 @@ class SetTransformer(nn.Module):
 
 
 def summaries(vectors: Tensor, agreement: int) -> Tensor:
-    """Sum up vectors ``(n, C, M)`` as ``(n, 13 * C)`` numbers, whatever the order of the M.
+    """Summarise vectors ``(n, C, M)`` by ``(n, 13 * C)`` numbers, invariant to the order of the M.
 
-    Nine quantiles, mean, standard deviation, and the means over the validation samples of the same
-    label and of another one.
+    Per channel: nine quantiles, the mean, the standard deviation, and the means over the validation
+    samples with the same label and with another label.
 
     Examples
     --------
@@ -144,7 +145,7 @@ def summaries(vectors: Tensor, agreement: int) -> Tensor:
     >>> torch.equal(summaries(x, agreement=0), summaries(x.flip(-1), agreement=0))
     True
     """
-    # Rounded from double precision, sums do not depend on the order of the samples.
+    # Summed in double precision and rounded, so that the order of the samples does not matter.
     exact = vectors.double()
     same = (exact[:, agreement, None] > 0).double()
     parts = [
@@ -157,8 +158,8 @@ def summaries(vectors: Tensor, agreement: int) -> Tensor:
 
 
 def _quantiles(vectors: Tensor) -> Tensor:
-    """Return evenly spaced quantiles, shape ``(LEVELS, n, C)``, as torch.quantile but faster."""
-    # NumPy sorts short rows of single precision many times faster than torch.
+    """Return evenly spaced quantiles, shape ``(LEVELS, n, C)``, like torch.quantile but faster."""
+    # NumPy sorts short rows in single precision many times faster than torch.
     ordered = torch.from_numpy(np.sort(vectors.numpy(), axis=-1))
     places = torch.linspace(0, vectors.shape[-1] - 1, LEVELS)
     below = places.long()

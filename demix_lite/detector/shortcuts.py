@@ -1,12 +1,17 @@
 """Candidate shortcuts: simple rules "where this condition holds, the label is that".
 
-Rows with a spurious error have one cause: a condition on the features goes with a target more often
-than it should, and a minority breaks the rule. A row's own influence vector says little of the
-rule, but all rows together say much: for every condition on one column and every target, the first
-verdicts on the rows that keep and break the rule are summed up in a few numbers, and a small
-network, trained on runs whose rule is known, says how well the rule explains the spurious errors.
-The best rules then say of every row how likely it breaks them. A label counts as the target in
-proportion to the trust the verdicts leave in it, so the rule shows through the noise.
+The spurious errors of a run have one cause: a condition on the features goes with a target more
+often than it should, and a minority breaks the rule. A row's own influence vector says little about
+the rule, but all rows together say much:
+
+1. For every condition on one column and every target, the verdicts on the rows that keep and that
+   break the rule are summarised by a few numbers.
+2. A small network, trained on runs whose errors are known, predicts from these numbers how well
+   the rule explains the spurious errors.
+3. The best rules give, for every row, the probability that it breaks them.
+
+A label counts as the target in proportion to the probability that it is right, so that the rule
+remains visible despite label noise.
 """
 
 from collections.abc import Sequence
@@ -20,7 +25,7 @@ from demix_lite.detector.runs import normal_ranks
 from demix_lite.models.training import minimise
 
 LEVELS = np.linspace(0.04, 0.96, 24)
-"""Where conditions cut a column of numbers, as quantiles."""
+"""Quantiles at which conditions cut a numeric column."""
 
 LABEL_LEVELS = (0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.95, 0.98)
 MOST_MERGED = 4
@@ -37,9 +42,9 @@ WIDTH, STEPS, CANDIDATES = 48, 800, 256
 class Candidates:
     """All candidate rules of one run.
 
-    ``conditions`` say whether each holds, 0 or 1, ``(N, C)``; ``targets`` how likely the true label
-    is each, ``(N, T)``; ``facts`` describe a rule, ``(C * T, FACTS)``, the targets of a condition
-    side by side.
+    ``conditions`` are 1 where a condition holds and 0 elsewhere, ``(N, C)``; ``targets`` are the
+    probabilities that the true label is each target, ``(N, T)``; ``facts`` describe the rules,
+    ``(C * T, FACTS)``, with the targets of one condition next to each other.
     """
 
     conditions: np.ndarray
@@ -47,9 +52,9 @@ class Candidates:
     facts: np.ndarray
 
     def breakers(self, chosen: np.ndarray) -> np.ndarray:
-        """Return how likely each row breaks each of the chosen rules, shape ``(N, chosen)``.
+        """Return the probability that each row breaks each chosen rule, shape ``(N, chosen)``.
 
-        A rule and its opposite divide the rows alike; the smaller side breaks it.
+        A rule and its opposite split the rows in the same way; the smaller side breaks the rule.
         """
         condition, target = np.divmod(chosen, self.targets.shape[1])
         c, t = self.conditions[:, condition], self.targets[:, target]
@@ -62,9 +67,9 @@ def candidates(
 ) -> Candidates:
     """Describe every candidate rule of a run by the verdicts on its rows.
 
-    ``columns`` are features and, last, the label of every row, ``(N, d + 1)``; ``categorical``
-    tells which are categories; ``verdicts`` are the probabilities of the three error types so far,
-    ``(N, 3)``; ``classes`` is 0 if the label is a number.
+    ``columns`` holds the features and, last, the label of every row, ``(N, d + 1)``;
+    ``categorical`` marks the categorical columns; ``verdicts`` are the current probabilities of the
+    three error types, ``(N, 3)``; ``classes`` is 0 for a numeric label.
     """
     conditions = conditions_of(columns[:, :-1], categorical[:-1], verdicts[:, 2])
     targets = targets_of(columns[:, -1], verdicts[:, 0], classes)
@@ -104,9 +109,10 @@ def targets_of(
     classes: int,
     levels: Sequence[float] | np.ndarray = LABEL_LEVELS,
 ) -> np.ndarray:
-    """Say how likely the true label of a row is each target, its own label being wrong or not.
+    """Return the probability that the true label of each row is each target.
 
-    A target is a class, or a number from one of its quantiles, the ``levels``, on.
+    The recorded label is wrong with probability ``wrong``. A target is a class, or all numbers at
+    or above one of the quantiles ``levels``.
     """
     if classes:
         held = labels[:, None] == np.arange(classes - (classes == 2))
@@ -153,12 +159,12 @@ def _facts(conditions: np.ndarray, targets: np.ndarray, scores: np.ndarray) -> n
 
 
 def _correlation(product: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """Correlate a yes-or-no variable of mean ``share`` with scores of mean 0 and variance 1."""
+    """Correlate a binary variable of mean ``share`` with scores of mean 0 and variance 1."""
     return product / np.sqrt(np.maximum(share * (1 - share), 1e-6))
 
 
 def quality(found: Candidates, truth: np.ndarray) -> np.ndarray:
-    """Return the correlation of the rows that break each rule with the true spurious errors."""
+    """Return, for each rule, the correlation of breaking it with the true spurious errors."""
     centred = (truth - truth.mean()) / (truth.std() + 1e-9)
     values = np.empty(found.conditions.shape[1] * found.targets.shape[1], np.float32)
     for block in np.array_split(np.arange(len(values)), len(values) // 512 + 1):
@@ -168,7 +174,7 @@ def quality(found: Candidates, truth: np.ndarray) -> np.ndarray:
 
 
 class ShortcutScorer(nn.Module):
-    """Says how well each candidate rule explains the spurious errors of its run."""
+    """Predicts how well each candidate rule explains the spurious errors of its run."""
 
     centre: Tensor
     spread: Tensor
@@ -184,14 +190,15 @@ class ShortcutScorer(nn.Module):
         )
 
     def forward(self, facts: Tensor) -> Tensor:
-        """Map facts ``(n, FACTS)`` to expected qualities ``(n,)``."""
+        """Map facts ``(n, FACTS)`` to predictions of :func:`quality`, ``(n,)``."""
         return self.layers((facts - self.centre) / self.spread).squeeze(-1)
 
     @torch.no_grad()
     def evidence(self, found: Candidates) -> np.ndarray:
-        """Return how likely each row breaks the likely rules, shape ``(N, 2)``.
+        """Return the probability that each row breaks the best rules, shape ``(N, 2)``.
 
-        The first column weighs all leading rules by their score, the second is the best rule.
+        The first column averages all leading rules, weighted by their score; the second is the best
+        rule alone.
         """
         if not len(found.facts):
             return np.zeros((len(found.conditions), 2))
@@ -214,7 +221,7 @@ def train_scorer(
     draw = torch.Generator().manual_seed(seed)
 
     def loss() -> Tensor:
-        # The same number of candidates of every run, however many it has.
+        # The same number of candidates from every run, however many it has.
         picks = [torch.randint(len(aim), (16,), generator=draw) for aim in aims]
         x = torch.cat([f[pick] for f, pick in zip(facts, picks, strict=True)])
         y = torch.cat([a[pick] for a, pick in zip(aims, picks, strict=True)])

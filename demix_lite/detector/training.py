@@ -1,7 +1,7 @@
 """Training of the first pass, with both interventions of the paper.
 
-A step draws rows of one injection, seen through two architectures and through validation sets of
-which a part was dropped.
+A step draws rows of several injections, seen through two architectures and against validation sets
+from which a part was dropped.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from demix_lite.errors import refuse_unknown
 from demix_lite.models.training import minimise
 
 VIEWS = 4
-"""Validation sets that every environment is seen against."""
+"""Random validation sets per environment."""
 
 DECIMALS = 4
 
@@ -33,10 +33,10 @@ ASYMMETRIC_MARGIN = 0.05
 
 
 class FirstPass(nn.Module):
-    """Set transformer, run-relative embedding and one output per error type.
+    """Set transformer, run-relative summaries and one output per error type.
 
-    It looks at ``channels``, the others are set to zero; ``relative`` says whether summaries are
-    compared within their run. The rest is as in
+    Channels not in ``channels`` are set to zero; ``relative`` says whether summaries are replaced
+    by normal scores within their run. The other parameters are as in
     :class:`~demix_lite.detector.set_transformer.SetTransformer`.
     """
 
@@ -67,11 +67,11 @@ class FirstPass(nn.Module):
         self.projection = nn.Linear(2 * width, 32)
 
     def embed(self, vectors: Tensor) -> Tensor:
-        """Embed vectors ``(B, C, M)``; each row by itself."""
+        """Embed vectors ``(B, C, M)``, each row independently."""
         return self.encoder(vectors * self.mask)
 
     def judge(self, embedding: Tensor) -> tuple[Tensor, Tensor]:
-        """Return hidden features and logits of all the embeddings of one run."""
+        """Return hidden features and logits for all embeddings of one run."""
         pooled, summary = embedding.tensor_split([self.encoder.pooled], dim=1)
         return self.decide(pooled, self.compare(summary))
 
@@ -80,18 +80,18 @@ class FirstPass(nn.Module):
         return self.encoder.pool(vectors * self.mask)
 
     def summarise(self, vectors: Tensor) -> Tensor:
-        """Return the summaries of all rows of a run, compared with each other."""
+        """Return the summaries of all rows of a run, as normal scores within it."""
         return self.compare(self.encoder.summaries(vectors * self.mask))
 
     def compare(self, summary: Tensor) -> Tensor:
         """Replace the summaries of a run by normal scores of their ranks within it."""
         if not self.relative or not summary.shape[1]:
             return summary
-        # Rounded, so that the last bits of equal values do not become ranks.
+        # Rounded, so that rounding errors do not give equal values different ranks.
         return torch.from_numpy(normal_ranks(summary.numpy().round(DECIMALS))).float()
 
     def decide(self, pooled: Tensor, summary: Tensor) -> tuple[Tensor, Tensor]:
-        """Return hidden features and logits; each row by itself."""
+        """Return hidden features and logits, each row independently."""
         hidden = self.trunk(torch.cat([pooled, summary], dim=1))
         return hidden, self.heads(hidden)
 
@@ -107,7 +107,7 @@ def focal_loss(logits: Tensor, truth: Tensor, positive_weight: Tensor) -> Tensor
 def asymmetric_loss(logits: Tensor, truth: Tensor, positive_weight: Tensor) -> Tensor:
     """Return the asymmetric loss of Ridnik et al. (ICCV 2021): easy negatives hardly count.
 
-    It has no use for ``positive_weight``, which stands there for the signature of the focal loss.
+    ``positive_weight`` is ignored; it is there to share the signature of the focal loss.
     """
     probability = torch.sigmoid(logits)
     negative = (probability - ASYMMETRIC_MARGIN).clamp(min=0)
@@ -118,29 +118,29 @@ def asymmetric_loss(logits: Tensor, truth: Tensor, positive_weight: Tensor) -> T
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """Settings of the first pass; the defaults are those of the shipped weights.
+    """Settings of the first pass; the shipped weights use the defaults, except for ``steps``.
 
     Attributes
     ----------
     rows : int
-        Rows kept of every injection.
+        Rows used per injection.
     batch, mixed : int
-        Rows of one step, and the number of injections they come from.
+        Rows per step, and the number of injections they come from.
     elements : int
-        Validation samples that attention looks at in a step.
+        Validation samples that attention reads per step.
     validation_intervention, model_intervention : bool
-        Whether validation samples are dropped at random and the views compared; whether several
-        architectures are shown and their centroids aligned.
+        Whether validation samples are dropped at random and the views contrasted; whether several
+        architectures are used and their centroids aligned.
     contrastive, alignment : float
         Weights of the two intervention losses.
     steps : int
-        Steps of the optimizer.
+        Optimizer steps.
     learning_rate, weight_decay : float
-        Those of AdamW; the learning rate is the highest of its schedule.
+        Settings of AdamW; the learning rate is the maximum of its schedule.
     loss : {"focal", "asymmetric"}
         The loss of the error types.
     seed : int
-        Names the first weights and what is drawn in a step.
+        Seeds the initial weights and the random draws of every step.
     """
 
     rows: int = 768
@@ -183,7 +183,7 @@ def train_first_pass(
 
 @dataclass(frozen=True)
 class View:
-    """Rows against a part of the validation samples: which ones, and the summaries over them."""
+    """A subset of the validation samples: their indices, and the summaries of rows over them."""
 
     samples: Tensor
     summary: Tensor
@@ -191,7 +191,7 @@ class View:
 
 @dataclass(frozen=True)
 class RowSet:
-    """Rows of one injection: ``(n, C, M)`` and views per architecture, true errors ``(n, 3)``."""
+    """Rows of one injection: vectors ``(n, C, M)``, views per architecture, errors ``(n, 3)``."""
 
     vectors: list[Tensor]
     views: list[list[View]]
@@ -199,7 +199,7 @@ class RowSet:
 
 
 Look = tuple[Tensor, Tensor]
-"""What the network reads of some rows: elements for attention and compared summaries."""
+"""What the network reads for some rows: elements for attention, and run-relative summaries."""
 
 
 def _row_sets(
@@ -208,7 +208,7 @@ def _row_sets(
     settings: TrainingSettings,
     draw: torch.Generator,
 ) -> list[RowSet]:
-    """Take the vectors of some rows of every injection through all its architectures."""
+    """Collect the vectors of some rows of every injection, under all its architectures."""
     by_injection: dict[str, list[Environment]] = {}
     for environment in environments:
         by_injection.setdefault(environment.injection, []).append(environment)
@@ -224,7 +224,7 @@ def _row_sets(
 def _views(
     network: FirstPass, vectors: Tensor, settings: TrainingSettings, draw: torch.Generator
 ) -> list[View]:
-    """Draw the validation sets that the rows are seen against."""
+    """Draw validation sets and summarise the rows over each."""
     kept = [torch.arange(vectors.shape[-1])]
     if settings.validation_intervention:
         kept = [validation_view(len(kept[0]), draw) for _ in range(VIEWS)]
@@ -239,10 +239,10 @@ def _positive_weight(sets: Sequence[RowSet]) -> Tensor:
 def _draw_batch(
     sets: list[RowSet], settings: TrainingSettings, draw: torch.Generator
 ) -> tuple[list[Look], Tensor]:
-    """Draw rows of several injections; look at them two or three times.
+    """Draw rows of several injections; return up to three looks at them.
 
-    The looks are: through one architecture, through another, and through the first one again
-    against other validation samples.
+    The looks are: through one architecture; through another (model intervention); and through the
+    first one again, over other validation samples (validation intervention).
     """
     rows = settings.batch // settings.mixed
     looks: list[list[Look]] = []
@@ -267,7 +267,7 @@ def _draw_batch(
 
 
 def _two(count: int, draw: torch.Generator) -> tuple[int, int]:
-    """Draw two different numbers below ``count``, or twice 0 if there is one only."""
+    """Draw two different numbers below ``count``, or 0 twice if ``count`` is 1."""
     drawn = torch.randperm(count, generator=draw)[:2].tolist()
     return drawn[0], drawn[-1]
 
@@ -293,7 +293,7 @@ def _step_loss(
     positive_weight: Tensor,
     settings: TrainingSettings,
 ) -> Tensor:
-    """Sum the losses of every look and of the interventions."""
+    """Return the mean loss over the looks plus the weighted losses of the interventions."""
     judge_loss = focal_loss if settings.loss == "focal" else asymmetric_loss
     hidden, loss = [], torch.zeros(())
     for elements, summary in looks:

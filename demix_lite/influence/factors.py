@@ -1,8 +1,8 @@
-r"""Per-sample gradients, kept as the small factors they are made of.
+r"""Per-sample gradients, stored as factors.
 
 The gradient of sample i with respect to the weight of a linear layer is
 :math:`\sum_t g_{it} \tilde a_{it}^\top`, a sum over positions t of outer products of the layer's
-output gradient g and its input a (with a 1 appended for the bias). Keeping a and g instead of
+output gradient g and its input a (with a 1 appended for the bias). Storing a and g instead of
 their products is what makes exact influence cheap. This module captures such factors for every
 trainable module of a model; :mod:`demix_lite.influence.gram` multiplies them.
 """
@@ -28,7 +28,7 @@ FALLBACK = "(through the model)"
 CHECKED_SAMPLES = (3, 4)
 FALLBACK_CHUNK = 256
 LOOSE = 0.02
-"""Share by which values may differ that a sample has alone and in its batch."""
+"""Relative tolerance between the values of a sample alone and in its batch."""
 
 
 @dataclass
@@ -39,13 +39,13 @@ class LinearFactor:
     g: Tensor
 
     def input_side(self, *, padded: bool) -> Tensor:
-        """Return the inputs, summed over positions; if padded, over those with a gradient."""
+        """Return the inputs summed over positions; if padded, only positions with a gradient."""
         a = self.a * (self.g != 0).any(2, keepdim=True) if padded else self.a
         return a.sum(1)
 
     @property
     def pair_flops(self) -> int:
-        """Multiplications per pair of samples when the factors are multiplied as they are."""
+        """Multiplications per pair of samples if the gradients are not written out."""
         positions = self.a.shape[1]
         return positions * positions * (self.a.shape[2] + self.g.shape[2])
 
@@ -61,7 +61,7 @@ class LinearFactor:
 
 @dataclass
 class EmbeddingFactor:
-    """Gradient of an embedding: row numbers ``ids`` (n, S) and output gradients ``g`` (n, S, K)."""
+    """Gradient of an embedding: row indices ``ids`` (n, S), output gradients ``g`` (n, S, K)."""
 
     ids: Tensor
     g: Tensor
@@ -69,7 +69,7 @@ class EmbeddingFactor:
 
     @property
     def pair_flops(self) -> int:
-        """Multiplications per pair of samples when rows are looked up in those of the other."""
+        """Multiplications per pair of samples if rows are looked up in a table."""
         return self.g[0].numel()
 
     @property
@@ -86,9 +86,9 @@ class EmbeddingFactor:
 
     @cached_property
     def table(self) -> tuple[Tensor, Tensor]:
-        """The R row numbers that occur, sorted, and their gradients, ``(R + 1, K, n)``.
+        """The R row indices that occur, sorted, and their gradients, ``(R + 1, K, n)``.
 
-        The last row is zero and stands for all other numbers. Kept for the next product.
+        The last row is zero and stands for all other indices. Cached for the next product.
         """
         n, _, width = self.g.shape
         numbers, places = self.ids.unique(return_inverse=True)
@@ -101,9 +101,9 @@ class EmbeddingFactor:
 
 @dataclass
 class DenseFactor:
-    """Gradient of anything else, written out: ``gradient`` (n, P).
+    """Gradient of any other module, materialised: ``gradient`` (n, P).
 
-    ``layer`` holds inputs and output gradients, if it is that of a linear layer of another kind.
+    ``layer`` holds inputs and output gradients if the module is a custom linear layer.
     """
 
     gradient: Tensor
@@ -119,16 +119,16 @@ Factor = LinearFactor | EmbeddingFactor | DenseFactor
 
 @dataclass
 class Captured:
-    """What one forward and backward pass tells about a block of samples.
+    """What one forward and backward pass records for a block of samples.
 
     Attributes
     ----------
     losses : Tensor
         Loss of every sample, shape ``(n,)``.
     factors : dict
-        Module name to the factor of its gradient, in the order of the modules.
+        Maps the module name to the factor of its gradient, in the order of the modules.
     entries : dict
-        Module name to the number of entries that were recorded of a sample.
+        Maps the module name to the number of recorded entries per sample.
     """
 
     losses: Tensor
@@ -147,7 +147,7 @@ class _Call(NamedTuple):
 
     @property
     def input(self) -> Any:
-        """The first argument, by whatever name."""
+        """The first argument, positional or keyword."""
         return next(iter((*self.args, *self.kwargs.values())))
 
     @property
@@ -158,7 +158,7 @@ class _Call(NamedTuple):
 
 
 class _WithLoss(nn.Module):
-    """A model and its loss as one module: a loss may use parameters of the model, too."""
+    """A model and its loss as one module, since a loss may use parameters of the model too."""
 
     def __init__(self, model: nn.Module, loss_fn: LossFn):
         super().__init__()
@@ -169,15 +169,19 @@ class _WithLoss(nn.Module):
 
 
 class FactorCapture:
-    """Captures gradient factors of one model, each parameter by the cheapest exact rule.
+    """Capture gradient factors of one model, each parameter by the cheapest exact rule.
 
-    Linear, embedding and norm modules have rules of their own; a module that is linear in its
-    input and has a method ``sample_gradients(inputs, output_gradients)`` is asked; any other module
-    with parameters is differentiated alone, sample by sample, from its recorded input and output
-    gradient. Some samples are checked against their full gradients: a parameter that the rules
-    do not explain (a tied weight, a parameter used outside its module, a module that is not called
-    with one row per sample) is differentiated through the whole model with ``vmap(grad)``. Of every
-    later batch one sample also goes through the model alone and has to look the same there.
+    - Linear, embedding and norm modules have rules of their own.
+    - For a module that is linear in its input and has a method
+      ``sample_gradients(inputs, output_gradients)``, that method is called.
+    - Any other module with parameters is differentiated on its own, sample by sample, from its
+      recorded input and output gradient.
+
+    On the first call, a few samples are checked against their full gradients. Parameters that the
+    rules do not reproduce (a tied weight, a parameter used outside its module, a module that is not
+    called with one row per sample) are differentiated through the whole model with ``vmap(grad)``.
+    In every batch, one sample also goes through the model alone and must give the same values, up
+    to a small tolerance.
 
     Parameters
     ----------
@@ -190,9 +194,9 @@ class FactorCapture:
     Raises
     ------
     DemixError
-        If the model mixes samples (batch norm in training mode, say), sorts them on their way or
-        depends on chance, if no parameter is trainable, if the loss is not one number per sample,
-        or if modules are called or skipped depending on the samples.
+        If the model mixes samples (for example by batch norm in training mode), reorders them
+        internally or is random, if no parameter is trainable, if the loss is not one number per
+        sample, or if modules are called or skipped depending on the samples.
     """
 
     def __init__(self, model: nn.Module, loss_fn: LossFn):
@@ -201,7 +205,7 @@ class FactorCapture:
         self.loss_fn = loss_fn
         self.whole = _WithLoss(model, loss_fn)
         # A module under two names counts once; a parameter in two modules counts twice.
-        # Both are looked up once: with every batch it would take as long as a layer.
+        # Both are looked up once: doing so for every batch would cost as much as a layer.
         self.modules = dict(model.named_modules())
         self.held = {name: _trainable(name, module) for name, module in self.modules.items()}
         self.parameters = {name: p for own in self.held.values() for name, p in own.items()}
@@ -212,11 +216,11 @@ class FactorCapture:
             name: {n for n, p in own.items() if times[id(p)] == 1}
             for name, own in self.held.items()
         }
-        # Modules that have a rule, each with the parameters it explains.
+        # Modules with a rule, and the parameters whose gradients the rule gives.
         self.ruled = {name: own for name, own in once.items() if own}
         self.fallback: set[str] | None = None
         self.unseen_layers: list[str] = []
-        # Whether outputs are copied, and whether vmap can be asked, is seen on the way.
+        # Whether outputs must be copied, and whether vmap works, is found out on the way.
         self.copies = False
         self.batched = True
 
@@ -243,7 +247,7 @@ class FactorCapture:
                 return output
             values, named = tree_map_only(Tensor, Tensor.detach, (args, kwargs))
             calls.setdefault(name, []).append(_Call(values, named, output))
-            # A copy goes on, so that an in-place operation cannot overwrite the record.
+            # Pass a copy on, so that an in-place operation cannot overwrite the record.
             passed_on = output.clone() if self.copies else output
             versions.append((output, output._version))
             return passed_on
@@ -288,9 +292,9 @@ class FactorCapture:
     def _refuse_other_company(
         self, inputs: Any, targets: Tensor, losses: Tensor, calls: dict[str, list[_Call]]
     ) -> None:
-        """Raise if one sample looks different without the others beside it.
+        """Raise if one sample gives different values without the rest of its batch.
 
-        It goes through the model twice at once: many models squeeze a batch of one.
+        It is run as a batch of two copies, because many models squeeze a batch of one.
         """
         row = len(targets) // 2
         twice = torch.tensor([row, row])
@@ -353,14 +357,14 @@ class FactorCapture:
                     found = per_sample(chosen, inputs, targets)
                 return _rows({name: found[name].detach() for name in chosen})
             except RuntimeError:
-                # Some operations (fused recurrent cells) cannot be batched by vmap.
+                # Some operations (such as fused recurrent cells) cannot be batched by vmap.
                 self.batched = False
         rows = torch.arange(len(targets)).split(1)
         each = [self._one_by_one(take(inputs, row), targets[row], chosen) for row in rows]
         return torch.cat([_rows(one) for one in each])
 
     def _one_by_one(self, inputs: Any, targets: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
-        """Per-sample gradients of the named parameters, one backward pass a sample."""
+        """Per-sample gradients of the named parameters, one backward pass per sample."""
         chosen = {name: self.parameters[name] for name in names}
         with torch.enable_grad():
             losses = list(self._losses(inputs, targets))
@@ -377,7 +381,8 @@ class FactorCapture:
         """Names of the parameters whose per-sample gradients the rules do not reproduce."""
         earlier, watched, called = NOTHING, set(self.ruled), set[str]()
         for size in CHECKED_SAMPLES:
-            # Two sizes tell a dimension that counts samples from one that happens to be as long.
+            # With two batch sizes, the sample dimension cannot be confused with another dimension
+            # that happens to have the same length.
             few = torch.arange(size) % len(targets)
             some, labels = take(inputs, few), targets[few]
             wanted = self._one_by_one(some, labels, self.parameters)
@@ -400,20 +405,20 @@ class FactorCapture:
         return left
 
     def _is_unseen(self, name: str) -> bool:
-        """Tell whether a module is a linear layer that is trained but has no factors."""
+        """Return whether a module is a trainable linear layer without factors."""
         module = self.modules[name]
         trained = any(parameter.requires_grad for parameter in module.parameters())
         seen = type(module) is nn.Linear and self.held[name].keys() == self.ruled.get(name)
         return isinstance(module, nn.Linear) and trained and not seen
 
     def _explains(self, name: str, calls: list[_Call] | None, wanted: Tensor) -> bool:
-        """Tell whether the factors of a module have the inner products of the wanted gradients."""
+        """Return whether a module's factors reproduce the inner products of its true gradients."""
         if not calls:
             return False
         try:
             found = self._factor(name, calls).dense()
         except Exception:
-            # It is anyone's code: it may not stand being differentiated alone, sample by sample.
+            # A user's module may raise anything when it is differentiated alone, per sample.
             return False
         return len(found) == len(wanted) and _agree(
             found, wanted, *(call.gradient.dtype for call in calls)
@@ -421,8 +426,8 @@ class FactorCapture:
 
 
 def _agree(found: Tensor, wanted: Tensor, *kinds: torch.dtype) -> bool:
-    """Tell whether gradients have the inner products of the wanted ones, as far as these are."""
-    # What a model in half precision rounds is not a rule that fails.
+    """Return whether two sets of gradients have the same inner products, where finite."""
+    # The rounding of a half-precision model must not count as a failed rule.
     precision = max(torch.finfo(kind).eps for kind in (wanted.dtype, *kinds))
     known = wanted.isfinite().all(dim=1)
     found, wanted = found[known].double(), wanted[known].double()
@@ -434,7 +439,7 @@ def _agree(found: Tensor, wanted: Tensor, *kinds: torch.dtype) -> bool:
 
 @contextmanager
 def _without_notes_on_speed() -> Iterator[None]:
-    """Keep PyTorch from asking our users to report operations that vmap does one by one."""
+    """Silence PyTorch's warning about operations without a batching rule for vmap."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "There is a performance drop")
         yield
@@ -446,7 +451,7 @@ def _rows(gradients: dict[str, Tensor]) -> Tensor:
 
 
 def _refuse_mixing(loss: Tensor, alone: Tensor, losses: Tensor) -> None:
-    """Raise if the loss of a sample is another one without the samples beside it."""
+    """Raise if the loss of a sample changes with the other samples of its batch."""
     share = max(LOOSE, torch.finfo(losses.dtype).eps ** 0.5)
     if (loss - alone).abs() > share * losses.nan_to_num(0, 0, 0).abs().max():
         raise DemixError(
@@ -456,9 +461,10 @@ def _refuse_mixing(loss: Tensor, alone: Tensor, losses: Tensor) -> None:
 
 
 def _same_row(row: int, together: Tensor, alone: Tensor) -> bool:
-    """Tell whether a module sees in a batch what it sees of a sample alone, which is there twice.
+    """Return whether a module gets the same input in a batch as for the sample alone.
 
-    Nothing can be told of what is padded to another length, or not counted by samples.
+    ``alone`` holds the sample twice. Inputs padded to another length, or without a sample
+    dimension, cannot be compared and count as the same.
     """
     by_sample = together.dim() and len(alone) == 2 < len(together) > row
     if not by_sample or together.shape[1:] != alone.shape[1:]:
@@ -472,7 +478,7 @@ def _same_row(row: int, together: Tensor, alone: Tensor) -> bool:
 
 
 def _trainable(prefix: str, module: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the trainable parameters that the named module itself holds, by their full names."""
+    """Return the trainable parameters that the module itself holds, by full name."""
     own = module.named_parameters(prefix, recurse=False, remove_duplicate=False)
     return {name: parameter for name, parameter in own if parameter.requires_grad}
 
@@ -499,13 +505,13 @@ def refuse_batch_statistics(model: nn.Module) -> None:
 
 
 def _side_by_side(calls: list[Tensor]) -> Tensor:
-    """Give tensors (n, ..., width) one dimension of positions, without a copy of a single one."""
+    """Join tensors (n, ..., width) along one dimension of positions; a single one is not copied."""
     parts = [x.flatten(1, -2) if x.dim() > 2 else x[:, None] for x in calls]
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
 def _linear_factor(calls: list[_Call], own: set[str]) -> LinearFactor:
-    # Positions of repeated calls stand side by side: their cross terms come for free.
+    # Repeated calls are joined as further positions, which also covers their cross terms.
     a = _side_by_side([call.input for call in calls])
     g = _side_by_side([call.gradient for call in calls])
     ones = a.new_ones(*a.shape[:2], 1)
@@ -528,7 +534,7 @@ def _norm_gradient(module: Any, call: _Call, own: set[str]) -> Tensor:
     if type(module) is nn.LayerNorm:
         normal = F.layer_norm(call.input, module.normalized_shape, eps=module.eps)
     else:
-        # However it normalises, what comes out is linear in the weight.
+        # Whatever the normalisation, the output is affine in the weight.
         weight = module.weight.detach()
         one, zero = (
             functional_call(module, {"weight": like(weight)}, call.args, call.kwargs)

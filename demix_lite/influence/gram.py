@@ -1,10 +1,11 @@
-"""Exact inner products of per-sample gradients, never writing out more than pays.
+"""Exact inner products of per-sample gradients, materialised only where that is cheaper.
 
 For factors with S positions, ⟨∇_i, ∇_j⟩ = Σ_tt' (a_it · a_jt')(g_it · g_jt'). Each layer takes the
-cheaper of this *factorised* route and of the *materialised* one, which writes out the layer's
-gradients and multiplies them; the choice is made by counting multiplications. An embedding's
-positions need not be compared in pairs: one side is sorted into a table by row number, in which the
-other side looks its rows up.
+cheaper of two routes: this *factorised* one, or the *materialised* one, which writes out the
+layer's gradients and multiplies them. The choice is made by counting multiplications.
+
+The positions of an embedding need not be compared in pairs: the gradients of one side are summed
+into a table by row index, and the other side looks its rows up in it.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +21,7 @@ from torch.nn.utils.rnn import pad_sequence
 from demix_lite.influence.factors import DenseFactor, EmbeddingFactor, Factor, LinearFactor
 
 PAIR_WORKSPACE = 2**25
-"""Most entries of a positions × positions product or of a table (128 MB in float32)."""
+"""Maximum entries of a positions × positions product or of a table (128 MB in float32)."""
 
 
 def prepare(factor: Factor, partners: int) -> Factor:
@@ -52,10 +53,10 @@ def prepare(factor: Factor, partners: int) -> Factor:
 
 
 def joined(factors: Sequence[Factor], order: Tensor) -> Factor:
-    """Put the factors of several blocks of samples into one, in the given order.
+    """Join the factors of several blocks of samples into one, in the given order.
 
-    Blocks may have different numbers of positions (what is padded has no gradient), and may be
-    written out or not: if one of them is, the whole is.
+    Blocks may have different numbers of positions; they are padded, and padding has no gradient.
+    If one block is materialised, the whole is.
 
     Examples
     --------
@@ -76,7 +77,7 @@ def joined(factors: Sequence[Factor], order: Tensor) -> Factor:
 def inner_products(one: Factor, other: Factor) -> Tensor:
     """Return all inner products ⟨∇_i, ∇_j⟩ of one module's gradients, shape ``(n, m)``.
 
-    If either side is written out, the other is written out too.
+    If either side is materialised, the other is materialised too.
     """
     if isinstance(one, LinearFactor) and isinstance(other, LinearFactor):
         if one.g.shape[1] == other.g.shape[1] == 1:
@@ -94,7 +95,7 @@ def inner_products(one: Factor, other: Factor) -> Tensor:
 
 
 def _over_positions(one: Tensor, other: Tensor, inputs: Callable[[slice], Tensor]) -> Tensor:
-    """Sum the products of output gradients, times those of the inputs, over all positions."""
+    """Sum, over all pairs of positions, the products of output gradients times those of inputs."""
     n, positions, _ = one.shape
     step = max(1, PAIR_WORKSPACE // (positions * len(other) * other.shape[1]))
     result = one.new_empty(n, len(other))
@@ -106,15 +107,15 @@ def _over_positions(one: Tensor, other: Tensor, inputs: Callable[[slice], Tensor
 
 
 def _table_pays(one: EmbeddingFactor, other: EmbeddingFactor) -> bool:
-    """Tell whether filling a table and looking rows up beats comparing all pairs of positions."""
+    """Return whether a table of rows is cheaper than comparing all pairs of positions."""
     (n, positions), (m, others) = one.ids.shape, other.ids.shape
     return n * positions * others > n * positions + min(other.rows, m * others)
 
 
 def _through_tables(one: EmbeddingFactor, other: EmbeddingFactor) -> Tensor:
-    """Look the rows of one side up in tables of the other, each of at most PAIR_WORKSPACE."""
+    """Look up the rows of one side in tables of the other, each of at most PAIR_WORKSPACE."""
     _, positions, width = other.g.shape
-    # A table has a row for each number that occurs: at most all of them, or one per position.
+    # A table has a row for each index that occurs: at most all of them, or one per position.
     if_all_occur = PAIR_WORKSPACE // (other.rows * width)
     samples = max(1, if_all_occur, isqrt(PAIR_WORKSPACE // (positions * width)))
     if samples >= len(other.g):
@@ -125,13 +126,13 @@ def _through_tables(one: EmbeddingFactor, other: EmbeddingFactor) -> Tensor:
 
 
 def _looked_up(factor: EmbeddingFactor, table: tuple[Tensor, Tensor]) -> Tensor:
-    """Multiply the gradients of an embedding with those that stand in a table."""
+    """Multiply the gradients of an embedding with those in a table."""
     (numbers, sums), width = table, factor.g.shape[2]
     absent = len(numbers)
     places = torch.searchsorted(numbers, factor.ids).clamp_(max=absent - 1)
     places = torch.where(numbers[places] == factor.ids, places, absent)
     rows = places[..., None] * width + torch.arange(width, device=places.device)
-    # A weighted sum of table rows per sample, without a copy of the rows it reads.
+    # A weighted sum of table rows per sample, without copying the rows.
     weights = factor.g.flatten(1)
     return F.embedding_bag(
         rows.flatten(1), sums.flatten(0, 1), mode="sum", per_sample_weights=weights

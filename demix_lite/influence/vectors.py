@@ -1,4 +1,4 @@
-"""Influence vectors: what every training sample does to every validation sample.
+"""Influence vectors: the effect of every training sample on every validation sample.
 
 Sign and unit: positive means *helpful* (a gradient step on the training sample lowers the loss of
 the validation sample); ``"influence"`` is the cosine of the two full loss gradients, in [-1, 1].
@@ -45,22 +45,23 @@ CHANNELS = (
     "output_side[k]",
     "influence[k]",
 )
-"""Names of the channels; k counts the linear layers from the first (0) or from the last (-1)."""
+"""Names of the channels; k is the index of a linear layer, from the first (0) or last (-1)."""
 
 LAYER_CHANNEL = re.compile(r"(input_side|output_side|influence)\[(-?\d+)\]")
 
 BLOCK_BYTES = 2**25
-"""Working memory that the automatic block size aims at: what a processor's cache can hold."""
+"""Target working memory of the automatic block size: what fits in a processor's cache."""
 
 PART_BYTES = 2**27
-"""The same for samples of like length: their models have many small steps, each with a price."""
+"""The same for samples grouped by length: such models run many small operations, each with a
+fixed cost."""
 
 CUDA_BYTES = 2**33
-"""The same on CUDA, where many small steps leave most of the processor idle; half of what is free
-there if that is less."""
+"""The same on CUDA, where many small operations leave the device idle; half of the free memory if
+that is less."""
 
 LIKE_LENGTHS = 1024
-"""Samples of a model that knows their lengths that are sorted by length together."""
+"""Samples sorted by length together, if the model has a method ``lengths``."""
 
 Samples = tuple[Any, Tensor]
 Features = Callable[[Any], Tensor]
@@ -108,13 +109,13 @@ def influence_vectors(
     ----------
     model : nn.Module
         ``model(inputs)`` returns one output per sample. Moved to ``device`` and put in evaluation
-        mode; batch norm in training mode is refused. If it has a method ``lengths(inputs)``,
-        samples of like length go through it together.
+        mode; a batch norm that still uses batch statistics is refused. If the model has a method
+        ``lengths(inputs)``, samples of similar length are batched together.
     loss_fn : callable
         ``loss_fn(outputs, targets)`` returns the loss of every sample, shape ``(n,)``.
     train, valid : tuple
-        ``(inputs, targets)``; inputs are a tensor or a nest of tensors counted by their first
-        dimension.
+        ``(inputs, targets)``; inputs are a tensor or a nested structure of tensors whose first
+        dimension is the sample.
     channels : sequence of str
         One or more of :data:`CHANNELS`. Pairwise: ``influence`` (cosine of the loss gradients),
         ``input_similarity`` (cosine of the inputs), ``label_agreement`` (equality;
@@ -124,29 +125,29 @@ def influence_vectors(
         gradient).
         Constant along a row or a column: losses and gradient norms.
     block_size : int, optional
-        Training samples handled at a time; chosen by the memory at hand by default. Changes
+        Training samples processed at a time; by default as many as fit a memory budget. Changes
         speed and memory, not the result.
     out : path, optional
         Write the values to this ``.npy`` file (memory-mapped) instead of keeping them in memory.
-        The file appears when it is complete.
+        The file appears only when it is complete.
     device : str, optional
         ``"cpu"`` (default) or ``"cuda"``.
     features : callable, optional
-        Maps inputs to the vectors compared by ``input_similarity``; by default all inputs of
-        floating type, flattened.
+        Maps inputs to the vectors compared by ``input_similarity``; by default all floating-point
+        inputs, flattened.
     progress : bool
         Show a progress bar.
 
     Returns
     -------
     InfluenceVectors
-        Values of shape ``(N, C, M)``, float type of the model, at least single precision.
+        Values of shape ``(N, C, M)``, in the dtype of the model, at least single precision.
 
     Raises
     ------
     DemixError
-        Samples that are not pairs of tensors, an unknown channel, a model that mixes samples, too
-        little memory (with the remedy).
+        If samples are not pairs of tensors, a channel is unknown, the model mixes samples, or
+        there is too little memory (the message names a remedy).
 
     Examples
     --------
@@ -175,7 +176,7 @@ def influence_vectors(
 
 
 def _check_samples(samples: Any, name: str) -> None:
-    """Refuse what is not ``(inputs, targets)`` of tensors with as many samples each."""
+    """Raise unless ``samples`` is ``(inputs, targets)`` of tensors with equally many samples."""
     if not isinstance(samples, tuple | list) or len(samples) != 2:
         raise DemixError(
             f"{name} must be (inputs, targets), two torch tensors, not a {type(samples).__name__}; "
@@ -197,7 +198,7 @@ def _check_samples(samples: Any, name: str) -> None:
 def _write(
     path: Path, shape: tuple[int, ...], dtype: torch.dtype, blocks: Iterator[tuple[slice, Tensor]]
 ) -> np.memmap:
-    """Write the blocks to a file that takes its name when it is complete."""
+    """Write the blocks to a file that appears under its name only when it is complete."""
     kind = torch.empty(0, dtype=dtype).numpy().dtype
     needed = math.prod(shape) * kind.itemsize
     try:
@@ -222,8 +223,8 @@ class InfluenceSource:
     """Influence channels against a fixed validation set, one block of training samples at a time.
 
     The validation gradients are captured once; :meth:`blocks` streams the vectors, so that any
-    number of training samples is judged in bounded memory. :func:`influence_vectors` is the
-    convenient form that collects them.
+    number of training samples is processed in bounded memory. :func:`influence_vectors` is the
+    convenience function that collects them.
 
     Parameters
     ----------
@@ -255,9 +256,9 @@ class InfluenceSource:
         for name, match in layered.items():
             if not match and (name not in CHANNELS or "[" in name):
                 raise unknown_name("channel", name, CHANNELS)
-        model = getattr(model, "_orig_mod", model)  # compiled, its modules cannot be watched
+        model = getattr(model, "_orig_mod", model)  # a compiled model hides its modules from hooks
         self.model = model.to(self.device)
-        # Tells the length of every sample, if the model knows of lengths.
+        # Returns the length of every sample, if the model has such a method.
         lengths = getattr(self.model, "lengths", None)
         self._lengths: Callable[[Any], Tensor] | None = lengths if callable(lengths) else None
         on_cuda = self.device.type == "cuda"
@@ -282,13 +283,13 @@ class InfluenceSource:
 
     @cached_property
     def _valid(self) -> "_Side":
-        """Return the factors of the validation samples; the large part of a source."""
+        """Return the factors of the validation samples, the large part of a source."""
         parts = self._parts(self._valid_samples[0])
         sides = [self._side(take(self._valid_samples, rows)) for rows in parts]
         return sides[0] if len(sides) == 1 else _together(sides, torch.cat(parts).argsort())
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the factors out: whoever reads the pickle computes them again when needed."""
+        """Leave the factors out of a pickle; they are computed again when needed."""
         return {name: value for name, value in vars(self).items() if name != "_valid"}
 
     def block(
@@ -296,7 +297,7 @@ class InfluenceSource:
     ) -> Tensor:
         """Return the channels of a block of training samples, shape ``(n, C, M)``, on the CPU.
 
-        ``done`` is called with the number of samples that were finished since the last call.
+        ``done`` is called with the number of samples finished since the last call.
         """
         parts, found = self._parts(inputs), []
         for rows in parts:
@@ -305,9 +306,9 @@ class InfluenceSource:
         return found[0] if len(found) == 1 else torch.cat(found)[torch.cat(parts).argsort()]
 
     def _parts(self, inputs: Any) -> tuple[Tensor, ...]:
-        """Say which samples go through the model together: all of them, or those alike in length.
+        """Return which samples go through the model together: all, or those of similar length.
 
-        Samples are padded to the longest beside them, so that little is padded then.
+        A batch is padded to its longest sample, so that similar lengths need little padding.
         """
         rows = torch.arange(count(inputs))
         if self._lengths is None:
@@ -370,7 +371,7 @@ class InfluenceSource:
     def _free(self) -> int:
         if self.device.type != "cuda":
             return psutil.virtual_memory().available
-        # What PyTorch keeps for later is free, too.
+        # Memory that PyTorch has reserved but not allocated is free, too.
         reserved = torch.cuda.memory_reserved(self.device)
         kept = reserved - torch.cuda.memory_allocated(self.device)
         return torch.cuda.mem_get_info(self.device)[0] + kept
@@ -387,14 +388,14 @@ class InfluenceSource:
         return entries * self.dtype.itemsize
 
     def _side(self, samples: Samples, other: "_Side | None" = None) -> "_Side":
-        """Return what the channels need of some samples, in the forms that the other side has."""
-        self.model.eval()  # whoever streams while training puts it back
+        """Return what the channels need of some samples, in the same form as the other side."""
+        self.model.eval()  # a caller that streams during training must call train() again
         inputs, targets = move(samples, self.device)
         captured = self.capture(inputs, targets)
         if other is None:
             factors = {n: prepare(f, self._partners) for n, f in captured.factors.items()}
         else:
-            # Written out once here, not once for the norms and again for the products.
+            # Materialised once here, not once for the norms and again for the products.
             factors = {
                 n: DenseFactor(f.dense()) if isinstance(other.factors[n], DenseFactor) else f
                 for n, f in captured.factors.items()
@@ -443,14 +444,14 @@ class _Side:
     targets: Tensor
     norms: dict[Layer, Tensor]
     directions: dict[tuple[str, Layer], Tensor]
-    """By channel: vectors of unit length, of which only the cosines count."""
+    """By channel and layer: vectors of unit length, compared by their cosine."""
     linear: list[str]
     unseen: list[str]
-    """Linear layers that have no factors of their own, for which nobody knows the place."""
+    """Linear layers without factors of their own, so that layers cannot be counted."""
     entries: int
 
     def layer(self, index: int) -> str:
-        """Return the name of a linear layer, counted from the first or from the last."""
+        """Return the name of a linear layer by its index, which may be negative."""
         if self.unseen:
             raise DemixError(
                 f"a channel asks for linear layer {index}, but layers cannot be counted here: "
@@ -466,7 +467,7 @@ class _Side:
 
 
 def _together(sides: Sequence[_Side], order: Tensor) -> _Side:
-    """Put the samples of several sides into one, in the given order."""
+    """Join the samples of several sides into one, in the given order."""
 
     def put(*parts: Any) -> Any:
         if isinstance(parts[0], Tensor):
@@ -489,7 +490,7 @@ def _entries(factor: Factor) -> int:
 
 
 def flat_inputs(inputs: Any) -> Tensor:
-    """Return all floating-point inputs side by side, flattened to ``(n, width)``.
+    """Return all floating-point inputs, flattened and concatenated to ``(n, width)``.
 
     Examples
     --------
@@ -504,7 +505,7 @@ def flat_inputs(inputs: Any) -> Tensor:
 
 
 def _products(train: _Side, valid: _Side, wanted: set[Layer]) -> dict[Layer, Tensor]:
-    """Multiply the gradients of the wanted layers, each once."""
+    """Return the inner products of the wanted layers' gradients, each computed once."""
     whole = train.norms[None].new_zeros(len(train.losses), len(valid.losses))
     found: dict[Layer, Tensor] = {None: whole}
     for layer, factor in train.factors.items():
@@ -548,6 +549,6 @@ def label_agreement(train: Tensor, valid: Tensor) -> Tensor:
 
 
 def _cosine(products: Tensor, train_norms: Tensor, valid_norms: Tensor) -> Tensor:
-    # A sample without any gradient influences nothing: its cosine is 0, not NaN.
+    # A sample with a zero gradient has no influence: its cosine is 0, not NaN.
     rows, columns = (torch.where(n > 0, 1 / n, 0.0) for n in (train_norms, valid_norms))
     return (products * rows[:, None]).mul_(columns).clamp_(-1, 1)

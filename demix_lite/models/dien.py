@@ -1,8 +1,8 @@
-"""The deep interest evolution network (Zhou et al., 2019), its cells made of linear layers.
+"""The deep interest evolution network (Zhou et al., 2019), with cells made of linear layers.
 
-A fused recurrent layer hides what happens at each step, and packed sequences mix the samples of a
-batch. Here every step is a call of the same linear layer, so that the gradient of each sample is
-known exactly from the inputs and output gradients of the calls.
+A fused recurrent layer hides its single steps, and packed sequences mix the samples of a batch.
+Here every step calls the same linear layer, so that per-sample gradients follow exactly from the
+inputs and output gradients of these calls.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from demix_lite.models.mlp import MLP
 class AttentionGRU(nn.Module):
     """A gated recurrent unit whose update gate is scaled by attention (AUGRU).
 
-    With attention 1 at every step it is the GRU; a step of attention 0 keeps the state as it is.
+    With attention 1 at every step it is a GRU; a step with attention 0 leaves the state unchanged.
     Inputs and state have the same width.
 
     Examples
@@ -36,7 +36,7 @@ class AttentionGRU(nn.Module):
         """Map ``(n, L, width)`` and attention ``(n, L)`` to the states, ``(n, L, width)``."""
         parts = [2 * self.width, self.width]
         gates, news = self.from_input(x).split(parts, dim=-1)
-        # Not by index: the gradient of each x[:, step] would be as large as x.
+        # unbind instead of indexing: the gradient of each x[:, step] would be as large as x.
         steps = zip(gates.unbind(1), news.unbind(1), attention[..., None].unbind(1), strict=True)
         states, state = [], torch.zeros_like(x[:, 0])
         for gate_in, new_in, attended in steps:
@@ -49,12 +49,12 @@ class AttentionGRU(nn.Module):
 
 
 class DIEN(nn.Module):
-    """A deep interest evolution network: how the interest in the candidate came about.
+    """A deep interest evolution network: models how the interest in the candidate evolved.
 
-    One recurrent layer extracts an interest at every entry of the history, a second one follows
-    those that matter for the candidate; its last state is what the head sees. The auxiliary loss
-    of the paper, which needs items that were not clicked, is left out. The parameters are those of
-    :class:`~demix_lite.models.din.DIN`.
+    One recurrent layer extracts an interest at every entry of the history. A second one follows
+    the interests relevant to the candidate; its last state is the input of the head. The auxiliary
+    loss of the paper, which needs items that were not clicked, is left out. The parameters are
+    those of :class:`~demix_lite.models.din.DIN`.
 
     Examples
     --------
@@ -90,7 +90,7 @@ class DIEN(nn.Module):
 
 
 def softmax_over(real: Tensor, scores: Tensor) -> Tensor:
-    """Return the softmax of the scores that are real; the others, or all if none is real, get 0.
+    """Return the softmax over the real scores; the others, or all if none is real, get 0.
 
     Examples
     --------
@@ -98,6 +98,6 @@ def softmax_over(real: Tensor, scores: Tensor) -> Tensor:
     tensor([[0.5000, 0.5000, 0.0000],
             [0.0000, 0.0000, 0.0000]])
     """
-    # Not minus infinity, whose softmax is NaN where nothing is real.
+    # Not minus infinity: its softmax is NaN if no score is real.
     lowest = torch.finfo(scores.dtype).min
     return scores.masked_fill(~real, lowest).softmax(-1) * real

@@ -1,7 +1,7 @@
-"""The deep interest network (Zhou et al., 2018), one call per module and no sample beside another.
+"""The deep interest network (Zhou et al., 2018), with one call per module and no batch statistics.
 
-The original activates its layers with Dice, whose batch norm mixes the samples of a batch: the
-gradient of one sample would depend on its neighbours. ReLU stands in its place.
+The original uses the activation Dice, whose batch norm mixes the samples of a batch: the gradient
+of one sample would depend on the others. ReLU is used instead.
 """
 
 from collections.abc import Sequence
@@ -13,24 +13,25 @@ from torch import Tensor, nn
 from demix_lite.models.mlp import MLP
 
 INITIAL_SCALE = 0.1
-"""Standard deviation of the embeddings before training; larger is slower, smaller memorises."""
+"""Standard deviation of the initial embeddings: a larger one trains more slowly, a smaller one
+memorises."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What a recommendation model reads, and how wide it is.
+    """The inputs of a recommendation model and their sizes.
 
     Attributes
     ----------
     users, items, kinds : int
-        Sizes of the vocabularies of users, of items and of the main categories of items; index 0
-        is the unknown one and the padding.
+        Vocabulary sizes of users, of items and of the main categories of items; index 0 stands for
+        unknown and for padding.
     fields : tuple of int
-        Sizes of the vocabularies of the other single-valued attributes of users and items.
+        Vocabulary sizes of the other single-valued attributes of users and items.
     tags : int
-        Width of the multi-valued attributes, of which one row sums to 1 (or to 0).
+        Width of the multi-valued attributes; each row sums to 1 (or to 0).
     numbers : int
-        Count of numeric attributes, standardised.
+        Number of numeric attributes, standardised.
     """
 
     users: int
@@ -43,7 +44,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Embedded:
-    """A batch in vectors: all attributes side by side, the candidate, the history and its mask."""
+    """An embedded batch: concatenated attributes, the candidate, the history and its mask."""
 
     attributes: Tensor
     candidate: Tensor
@@ -52,7 +53,7 @@ class Embedded:
 
 
 class Embeddings(nn.Module):
-    """Turns a batch into vectors of width ``dim``; candidate and history share their embeddings.
+    """Embeds a batch in vectors of width ``dim``; candidate and history share their embeddings.
 
     Examples
     --------
@@ -73,7 +74,7 @@ class Embeddings(nn.Module):
         self.attributes_width = singles * dim + layout.numbers
 
     def forward(self, inputs: dict[str, Tensor]) -> Embedded:
-        """Look everything up."""
+        """Embed all inputs of a batch."""
         items = self.item(_candidate_first(inputs["item"], inputs["history"]))
         kinds = self.kind(_candidate_first(inputs["kind"], inputs["history_kind"]))
         both = torch.cat([items, kinds], dim=-1)
@@ -90,7 +91,7 @@ class Embeddings(nn.Module):
 
 
 class LocalActivation(nn.Module):
-    """Scores what each entry of a history means to the candidate, both of width ``width``.
+    """Scores how relevant each history entry is to the candidate, both of width ``width``.
 
     Examples
     --------
@@ -110,12 +111,12 @@ class LocalActivation(nn.Module):
 
 
 class DIN(nn.Module):
-    """A deep interest network: the history, weighted by what it means to the candidate.
+    """A deep interest network: the history, weighted by its relevance to the candidate.
 
     Parameters
     ----------
     layout : Layout
-        What the inputs hold.
+        Description of the inputs.
     dim : int
         Width of one embedding.
     hidden : sequence of int
@@ -153,7 +154,7 @@ class DIN(nn.Module):
 
 
 def blank_inputs(layout: Layout, samples: int, length: int) -> dict[str, Tensor]:
-    """Return inputs of some samples with histories of one length, all zero.
+    """Return all-zero inputs of ``samples`` samples with histories of one length.
 
     Examples
     --------
@@ -171,7 +172,7 @@ def blank_inputs(layout: Layout, samples: int, length: int) -> dict[str, Tensor]
 
 
 def _embedding(size: int, dim: int) -> nn.Embedding:
-    """Return a small random embedding whose first row stays zero."""
+    """Return an embedding with small random weights whose first row stays zero."""
     weight = INITIAL_SCALE * torch.randn(size, dim)
     weight[0] = 0
     return nn.Embedding.from_pretrained(weight, freeze=False, padding_idx=0)

@@ -22,7 +22,7 @@ class OneHotFTTransformer(nn.Module):
     Parameters
     ----------
     numbers : int
-        Count of numeric columns, which come first.
+        Number of numeric columns, which come first.
     cardinalities : sequence of int
         Number of categories of each categorical column, in order.
     outputs : int
@@ -50,7 +50,7 @@ class OneHotFTTransformer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(n, width)`` to ``(n, outputs)``."""
         numbers, *one_hot = x.split([self.numbers, *self.cardinalities], dim=-1)
-        # A category that was never seen is all zeros: it gets the last id of its column.
+        # An unseen category is encoded as all zeros: it gets the last id of its column.
         ids = [torch.cat([b, 1.0 - b.sum(-1, keepdim=True)], -1).argmax(-1) for b in one_hot]
         return self.transformer(
             numbers if self.numbers else None, torch.stack(ids, dim=-1) if ids else None

@@ -1,9 +1,9 @@
 """A causal language model that compares two answers, trained by DPO (Rafailov et al., 2023).
 
 Its output is the margin β [(log π(first) − log π(second)) − (log ρ(first) − log ρ(second))], where
-π is the model and ρ the reference: the same model before training. The log-odds that the first
-answer is preferred are this margin, so binary cross-entropy of it is the DPO loss. What the
-reference says of an answer never changes; it is computed once and kept.
+π is the model and ρ the reference: the same model before training. This margin is the log-odds that
+the first answer is preferred, so its binary cross-entropy is the DPO loss. The outputs of the
+reference never change; they are computed once and cached.
 """
 
 import copy
@@ -27,22 +27,22 @@ SMALL_LM = Path(__file__).parent / "weights" / "small_lm"
 """The model that ships with the package, trained by ``data_scripts/train_small_lm.py``."""
 
 BETA = 0.5
-"""How far the model may move from the reference."""
+"""The β of DPO: the larger it is, the closer the model stays to the reference."""
 
 RANK, ALPHA = 4, 8.0
 MOST_TOKENS = 512
-"""Tokens of a prompt and an answer, half of them each, unless the tokenizer asks for fewer; prompts
-lose their beginning, answers their end."""
+"""Maximum tokens of a prompt and an answer, half for each, unless the tokenizer's limit is lower.
+Long prompts lose their beginning, long answers their end."""
 
 LOGITS_AT_ONCE = {"cpu": 2**25, "cuda": 2**28}
-"""Logits of pairs that are held at once (128 MB, and 1 GB on CUDA)."""
+"""Maximum number of logits of pairs held at once (128 MB, and 1 GB on CUDA)."""
 
 TOGETHER = {"cpu": 8, "cuda": 64}
-"""Pairs of like length that are compared at once: few are padded little, and fit into the cache."""
+"""Pairs of similar length per batch: a small batch needs little padding and fits into the cache."""
 
 AT_ONCE, REFERENCE_LOGITS = 64, 2**28
-"""Answers that the reference reads at once, and the logits these may have: 512 tokens of each fit,
-but for a large vocabulary."""
+"""Answers per batch of the reference, and the maximum number of their logits. 64 answers of 512
+tokens fit, unless the vocabulary is large."""
 
 
 def transformers() -> ModuleType:
@@ -55,7 +55,7 @@ def transformers() -> ModuleType:
     """
     try:
         with warnings.catch_warnings():
-            # Nothing here shows a progress bar, so a notebook needs no widgets for one.
+            # No progress bar is shown here, so a notebook needs no widgets.
             warnings.filterwarnings("ignore", message="IProgress not found")
             importlib.import_module("tqdm.auto")
             return importlib.import_module("transformers")
@@ -67,18 +67,18 @@ def transformers() -> ModuleType:
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer to a prompt in tokens, and what the reference says of it.
+    """A tokenised answer to a prompt, and the outputs of the reference for it.
 
     Attributes
     ----------
     ids : Tensor
         Token ids of prompt and answer.
     start : int
-        Where the answer begins.
+        Index of the first token of the answer.
     log_probability : float
         Log-probability of the answer given the prompt, in nats, summed over its tokens.
     meaning : Tensor
-        Mean of the last hidden states over the answer.
+        Mean of the last hidden states over the tokens of the answer.
     """
 
     ids: Tensor
@@ -88,24 +88,24 @@ class Answer:
 
     @property
     def surprise(self) -> float:
-        """Nats a token of the answer."""
+        """Negative log-probability per token of the answer, in nats."""
         return -self.log_probability / (len(self.ids) - self.start)
 
 
 class Reference:
-    """A language model before training; looks every answer up once.
+    """A language model before training; evaluates every answer once.
 
     Parameters
     ----------
     name : str or path
-        A folder or a name on the hub.
+        A folder or a name on the Hugging Face hub.
     turns : callable
-        Reads the messages (``role`` and ``content``) of a prompt.
+        Splits a prompt into messages (``role`` and ``content``).
 
     Raises
     ------
     DemixError
-        If transformers is not installed or there is no such model.
+        If transformers is not installed or the model cannot be loaded.
     """
 
     def __init__(self, name: str | Path, turns: Callable[[str], list[dict[str, str]]]):
@@ -124,15 +124,15 @@ class Reference:
         self._known: dict[tuple[str, str], Answer] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the name alone: whoever reads it looks everything up again."""
+        """Pickle name and prompt reader only; the cache is computed again after loading."""
         return reference_of, (self.name, self.turns)
 
     def look_up(self, prompts: Sequence[str], answers: Sequence[str]) -> list[Answer]:
-        """Return answers in tokens and what the model says of them, each computed once."""
+        """Return tokenised answers with the outputs of the model, each computed once."""
         pairs = list(zip(prompts, answers, strict=True))
         fresh = [pair for pair in dict.fromkeys(pairs) if pair not in self._known]
         tokens = self._tokenize(fresh)
-        # Answers of like length side by side: little is padded.
+        # Batches of answers of similar length need little padding.
         order = sorted(range(len(fresh)), key=lambda row: len(tokens[row][0]))
         longest = max((len(ids) for ids, _ in tokens), default=1)
         size = min(AT_ONCE, max(1, REFERENCE_LOGITS // (longest * self.model.config.vocab_size)))
@@ -142,7 +142,7 @@ class Reference:
         return [self._known[pair] for pair in pairs]
 
     def _tokenize(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[Tensor, int]]:
-        """Return token ids of prompt and answer, and where the answer begins."""
+        """Return token ids of prompt and answer, and the index where the answer begins."""
         if not pairs:
             return []
         half = min(MOST_TOKENS, self.tokenizer.model_max_length) // 2
@@ -158,7 +158,7 @@ class Reference:
         return found
 
     def _open(self, prompt: str) -> str:
-        """Write a dialogue up to where the answer begins, in the words of the model."""
+        """Write a dialogue up to the start of the answer, in the chat format of the model."""
         turns = self.turns(prompt)
         if self.tokenizer.chat_template is None:
             said = "\n\n".join(f"{turn['role'].title()}: {turn['content']}" for turn in turns)
@@ -168,7 +168,7 @@ class Reference:
     @torch.no_grad()
     def _score(self, pairs: list[tuple[str, str]], tokens: list[tuple[Tensor, int]]) -> None:
         place = next(self.model.parameters()).device
-        # To the right of a token stands nothing that reaches it: any padding will do.
+        # Attention is causal: padding on the right reaches no token, so its value is irrelevant.
         ids = nn.utils.rnn.pad_sequence([t for t, _ in tokens], batch_first=True).to(place)
         span = torch.tensor([[start, len(t)] for t, start in tokens], device=place)
         length = ids.shape[1]
@@ -188,9 +188,9 @@ def reference_of(name: str | Path, turns: Callable[[str], list[dict[str, str]]])
 
 
 def _announced(language_model: Any, asked: Tensor, **inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Run a language model; return logits of the asked tokens and the last states of all.
+    """Return the logits at the ``asked`` positions and the last hidden states of all positions.
 
-    Only what announces a token of an answer goes through the output layer.
+    Only positions that predict a token of an answer go through the output layer.
     """
     states: list[Tensor] = []
 
@@ -206,7 +206,7 @@ def _announced(language_model: Any, asked: Tensor, **inputs: Tensor) -> tuple[Te
 
 
 def within(span: Tensor, length: int) -> Tensor:
-    """Tell which positions belong to the answers, shape ``(n, length)``.
+    """Return a mask of the positions inside each ``[start, end)`` span, shape ``(n, length)``.
 
     Examples
     --------
@@ -220,7 +220,8 @@ def within(span: Tensor, length: int) -> Tensor:
 def answer_log_probability(logits: Tensor, ids: Tensor, span: Tensor) -> Tensor:
     """Sum the log-probabilities of the tokens of every answer, shape ``(n,)``.
 
-    ``logits`` are those of the tokens that announce one of an answer, behind each other.
+    ``logits`` are those of the positions that predict a token of an answer, concatenated over the
+    rows.
 
     Examples
     --------
@@ -237,9 +238,9 @@ def answer_log_probability(logits: Tensor, ids: Tensor, span: Tensor) -> Tensor:
 class PreferenceLM(nn.Module):
     """Compares two answers: the DPO margin of the first over the second.
 
-    Both answers stand in one sequence behind their prompt, which is thus read once; an answer
-    looks back at the prompt and at itself, but not at the other one. So the causal language model
-    has to take a mask of queries and keys; what it does not train is shared with its copies.
+    Both answers follow their prompt in one sequence, so that the prompt is read once. An answer
+    attends to the prompt and to itself, but not to the other answer; so the causal language model
+    must accept a mask over queries and keys. Frozen parameters are shared between copies.
     """
 
     def __init__(self, language_model: nn.Module):
@@ -247,14 +248,14 @@ class PreferenceLM(nn.Module):
         self.language_model: Any = language_model
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "PreferenceLM":
-        """Copy what is trained; share what is frozen."""
+        """Copy trainable parameters; share frozen ones."""
         copied = copy.deepcopy(
             self.language_model, memo | {id(p): p for p in self.parameters() if not p.requires_grad}
         )
         return PreferenceLM(copied).train(self.training)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "PreferenceLM":
-        """Move or convert it alone: what is frozen stays where other models share it."""
+        """Move or convert this model only, not the frozen tensors shared with other models."""
         before = torch.__future__.get_overwrite_module_params_on_conversion()
         torch.__future__.set_overwrite_module_params_on_conversion(True)
         try:
@@ -264,13 +265,13 @@ class PreferenceLM(nn.Module):
 
     @staticmethod
     def lengths(inputs: dict[str, Tensor]) -> Tensor:
-        """Tell how many tokens each pair has: pairs of like length go together cheaply."""
+        """Return the number of tokens of each pair, to batch pairs of similar length."""
         return inputs["ends"][:, -1]
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
         """Map a batch of n pairs to their margins, ``(n, 1)``, see :func:`pair_inputs`."""
         if torch.is_grad_enabled() and not self.training:
-            return self._margin(inputs)  # whoever asks for gradient factors has sorted the pairs
+            return self._margin(inputs)  # for gradient factors, the caller has sorted the pairs
         order = self.lengths(inputs).argsort(stable=True)
         each = inputs["ids"].shape[1] * self.language_model.config.vocab_size
         kind = order.device.type
@@ -281,7 +282,7 @@ class PreferenceLM(nn.Module):
     def _margin(self, inputs: dict[str, Tensor]) -> Tensor:
         ids, ends = inputs["ids"][:, : int(inputs["ends"].max())], inputs["ends"]
         kind = next(self.language_model.parameters()).dtype
-        # The last token of the prompt and those behind it announce a token of an answer each.
+        # The last token of the prompt and all later ones each predict a token of an answer.
         asked = within(torch.stack([ends[:, 0] - 1, ends[:, 2]], dim=1), ids.shape[1])
         logits = _announced(
             self.language_model,
@@ -294,14 +295,14 @@ class PreferenceLM(nn.Module):
 
 
 def _positions(ends: Tensor, length: int) -> Tensor:
-    """Count the tokens as if each answer stood behind the prompt alone, shape ``(n, length)``."""
+    """Return position ids as if each answer followed the prompt alone, shape ``(n, length)``."""
     place = torch.arange(length, device=ends.device)
     prompt, first, _ = ends.T[..., None]
     return torch.where(place < first, place, place - (first - prompt))
 
 
 def _visible(ends: Tensor, length: int, kind: torch.dtype) -> Tensor:
-    """Return 0 where a token sees another and the lowest number elsewhere, ``(n, 1, S, S)``."""
+    """Return the additive attention mask ``(n, 1, S, S)``: 0 if visible, else the minimum."""
     place = torch.arange(length, device=ends.device)
     prompt, first, _ = ends.T[..., None, None]
     other = (place[:, None] >= first) & (place >= prompt) & (place < first)
@@ -312,14 +313,14 @@ def _visible(ends: Tensor, length: int, kind: torch.dtype) -> Tensor:
 
 
 def log_ratio(logits: Tensor, asked: Tensor, inputs: dict[str, Tensor]) -> Tensor:
-    """Return how much likelier the first answers are than the second ones, in nats, ``(n,)``.
+    """Return the log-probability of first minus that of second answers, in nats, ``(n,)``.
 
     Parameters
     ----------
     logits : Tensor
-        Those of the tokens that announce one of an answer, behind each other.
+        Logits of the positions that predict a token of an answer, concatenated over the rows.
     asked : Tensor
-        Which tokens these are, ``(n, S)``.
+        Mask of these positions, ``(n, S)``.
     inputs : dict
         See :func:`pair_inputs`.
 
@@ -337,24 +338,26 @@ def log_ratio(logits: Tensor, asked: Tensor, inputs: dict[str, Tensor]) -> Tenso
     prompt, first, _ = inputs["ends"].T
     each = -F.cross_entropy(likely, inputs["next"][rows, places], reduction="none")
     each = torch.where(places < first[rows], each, -each)
-    # What the end of the prompt says of the second answer, it says against the same odds.
+    # The end of the prompt also predicts the first token of the second answer: subtract it.
     opening = likely[places + 1 == prompt[rows]].log_softmax(1)
     against = opening.gather(1, inputs["other"][:, None])[:, 0]
     return each.new_zeros(len(prompt)).index_add(0, rows, each) - against
 
 
 def pair_inputs(first: Sequence[Answer], second: Sequence[Answer]) -> dict[str, Tensor]:
-    """Return what :class:`PreferenceLM` reads of pairs of answers.
+    """Return the inputs of :class:`PreferenceLM` for pairs of answers.
 
     Returns
     -------
     dict
-        Token ids of prompt, first and second answer behind each other, ``(n, S)``, but for the last
-        of each answer, which announces nothing; ``next``, the token that follows each in its
-        answer, and ``other``, the one that begins the second answer, ``(n,)``; where each of the
-        three ends, ``(n, 3)``; ``reference``, how much likelier the first answer is to the
-        reference, ``(n,)``; and ``meaning``, the difference of their hidden states,
-        ``(n, width)``.
+        - ``ids``: token ids of prompt, first and second answer, concatenated, ``(n, S)``, without
+          the last token of each answer, which predicts nothing;
+        - ``next``: the token that follows each of these, ``(n, S)``;
+        - ``other``: the first token of the second answer, ``(n,)``;
+        - ``ends``: where prompt, first and second answer end, ``(n, 3)``;
+        - ``reference``: the log-probability of the first minus the second answer under the
+          reference, ``(n,)``;
+        - ``meaning``: the difference of their hidden states, ``(n, width)``.
     """
     pairs = list(zip(first, second, strict=True))
     gaps = [one.log_probability - other.log_probability for one, other in pairs]
@@ -374,9 +377,9 @@ def pair_inputs(first: Sequence[Answer], second: Sequence[Answer]) -> dict[str, 
 
 
 class LowRank(nn.Module):
-    """A frozen linear layer with a trained correction of low rank (LoRA; Hu et al., 2022).
+    """A frozen linear layer with a trainable low-rank correction (LoRA; Hu et al., 2022).
 
-    The correction is zero before training, and counts ``ALPHA / RANK`` times.
+    The correction is zero before training and scaled by ``ALPHA / RANK``.
 
     Examples
     --------
@@ -395,7 +398,7 @@ class LowRank(nn.Module):
         self.scale = ALPHA / RANK
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply the layer and its correction, as one matrix where they have one precision."""
+        """Apply the layer and its correction, merged into one matrix if their dtypes agree."""
         if self.base.weight.dtype == self.down.dtype:
             together = self.base.weight + (self.scale * self.up) @ self.down
             return F.linear(x, together, self.base.bias)
@@ -403,10 +406,10 @@ class LowRank(nn.Module):
         return self.base(x) + correction.to(x.dtype)
 
     def sample_gradients(self, x: Tensor, g: Tensor) -> Tensor:
-        """Return the gradients of all samples from inputs and output gradients, ``(n, P)``.
+        """Return per-sample gradients from inputs and output gradients, ``(n, P)``.
 
-        The gradient of ``up`` is transposed: products with few rows are faster than with few
-        columns, and whoever multiplies gradients only needs one order in all of them.
+        The gradient of ``up`` is transposed: products with few rows are faster than those with few
+        columns, and inner products only need the same order of entries in all samples.
         """
         x, g = x.to(self.down.dtype), g.to(self.down.dtype)
         down = (self.scale * self.up).T @ g.mT @ x
@@ -415,10 +418,10 @@ class LowRank(nn.Module):
 
 
 def with_adapters(language_model: nn.Module) -> nn.Module:
-    """Return the model with a :class:`LowRank` around every linear layer but the output.
+    """Return the model with a :class:`LowRank` around every linear layer except the output.
 
-    What follows the blocks (the last norm) is trained, too: it says how sure the model is. The
-    frozen weights are shared with the given model.
+    What follows the blocks (the last norm) is trained, too, since it sets how confident the model
+    is. The frozen weights are shared with the given model.
     """
     adapted = _sharing(language_model)
     head = adapted.get_output_embeddings()
@@ -430,7 +433,7 @@ def with_adapters(language_model: nn.Module) -> nn.Module:
 
 
 def with_trained_block(language_model: nn.Module) -> nn.Module:
-    """Return the model with its last block and what follows it trained, all else shared."""
+    """Return the model with its last block and what follows trainable, all else shared."""
     opened = _sharing(language_model)
     blocks = max((m for m in opened.modules() if isinstance(m, nn.ModuleList)), key=len)
     blocks[-1] = copy.deepcopy(blocks[-1]).requires_grad_(True)
@@ -444,7 +447,7 @@ def _sharing(module: nn.Module) -> Any:
 
 
 def _train_ending(language_model: Any) -> None:
-    """Train what stands beside blocks and embeddings: the norm before the output."""
+    """Make everything but blocks and embeddings trainable: the norm before the output."""
     base = language_model.base_model
     for name, module in base.named_children():
         if not isinstance(module, nn.ModuleList | nn.Embedding):

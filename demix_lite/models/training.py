@@ -1,4 +1,4 @@
-"""Training a task model: short, deterministic, the same for every task."""
+"""Train a task model: short, deterministic, and the same for every task."""
 
 import copy
 from collections.abc import Callable, Iterable
@@ -15,7 +15,7 @@ LossFn = Callable[[Tensor, Tensor], Tensor]
 
 
 def resolve_device(device: str | torch.device | None) -> torch.device:
-    """Return the device asked for, or the CPU; raise :class:`DemixError` when it is not there.
+    """Return the requested device, by default the CPU; raise :class:`DemixError` if unavailable.
 
     Examples
     --------
@@ -38,16 +38,16 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained model, and itself as it was early in training.
+    """A trained model, and a copy of it from early in training.
 
     Attributes
     ----------
     model : nn.Module
         The model after the last epoch, in evaluation mode.
     early : nn.Module
-        A copy taken after the first epoch: what is learned first, shortcuts above all.
+        A copy taken after the first epoch; it holds what is learned first, above all shortcuts.
     losses : list of float
-        Mean training loss of every epoch, each sample with its weight.
+        Mean weighted training loss of every epoch.
     """
 
     model: nn.Module
@@ -56,17 +56,17 @@ class Trained:
 
 
 def count(data: Any) -> int:
-    """Return the number of samples of a tensor or a nest of tensors."""
+    """Return the number of samples in a tensor or a nested structure of tensors."""
     return len(tree_leaves(data)[0])
 
 
 def take(data: Any, index: Any) -> Any:
-    """Select samples from a tensor or a nest of tensors."""
+    """Select samples from a tensor or a nested structure of tensors."""
     return tree_map(lambda tensor: tensor[index], data)
 
 
 def move(data: Any, device: torch.device) -> Any:
-    """Copy a tensor or a nest of tensors to a device."""
+    """Move a tensor or a nested structure of tensors to a device."""
     return tree_map(lambda tensor: tensor.to(device), data)
 
 
@@ -86,7 +86,7 @@ def fit(
     device: str | torch.device | None = None,
     after_epoch: Callable[[nn.Module], None] | None = None,
 ) -> Trained:
-    """Train ``model`` with AdamW on the weighted mean of the per-sample losses.
+    """Train ``model`` with AdamW on the mean of the weighted per-sample losses.
 
     Parameters
     ----------
@@ -95,21 +95,21 @@ def fit(
     loss_fn : callable
         ``loss_fn(outputs, targets)`` returns the loss of every sample, shape ``(n,)``.
     inputs, targets : tensors
-        Samples, the first dimension counting them.
+        Tensors, or nested structures of tensors, whose first dimension is the sample.
     weights : tensor, optional
-        Non-negative weight of every sample; one by default.
+        Non-negative weight of every sample; 1 by default.
     rows : int, optional
-        How many rows the samples stand for, where a repair left copies or dropped some: batches
-        grow or shrink so that the number of steps is that of ``rows``. As many as samples by
-        default.
+        Number of rows that the samples represent, if a repair added copies or dropped rows. The
+        batch size is scaled so that the number of steps is the same as for ``rows`` samples. By
+        default the number of samples.
     epochs, batch_size : int
-        Passes through the samples, and rows a step.
+        Passes over the samples, and rows per step.
     learning_rate, weight_decay : float
-        Of AdamW; the rate falls to zero along a cosine.
+        Settings of AdamW; the learning rate falls to zero along a cosine.
     seed : int
-        Fixes the order of the batches, and what a model with dropout draws.
+        Fixes the order of the batches and the random draws of dropout.
     device : optional
-        Where to train; see :func:`resolve_device`.
+        Device to train on; see :func:`resolve_device`.
     after_epoch : callable, optional
         Called with the model, in evaluation mode, after every epoch.
 
@@ -138,7 +138,7 @@ def fit(
     losses: list[float] = []
     early = model
     batch_size = max(1, round(batch_size * n / (rows or n)))
-    # Dropout draws from the global generator, which is to depend on, and change, nothing outside.
+    # Dropout draws from the global generator: seed it here, and restore its state afterwards.
     with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
         torch.manual_seed(seed)
         for epoch in range(epochs):
@@ -169,9 +169,9 @@ def minimise(
     weight_decay: float,
     clip: float | None = None,
 ) -> list[float]:
-    """Train in place, a step of AdamW a loss, under a one-cycle schedule; return the losses.
+    """Train in place with AdamW and a one-cycle schedule, one step per loss; return the losses.
 
-    ``losses`` are computed as they are asked for, each after the step on the one before it.
+    ``losses`` is consumed lazily: each loss is computed after the step on the previous one.
 
     Examples
     --------
@@ -199,7 +199,7 @@ def minimise(
 
 @torch.no_grad()
 def predict(model: nn.Module, inputs: Any, *, batch_size: int = 8192) -> Tensor:
-    """Return the outputs of ``model`` for all samples, on the CPU.
+    """Return the outputs of ``model`` for all samples, as a tensor on the CPU.
 
     Examples
     --------
