@@ -46,7 +46,7 @@ from demix_lite.tasks.own_table import own_table
 RESULTS = Path(__file__).resolve().parent / "results"
 LARGE = (50_000, 20)
 ROWS = 8000
-"""Number of rows with errors put in, as many as in the runs of the ledger."""
+"""Largest number of rows of a table into which errors are put, as in the runs of the ledger."""
 
 LEDGER_TABLES = ("adult", "bank", "credit", "bike")
 LESS_SEEN = ("covertype", "air")

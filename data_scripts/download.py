@@ -24,7 +24,7 @@ NETWORK_ERRORS = (OSError, http.client.HTTPException)
 
 @dataclass(frozen=True)
 class Patience:
-    """Tries per address, timeout of a try in seconds, and the first pause (it doubles)."""
+    """Tries per address, seconds without data that end a try, and the first pause (it doubles)."""
 
     attempts: int = 3
     timeout: float = 30.0

@@ -99,7 +99,7 @@ class DataDebugger(BaseEstimator):
     diagnosis_ : DataFrame
         One line per row, with the index of ``X``: probability and flag per error type, suspicious
         cells, suggested label, suggested values. If the detector cannot see an error type in this
-        table, its probabilities are missing.
+        table, its probabilities are missing, except for rows that are flagged because of a slip.
     evidence_ : list of Evidence
         How often each error type occurs, and whether the detector can see it in this table.
     shortcuts_ : list of NamedShortcut

@@ -60,8 +60,8 @@ class RecommendationTask(Task):
     kind : str
         The attribute by which items are alike; if it has several values, the last one counts.
     rules : tuple of Rule
-        Spurious rules. A rule is left out if an edition lacks its attributes, or if hardly any row
-        meets its condition.
+        Spurious rules. A rule is left out if an edition lacks its attributes, or if its condition
+        holds for hardly any row or for nearly all.
     history : int
         Largest number of items before the shown one that the model sees.
     per_user : int
@@ -109,7 +109,10 @@ class RecommendationTask(Task):
         return [name for name in known if name in frame.columns]
 
     def rules_for(self, frame: pd.DataFrame) -> tuple[Rule, ...]:
-        """Return the rules whose attributes exist and whose condition enough rows meet."""
+        """Return the rules whose attributes exist and whose condition is neither rare nor common.
+
+        It has to hold for 1 % to 90 % of the rows.
+        """
         possible = [r for r in self.rules if r.condition.keys() <= set(frame.columns)]
         return tuple(
             r for r in possible if LEAST_COVERAGE <= r.holds(frame).mean() <= MOST_COVERAGE
