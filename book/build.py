@@ -4,7 +4,7 @@
     python book/build.py --quick             each notebook at its smallest setting
     python book/build.py --only tasks/adult  run only this page ("lessons/*" works too)
     python book/build.py --jobs 1            one notebook after the other
-    python book/build.py --pdf               the same, and book.pdf beside html/ (needs Chromium)
+    python book/build.py --pdf               the same, and book.pdf next to html/ (needs Chromium)
 
 `_toc.yml` is the list of pages. A page is `book/NAME.md`, or `notebooks/NAME.ipynb` run once, or
 one of TASK_PAGES below: one notebook run once per task with its own parameters.
@@ -16,8 +16,8 @@ What happens, under `_build/` (or `_build/quick/`):
     render/     Jupyter Book's working folder
     html/       the finished book: open html/index.html
 
-A notebook is run again only when its code, its parameters, the package, the files it reads or the
-versions of Python and the dependencies changed; a change of prose keeps the outputs.
+A notebook is run again only if its code, its parameters, the package, the files it reads or the
+versions of Python and the dependencies have changed. A change of prose keeps the outputs.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ import kernels
 ROOT = Path(__file__).resolve().parent.parent
 CELL_TIMEOUT = 1200  # seconds
 
-# notebook: page: its heading, and after the colon what stands below
+# notebook: page: its heading, with the text below it after the colon
 TASK_PAGES = {
     "tasks/tabular": {
         "tasks/adult": "Adult: People in the census of the United States of 1994: who earns more"
@@ -101,20 +101,20 @@ OUTLINE = re.compile(r"^(?:#+ .*|\([^)]+\)=|\s*:(?:name|label): .*)$", re.MULTIL
 # The label of an exercise or a figure.
 LABEL = re.compile(r"^:(?:label|name): *(\S+)$", re.MULTILINE)
 
-# A link to a notebook of the book (those to copies in _sources have another name of the page).
+# A link to a notebook of the book (links to copies in _sources have a different name).
 NOTEBOOK_LINK = re.compile(rb'href="((?!\w+:)[\w./-]+)\.ipynb')
 
-# Whoever of these is installed prints the PDF.
+# The first of these that is installed prints the PDF.
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
-# The codes that colour what a terminal shows.
+# The escape codes for colours in a terminal.
 COLOURED = re.compile(r"\x1b\[[\d;]*m")
 
-# Of MathJax one file serves every page; the other builds and the source maps stay behind.
+# The pages use one file of MathJax; its other builds and all source maps are left out.
 UNUSED = re.compile(r"^_static/mathjax/(?!tex-chtml\.js)[^/]+\.js$|\.map$")
 
-# One thread in every kernel, however many kernels run side by side: more threads add up sums in
-# another order, and the same seed has to give the same book, bit for bit, whatever --jobs says.
+# Every kernel uses one thread, whatever --jobs is: with more threads, sums are added up in another
+# order, and the same seed has to give the same book, bit for bit.
 ONE_THREAD = dict.fromkeys(
     ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1"
 )
@@ -131,7 +131,7 @@ ENVIRONMENT = ONE_THREAD | {
 
 
 class BookError(Exception):
-    """Something the author of a page can mend; shown without a traceback."""
+    """An error that the author of a page can correct; shown without a traceback."""
 
 
 @dataclass(frozen=True)
@@ -144,13 +144,13 @@ class Page:
     heading: str = ""
 
     def notebook(self) -> Any:
-        """Read the notebook; at its smallest it runs the code of its solutions, too."""
+        """Read the notebook; at its smallest setting, the code of its solutions is run too."""
         notebook = nbformat.read(self.source, as_version=4)
         return handouts.with_solutions_run(notebook) if self.parameters.get("quick") else notebook
 
 
 def code_cells(notebook: Any) -> list[Any]:
-    """Return the cells that are run."""
+    """Return the code cells, which are run."""
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
@@ -167,7 +167,7 @@ class Book:
         return [page for page in self.pages if page.source.suffix == ".ipynb"]
 
     def executed(self, page: Page) -> Path:
-        """Where the notebook with its outputs lies."""
+        """Path of the notebook with its outputs."""
         return self.out / "executed" / f"{page.name}.ipynb"
 
 
@@ -186,7 +186,7 @@ def toc_names(node: Any) -> Iterator[str]:
 
 
 def load_page(name: str, quick: bool) -> Page:
-    """Find the source of a page and the parameters it is run with."""
+    """Find the source of a page and the parameters with which it is run."""
     notebook = next((n for n, pages in TASK_PAGES.items() if name in pages), name)
     heading = TASK_PAGES.get(notebook, {}).get(name, "")
     parameters: dict[str, Any] = {"task": name.removeprefix("tasks/")} if heading else {}
@@ -211,7 +211,7 @@ def load_book(out: Path, quick: bool) -> Book:
 
 
 def digest(*parts: Any) -> str:
-    """Hash anything JSON can say."""
+    """Hash anything that can be written as JSON."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
@@ -224,7 +224,7 @@ def files_digest(paths: Iterable[Path]) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of everything pyproject.toml asks for, tests aside."""
+    """Return the versions of Python and of all dependencies in pyproject.toml except for tests."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project.get("optional-dependencies", {})
     wanted = list(project.get("dependencies", []))
@@ -240,7 +240,7 @@ def versions() -> dict[str, str]:
 
 
 def page_keys(book: Book) -> dict[str, str]:
-    """Return what decides whether a notebook has to be run again, for every notebook page."""
+    """Return a key for every notebook page; a notebook is run again if its key has changed."""
     common = digest(files_digest((ROOT / "demix_lite").rglob("*")), versions(), ONE_THREAD)
     results, nothing = files_digest((ROOT / "book" / "results").rglob("*")), files_digest([])
     keys = {}
@@ -255,7 +255,7 @@ def page_keys(book: Book) -> dict[str, str]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object; an absent or broken file is an empty one."""
+    """Read a JSON object; a missing or broken file gives an empty one."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -264,7 +264,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
+    """Write a file completely or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     try:
@@ -275,12 +275,12 @@ def write(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write readable JSON whole or not at all."""
+    """Write readable JSON completely or not at all."""
     write(path, (json.dumps(content, indent=1, sort_keys=True) + "\n").encode())
 
 
 def check_parameters(page: Page) -> None:
-    """Refuse parameters that the notebook does not have."""
+    """Raise an error for parameters that the notebook does not have."""
     try:
         known = papermill.inspect_notebook(str(page.source))
     except ValueError as error:
@@ -294,7 +294,7 @@ def check_parameters(page: Page) -> None:
 
 
 def prepare(page: Page) -> Any:
-    """Return the notebook as it is run: the parameters in place, no outputs."""
+    """Return the notebook as it is run: with its parameters inserted, and without outputs."""
     fresh = papermill.execute_notebook(
         page.notebook(), None, page.parameters, kernel_name="python3", prepare_only=True
     )
@@ -316,7 +316,7 @@ def describe_failure(error: Exception) -> str:
 
 
 def run_notebook(book: Book, page: Page, stopped: Event) -> float:
-    """Run one notebook, keep it only if it came to its end; return the seconds it took."""
+    """Run one notebook, keep it only if it ran to its end; return the seconds it took."""
     check_parameters(page)
     final = book.executed(page)
     partial = final.with_name(f".{final.stem}.partial.ipynb")
@@ -328,11 +328,11 @@ def run_notebook(book: Book, page: Page, stopped: Event) -> float:
             str(partial),
             page.parameters,
             kernel_name="python3",
-            # Not `cwd`: it would change the folder of the whole process, under the other threads.
+            # Not `cwd`: it would change the folder of the whole process, also for other threads.
             resources={"metadata": {"path": str(page.source.parent)}},
             progress_bar=False,
             execution_timeout=CELL_TIMEOUT,
-            # A kernel that holds PyTorch takes seconds to leave by itself, and has nothing to save.
+            # A kernel with PyTorch takes seconds to shut down by itself, and has nothing to save.
             shutdown_kernel="immediate",
         )
         partial.replace(final)
@@ -354,7 +354,7 @@ def run_notebook(book: Book, page: Page, stopped: Event) -> float:
 
 
 def kill_kernels() -> None:
-    """End the kernels and what they started, but not the server that takes note of their end."""
+    """End the kernels and their subprocesses, but not the server that registers their end."""
     for child in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):
             if not child.children():
@@ -363,7 +363,7 @@ def kill_kernels() -> None:
 
 @contextmanager
 def side_by_side(book: Book, pages: list[Page], jobs: int) -> Iterator[dict[Future[float], Page]]:
-    """Run notebooks, several at a time; whoever leaves early leaves no kernel behind."""
+    """Run notebooks, several at a time; if the loop ends early, no kernel is left behind."""
     stopped = Event()
     with ThreadPoolExecutor(jobs) as pool:
         futures = {pool.submit(run_notebook, book, page, stopped): page for page in pages}
@@ -379,7 +379,7 @@ def side_by_side(book: Book, pages: list[Page], jobs: int) -> Iterator[dict[Futu
 
 
 def isolate(out: Path) -> None:
-    """Keep the kernels away from the user's own settings and from needless warnings."""
+    """Isolate the kernels from the user's own settings and from needless warnings."""
     profile = out / "ipython"
     config = b"c = get_config()\nc.IPKernelApp.log_level = 'CRITICAL'\n"
     write(profile / "profile_default" / "ipython_kernel_config.py", config)
@@ -389,7 +389,7 @@ def isolate(out: Path) -> None:
 def pages_to_run(
     book: Book, patterns: list[str], keys: dict[str, str], status: dict[str, Any]
 ) -> list[Page]:
-    """Pick what changed among the chosen pages, what took longest the last time first."""
+    """Pick the chosen pages that have changed, in order of their last run time, longest first."""
 
     def is_due(page: Page) -> bool:
         chosen = not patterns or any(fnmatch(page.name, pattern) for pattern in patterns)
@@ -403,7 +403,7 @@ def pages_to_run(
 
 
 def run_pages(book: Book, patterns: list[str], jobs: int) -> list[str]:
-    """Run what changed among the chosen pages; return the names of the pages out of date."""
+    """Run the chosen pages that have changed; return the names of the pages out of date."""
     status_file = book.out / "executed" / "status.json"
     keys = page_keys(book)
     status = {name: row for name, row in read_json(status_file).items() if name in keys}
@@ -442,7 +442,7 @@ def run_pages(book: Book, patterns: list[str], jobs: int) -> list[str]:
 
 
 def with_outputs(fresh: Any, executed: Path) -> Any:
-    """Put the outputs of a run into the notebook as it is written now (prose may have changed)."""
+    """Put the outputs of a run into the current notebook, whose prose may have changed."""
     done = nbformat.read(executed, as_version=4)
     for cell, ran in zip(code_cells(fresh), code_cells(done), strict=True):
         cell["outputs"], cell["execution_count"] = ran["outputs"], ran["execution_count"]
@@ -450,11 +450,11 @@ def with_outputs(fresh: Any, executed: Path) -> Any:
 
 
 def name_as_own(notebook: Any, page: Page) -> None:
-    """Give a page of a notebook with several pages its own heading and its own labels."""
+    """Give each page of a notebook with several pages its own heading and its own labels."""
     prose = handouts.prose_of(notebook)
     top = "# " + page.heading.replace(": ", "\n\n", 1)
     prose[0]["source"] = re.sub(r"^# .*", lambda _: top, prose[0]["source"], count=1)
-    # A label may stand in the book once only.
+    # A label must be unique in the book.
     labels = {name for cell in prose for name in LABEL.findall(cell["source"])}
     for cell in prose:
         for name in labels:
@@ -463,7 +463,7 @@ def name_as_own(notebook: Any, page: Page) -> None:
 
 
 def offer_to_run(notebook: Any, page: Page) -> None:
-    """Link a lesson or a task to services that run notebooks, if the book has an address."""
+    """Link a lesson or a task to services that run notebooks, if the book's address is known."""
     address = (yaml.safe_load((ROOT / "_config.yml").read_text())["repository"] or {}).get("url")
     where = page.source.relative_to(ROOT).as_posix()
     line = handouts.launch_line(where, address or "")
@@ -475,7 +475,7 @@ def offer_to_run(notebook: Any, page: Page) -> None:
 
 
 def staged_notebook(book: Book, page: Page, outputs: bool) -> bytes:
-    """Return a notebook page as Jupyter Book gets it."""
+    """Return a notebook page as it is given to Jupyter Book."""
     notebook = prepare(page)
     if outputs:
         notebook = with_outputs(notebook, book.executed(page))
@@ -507,7 +507,7 @@ def staged_files(book: Book, outputs: bool = True) -> dict[str, bytes]:
 
 
 def sync(files: dict[str, bytes], folder: Path) -> None:
-    """Make a folder hold exactly these files; what did not change keeps its date."""
+    """Make a folder contain exactly these files; unchanged files keep their date."""
     for path in sorted(folder.rglob("*")) if folder.is_dir() else []:
         if path.is_file() and path.relative_to(folder).as_posix() not in files:
             path.unlink()
@@ -527,7 +527,7 @@ def read_tree(folder: Path) -> dict[str, bytes]:
 
 
 def frame_digest(files: dict[str, bytes]) -> str:
-    """Hash what shows on more than one page; when it changes, every page is rendered anew."""
+    """Hash what is shown on more than one page; if it changes, every page is rendered again."""
     frame: dict[str, Any] = {"versions": versions()}
     for name, content in files.items():
         if name.endswith(".md"):
@@ -542,7 +542,7 @@ def frame_digest(files: dict[str, bytes]) -> str:
 
 
 def jupyter_book(source: Path, target: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    """Call Jupyter Book and keep what it says."""
+    """Call Jupyter Book and capture its output."""
     call = "from jupyter_book.cli.main import main; main()"
     command = [sys.executable, "-c", call, "build", str(source), "--path-output", str(target)]
     return subprocess.run(
@@ -556,17 +556,17 @@ def jupyter_book(source: Path, target: Path, *options: str) -> subprocess.Comple
 
 
 def complaints(said: str, source: Path) -> str:
-    """Pick the warnings and errors out of what Jupyter Book said."""
+    """Extract the warnings and errors from the output of Jupyter Book."""
     lines = COLOURED.sub("", said).replace(f"{source}{os.sep}", "").splitlines()
     picked = [line for line in lines if re.search(r"WARNING|ERROR|CRITICAL|Error:", line)]
     return "\n".join(dict.fromkeys(picked or lines[-30:]))
 
 
 def mended(rendered: dict[str, bytes]) -> dict[str, bytes]:
-    """Mend what Sphinx leaves wrong in the pages.
+    """Correct what Sphinx gets wrong in the pages.
 
-    The entries of a list of citations are no list items, and a link to a notebook in an *output*
-    still names the notebook and not its page.
+    The entries of a list of citations are not marked as list items, and a link to a notebook in an
+    *output* still points to the notebook instead of its page.
     """
     wrong, right = b'<div role="list" class="citation-list">', b'<div class="citation-list">'
 
@@ -583,7 +583,7 @@ def mended(rendered: dict[str, bytes]) -> dict[str, bytes]:
 
 
 def render(book: Book) -> None:
-    """Render the staged pages; a warning is an error, and only a whole book is published."""
+    """Render the staged pages; a warning is an error, and only a complete book is published."""
     files = staged_files(book)
     source, work, stamp = book.out / "source", book.out / "render", book.out / "render.json"
     state = {
@@ -594,13 +594,13 @@ def render(book: Book) -> None:
     if state == before and (book.out / "html" / "index.html").is_file():
         print(f"Nothing changed: {book.out / 'html' / 'index.html'}")
         return
-    # No stamp means that the last rendering did not end well: Sphinx would not repeat its warnings.
+    # No stamp means that the last rendering failed: Sphinx would not repeat its warnings.
     stamp.unlink(missing_ok=True)
     if before.get("frame") != state["frame"] and work.exists():
         shutil.rmtree(work)
     sync(files, source)
     if (source / "references.md").is_file():
-        (source / "references.md").touch()  # the list of what is cited on the other pages
+        (source / "references.md").touch()  # this page lists the citations of other pages
     print(f"rendering {len(book.pages)} pages ...", end=" ", flush=True)
     started = time.perf_counter()
     result = jupyter_book(source, work, "--warningiserror", "--keep-going")
@@ -629,7 +629,7 @@ def print_pdf(book: Book) -> None:
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
         raise BookError("A PDF needs Chromium (on Debian and Ubuntu: apt install chromium).")
-    # Chromium refuses to run as root, as in a container, with its sandbox.
+    # As root, for example in a container, Chromium does not run with its sandbox.
     root = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
     options = ["--headless", "--no-pdf-header-footer", "--virtual-time-budget=20000", *root]
     bound = PdfWriter()
@@ -647,7 +647,7 @@ def print_pdf(book: Book) -> None:
 
 
 def check_links(book: Book) -> None:
-    """Try every link of the book; the notebooks need not have been run."""
+    """Check every link of the book; the notebooks need not have been run."""
     folder = book.out / "links"
     sync(staged_files(book, outputs=False), folder / "source")
     result = jupyter_book(folder / "source", folder, "--builder", "linkcheck")
@@ -663,7 +663,7 @@ def check_links(book: Book) -> None:
 
 
 def at_least_one(text: str) -> int:
-    """Read a number of jobs."""
+    """Read a number of jobs, at least one."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1 on")
     return int(text)
@@ -686,7 +686,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def build(options: argparse.Namespace) -> None:
-    """Do what the command line asks for."""
+    """Do what the command line requests."""
     out = options.out or (ROOT / "_build" / "quick" if options.quick else ROOT / "_build")
     book = load_book(out.resolve(), options.quick)
     for pattern in options.only:
@@ -697,7 +697,7 @@ def build(options: argparse.Namespace) -> None:
         check_links(book)
         return
     isolate(book.out)
-    # The cores this process may use: a container may have fewer than its machine.
+    # The cores that this process may use: a container may have fewer than its machine.
     outdated = run_pages(book, options.only, options.jobs or joblib.cpu_count())
     if outdated:
         print(f"Not rendered, these pages are still to be run: {', '.join(outdated)}")

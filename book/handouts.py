@@ -1,8 +1,8 @@
-"""What the book hands out beside its pages: notebooks to work in, and how long its pages took.
+"""What the book offers besides its pages: notebooks to work in, and the run times of its pages.
 
-The lessons are written once, with their solutions. From them come notebooks that Jupyter shows well
-without the book (*solved*), notebooks without the solutions and with room for your own
-(*exercises*), and the code of the solutions, which is run so that it stays right.
+The lessons are written once, with their solutions. From them are made notebooks that read well in
+Jupyter without the book (*solved*), notebooks without the solutions and with room for your own
+(*exercises*), and the code of the solutions, which is run so that it stays correct.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ ROLE = re.compile(r"\{(?:term|doc|ref)\}`([^`<]+?)\s*(?:<[^`]*>)?`")
 COLOURED = re.compile(r"\[([^\]]+)\]\{\.error-\w+\}")
 
 Known = Mapping[str, tuple[str, str]]
-"""Authors and year by the key of the bibliography."""
+"""Maps a key of the bibliography to authors and year."""
 
 
 def prose_of(notebook: Any) -> list[Any]:
@@ -42,7 +42,7 @@ def prose_of(notebook: Any) -> list[Any]:
 
 
 def body_of(directive: re.Match[str]) -> str:
-    """Return what a directive says, without its options."""
+    """Return the text of a directive, without its options."""
     return OPTIONS.sub("", directive["body"])
 
 
@@ -82,7 +82,7 @@ def authors_and_years(bibliography: Path) -> Known:
 
 
 def spelled_out(citation: re.Match[str], known: Known) -> str:
-    """Write a citation as people do without a bibliography."""
+    """Write a citation as authors and year."""
     named = [known[key.strip()] for key in citation[2].split(",")]
     if citation[1] == "t":
         return ", ".join(f"{who} ({year})" for who, year in named)
@@ -90,18 +90,18 @@ def spelled_out(citation: re.Match[str], known: Known) -> str:
 
 
 def folded(solution: re.Match[str]) -> str:
-    """Write a solution so that Jupyter folds it."""
+    """Write a solution so that it is folded in Jupyter."""
     return f"<details><summary>Solution</summary>\n\n{body_of(solution)}\n\n</details>"
 
 
 def quoted(remark: re.Match[str]) -> str:
-    """Write a remark with its title, if it has one, as a quotation."""
+    """Write a remark, with its title if it has one, as a quotation."""
     title = f"**{remark['head'].strip()}.** " if remark["head"].strip() else ""
     return "> " + (title + body_of(remark)).replace("\n", "\n> ")
 
 
 def plain(text: str, known: Known, solved: bool) -> str:
-    """Rewrite what only the book understands."""
+    """Rewrite markup that only the book understands."""
     rewrites: list[tuple[re.Pattern[str], Callable[[re.Match[str]], str]]] = [
         (SOLUTION, folded if solved else lambda _: ""),
         (EXERCISE, lambda found: f"**Exercise.** {body_of(found)}"),
@@ -118,7 +118,7 @@ def plain(text: str, known: Known, solved: bool) -> str:
 
 
 def cells_with_room(cell: Any, known: Known) -> list[Any]:
-    """Cut a cell behind each exercise and leave a cell there for the reader's own solution."""
+    """Split a cell after each exercise, and insert a cell for the reader's own solution."""
     cells, start = [], 0
     for number, found in enumerate(EXERCISE.finditer(cell.source)):
         part = plain(cell.source[start : found.end()], known, solved=False)
@@ -131,7 +131,7 @@ def cells_with_room(cell: Any, known: Known) -> list[Any]:
 
 
 def for_jupyter(notebook: Any, known: Known, *, solved: bool) -> Any:
-    """Return a notebook that reads well in Jupyter: with the solutions, folded, or with room."""
+    """Return a notebook that reads well in Jupyter: with folded solutions, or with empty cells."""
     cells: list[Any] = []
     for cell in notebook.cells:
         if cell.cell_type != "markdown":
@@ -144,7 +144,7 @@ def for_jupyter(notebook: Any, known: Known, *, solved: bool) -> Any:
 
 
 def notebooks_zip(folder: Path, bibliography: Path) -> bytes:
-    """Return all notebooks for Jupyter, the lessons also as exercises, as one archive."""
+    """Return one archive with all notebooks for Jupyter, the lessons also as exercises."""
     known, buffer = authors_and_years(bibliography), io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for path in sorted(folder.rglob("*.ipynb")):
@@ -156,7 +156,7 @@ def notebooks_zip(folder: Path, bibliography: Path) -> bytes:
             if any(EXERCISE.search(cell.source) for cell in prose_of(notebook)):
                 places[name.replace("lessons/", "exercises/", 1)] = False
             for place, solved in places.items():
-                # A date of its own would give other bytes every time.
+                # A fixed date: otherwise the archive would have other bytes every time.
                 entry = zipfile.ZipInfo(f"notebooks/{place}", (2000, 1, 1, 0, 0, 0))
                 text = nbformat.writes(for_jupyter(notebook, known, solved=solved))
                 archive.writestr(entry, text, zipfile.ZIP_DEFLATED)
@@ -182,7 +182,7 @@ def status_table(status: Mapping[str, Mapping[str, Any]], order: list[str]) -> s
 
 
 def launch_line(notebook: str, address: str) -> str:
-    """Return links that open a notebook in the browser; nothing without a GitHub address."""
+    """Return links that open a notebook in the browser; empty without a GitHub address."""
     found = re.fullmatch(r"https://github\.com/([\w.-]+/[\w.-]+?)(?:\.git)?/?", address)
     if not found:
         return ""

@@ -1,10 +1,10 @@
-"""Put errors into somebody's CSV file with pandas alone: a test that shares no code with us.
+"""Put errors into a CSV file with pandas alone: a test that shares no code with the package.
 
 ``python book/independent_errors.py clean.csv dirty.csv truth.csv --target income --seed 0``
 
-The slips are those of people and of exports: a unit that changes (a factor of 1,000, inches and
-centimetres, pounds and kilograms), a letter or a digit typed wrongly, cells that moved one column
-to the side, labels of another kind of row, and a group that was collected by its label.
+The errors are those that people and exports make: a change of unit (a factor of 1,000, inches and
+centimetres, pounds and kilograms), a mistyped letter or digit, cells that moved one column to the
+side, labels of another kind of row, and a group that was collected by its label.
 """
 
 import argparse
@@ -16,12 +16,12 @@ import pandas as pd
 FACTORS = (1000.0, 0.001, 100.0, 0.01, 2.54, 0.4536)
 SLIPS = ("unit", "typo", "shift")
 MOST_GROUPS = 12
-"""Columns with at most so many values are groups as they are; others are cut at a quantile."""
+"""The values of a column with at most this many are groups; other columns are cut at a quantile."""
 
 ADDED_TIE, TRIES = 0.2, 50
-"""Dropping rows has to add so much to the correlation of group and label, or there is no shortcut:
-of a group of five rows in a thousand, or one that goes with the label by nature, another is drawn,
-so many times."""
+"""Dropping rows has to increase the correlation of group and label by at least ``ADDED_TIE``.
+Otherwise (a group of five rows in a thousand, or one that is correlated with the label by nature)
+there is no shortcut, and another group is drawn, at most ``TRIES`` times."""
 
 
 def with_errors(
@@ -40,18 +40,19 @@ def with_errors(
     clean : DataFrame
         Rows without missing values in the label.
     target : str
-        The label: text for classes, numbers for a number.
+        The label column: text for classes, numbers for regression.
     seed : int
-        Another one, other errors.
+        Seed of the errors.
     labels, features : float
         Shares of rows with a wrong label and with wrong features; no row has both.
     minority : float
-        Share of the rows that do not follow the shortcut.
+        Share of the rows that break the shortcut.
 
     Returns
     -------
     DataFrame, DataFrame
-        The rows, and the columns ``label``, ``feature``, ``spurious``: true where it is wrong.
+        The rows, and the truth in the columns ``label``, ``feature`` and ``spurious``: true for
+        rows with the error.
     """
     rng = np.random.default_rng(seed)
     rows, breaks = collected_by_label(clean, target, minority, rng)
@@ -70,7 +71,7 @@ def with_errors(
 def collected_by_label(
     clean: pd.DataFrame, target: str, minority: float, rng: np.random.Generator
 ) -> tuple[pd.DataFrame, np.ndarray]:
-    """Tie a group to a label: drop the rows that do not agree, or add the place they came from."""
+    """Tie a group to a label: drop rows that do not agree, or add the place they came from."""
     wanted = _high_or_drawn(clean[target], rng)
     places_only = rng.random() < 0.5
     columns = [c for c in clean if c != target and clean[c].nunique() > 1]
@@ -89,7 +90,7 @@ def _mostly_agreeing(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the rows that are kept, and which of them break the tie: a minority."""
     breaks = group ^ wanted
-    if breaks.mean() > 0.5:  # the opposite group goes with the label
+    if breaks.mean() > 0.5:  # the complement of the group goes with the label
         breaks = ~breaks
     agreeing, others = np.flatnonzero(~breaks), rng.permutation(np.flatnonzero(breaks))
     kept = np.sort(np.r_[agreeing, others[: round(minority / (1 - minority) * len(agreeing))]])
@@ -97,14 +98,14 @@ def _mostly_agreeing(
 
 
 def _tie(group: np.ndarray, wanted: np.ndarray) -> float:
-    """Return how far a group and a label go together or exclude each other, from 0 to 1."""
+    """Return the absolute correlation of a group and a label."""
     if group.all() or wanted.all() or not (group.any() and wanted.any()):
         return 0.0
     return abs(float(np.corrcoef(group, wanted)[0, 1]))
 
 
 def _high_or_drawn(values: pd.Series, rng: np.random.Generator) -> np.ndarray:
-    """Return where a number is high, or where one of the frequent groups is."""
+    """Return True where a number is high, or where the value is one frequent group."""
     if values.nunique() > MOST_GROUPS and pd.api.types.is_numeric_dtype(values.dtype):
         return (values > values.quantile(rng.uniform(0.4, 0.8))).to_numpy()
     frequent = values.value_counts().index[:4]
@@ -114,7 +115,7 @@ def _high_or_drawn(values: pd.Series, rng: np.random.Generator) -> np.ndarray:
 def label_of_another_row(
     labels: pd.Series, rows: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """Draw labels of rows that differ: another class, or a number far away."""
+    """Draw labels of other rows that differ: another class, or a number far away."""
     drawn = labels.iloc[rng.integers(0, len(labels), (200, len(rows))).ravel()].to_numpy()
     drawn, own = drawn.reshape(200, -1), labels.iloc[rows].to_numpy()
     differs = drawn != own
@@ -146,7 +147,7 @@ def slip(
 
 
 def mistyped(value: object, is_number: bool, rng: np.random.Generator) -> object:
-    """Leave out, double or exchange a sign of a word or of a number.
+    """Leave out, double or exchange a character of a word or of a number.
 
     Examples
     --------
@@ -169,12 +170,12 @@ def mistyped(value: object, is_number: bool, rng: np.random.Generator) -> object
         text = text[:at] + text[at + 1] + text[at] + text[at + 2 :]
     try:
         return float(text) if is_number else text
-    except ValueError:  # a sign or a point ended up where it makes no number
+    except ValueError:  # the result is not a number: keep the value
         return value
 
 
 def main() -> None:
-    """Read a file, write it with errors, and write the truth beside it."""
+    """Read a file, write it with errors, and write the truth to another file."""
     parser = argparse.ArgumentParser(description=__doc__)
     for name in ("clean", "dirty", "truth"):
         parser.add_argument(name, type=Path)

@@ -1,8 +1,8 @@
-"""Kernels that are born with their libraries: copies of one process that imported them once.
+"""Kernels that start with their libraries: forks of one process that has imported them.
 
-A kernel spends seconds of processor time on importing PyTorch and the rest, for every page anew.
-On Linux, where a process without threads can be copied safely, one server imports what the
-notebooks ask for, and every kernel is a copy of it.
+A kernel spends seconds of processor time on importing PyTorch and other libraries, for every page
+anew. On Linux, where a process without threads can be forked safely, one server imports what the
+notebooks need, and every kernel is a fork of it.
 """
 
 import multiprocessing
@@ -20,13 +20,13 @@ from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 NAME = "forked-provisioner"
 IMPORTED = re.compile(r"^(?:from|import) ([\w.]+)", re.MULTILINE)
 ON_FIRST_USE = {"torch": "torch._dynamo"}
-"""What the first optimizer or ``vmap`` of PyTorch imports: 2.7 of its 5 seconds."""
+"""Modules that PyTorch imports with the first optimizer or ``vmap``: 2.7 of its 5 seconds."""
 
 
 def fork_kernels(sources: Iterable[str]) -> None:
-    """Let every kernel from now on have what these cells import; elsewhere than on Linux, nothing.
+    """Let every new kernel start with the imports of these cells; does nothing except on Linux.
 
-    Has to be called before the first kernel is started.
+    This has to be called before the first kernel is started.
     """
     if sys.platform != "linux":
         return
@@ -42,12 +42,12 @@ def fork_kernels(sources: Iterable[str]) -> None:
 
 
 class ForkedProvisioner(LocalProvisioner):
-    """Starts kernels as copies of the process that has the libraries."""
+    """Start kernels as forks of the process that has the libraries."""
 
     process: Any = None
 
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> Any:
-        """Start a kernel; return how to reach it."""
+        """Start a kernel; return its connection information."""
         arguments = cmd[cmd.index("-f") :]
         kernel = ForkedKernel(arguments, kwargs["env"], kwargs.get("cwd") or Path.cwd())
         self.process, self.pid, self.pgid = kernel, kernel.pid, kernel.pid
@@ -55,7 +55,7 @@ class ForkedProvisioner(LocalProvisioner):
 
 
 class ForkedKernel:
-    """A kernel with what Jupyter calls of :class:`subprocess.Popen`."""
+    """A kernel with the methods of :class:`subprocess.Popen` that Jupyter calls."""
 
     stdin = stdout = stderr = None
 
@@ -73,30 +73,30 @@ class ForkedKernel:
         return self._process.exitcode
 
     def wait(self) -> int | None:
-        """Wait for the end; return the exit code."""
+        """Wait until the kernel ends; return the exit code."""
         self._process.join()
         return self._process.exitcode
 
     def send_signal(self, number: int) -> None:
-        """Send a signal to the kernel alone."""
+        """Send a signal only to the kernel."""
         os.kill(self.pid, number)
 
     def kill(self) -> None:
-        """End it at once."""
+        """End the kernel immediately (SIGKILL)."""
         self._process.kill()
 
     def terminate(self) -> None:
-        """Ask it to end."""
+        """Ask the kernel to end (SIGTERM)."""
         self._process.terminate()
 
 
 def _run(arguments: list[str], env: dict[str, str], cwd: str) -> None:
-    """Be a kernel: a session of its own, that ends when the server does."""
+    """Run as a kernel, in a session of its own, that ends when the server ends."""
     os.setsid()
     os.chdir(cwd)
     os.environ.update(env)
     multiprocessing.set_start_method(None, force=True)
-    if pandas := sys.modules.get("pandas"):  # outside of a kernel it took this for a terminal
+    if pandas := sys.modules.get("pandas"):  # imported outside a kernel, it assumed a terminal
         pandas.set_option("display.max_columns", 20)
     from ipykernel.kernelapp import launch_new_instance
 

@@ -1,9 +1,9 @@
 """Measure the figures of the page "Measured": ``python book/measure.py``.
 
-Writes ``book/results/measured.csv`` and the rows of ``book/results/adult.csv`` (Adult at full size,
-five seeds) and ``diagnose.csv`` (tables of one's own) that are not there yet. The benchmark on all
-tasks is another file and another command: ``demix-lite bench``. Speed and memory are ratios of one
-run on one machine. Every part is a process of its own, so that its peak memory is its own.
+Writes ``book/results/measured.csv``, and the missing rows of ``book/results/adult.csv`` (Adult at
+full size, five seeds) and ``diagnose.csv`` (a user's own tables). The benchmark on all tasks is
+another file and another command: ``demix-lite bench``. Speed and memory are ratios of one run on
+one machine. Every part runs in a process of its own, so that its peak memory can be measured.
 """
 
 import argparse
@@ -60,11 +60,11 @@ METHODS = (
 )
 ALL_ROWS = sys.maxsize
 EDITIONS = {"ml-1m": data_home, "ml-100k": lambda: data_home() / "ml-100k"}
-"""Where the editions of MovieLens are prepared."""
+"""Folders of the prepared editions of MovieLens."""
 
 CLICK_EPOCHS, CLICK_SEEDS = 5, range(3)
 LOOPED = 500
-"""Samples of the loop over gradients, whose time is scaled up."""
+"""Number of samples in the loop over gradients; its time is scaled up to all samples."""
 
 TURNS = 5
 
@@ -78,10 +78,11 @@ LARGE = {
     "tie_word_embeddings": True,
     "max_position_embeddings": 32_768,
 }
-"""Sizes of Qwen2.5-0.5B. Its weights are drawn: what they are changes neither time nor memory."""
+"""Sizes of Qwen2.5-0.5B. The weights are random: they affect neither time nor memory."""
 
 LARGE_PAIRS, LARGE_WORDS, LARGE_LOOPED = (128, 32), (160, 175, 175), 8
-"""Pairs judged and validation pairs; words of a prompt and of its answers; pairs of the loop."""
+"""Numbers of training and validation pairs, of words of a prompt and its two answers, and of pairs
+in the loop over gradients."""
 
 
 def _mlp_problem() -> tuple[nn.Module, Callable, tuple, tuple]:
@@ -92,7 +93,7 @@ def _mlp_problem() -> tuple[nn.Module, Callable, tuple, tuple]:
 
 
 def brute_force(model: nn.Module, loss_fn: Callable, train: tuple, valid: tuple) -> Tensor:
-    """Cosines of full gradients written out by ``vmap(grad)``, training rows in chunks of 512."""
+    """Cosines of full gradients, computed with ``vmap(grad)`` in chunks of 512 training rows."""
     parameters = {name: p.detach() for name, p in model.named_parameters()}
 
     def loss(p: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
@@ -110,7 +111,7 @@ def brute_force(model: nn.Module, loss_fn: Callable, train: tuple, valid: tuple)
 
 
 def _fresh(vectors: Callable) -> tuple[dict[str, float], Any]:
-    """Return seconds and additional peak memory on the problem, and what was found."""
+    """Return seconds and additional peak memory on the problem, and the vectors."""
     model, loss, train, valid = _mlp_problem()
     vectors(model, loss, *(take(side, slice(0, 512)) for side in (train, valid)))  # warm up
     before = peak_megabytes(None)
@@ -152,7 +153,7 @@ def measure_stream() -> dict[str, float]:
 
 
 def measure_judging() -> dict[str, float]:
-    """Samples a second that the shipped detector judges at M = 256, vectors given and included."""
+    """Samples per second of the shipped detector at M = 256, without and with computing vectors."""
     run = _real_run(get_task("adult"), validation=256)
     detector = ErrorDetector.shipped("tabular")
     vectors = _timed(lambda: list(run.blocks(size=BLOCK)))[0]
@@ -172,7 +173,7 @@ def _real_run(task: Any, *, validation: int) -> Any:
 
 
 def measure_run(source: str) -> dict[str, float]:
-    """Seconds of one run on the twin or the real table, as the command line does it."""
+    """Seconds of one run on the twin or the real table, as on the command line."""
     command = [sys.executable, "-m", "demix_lite.cli", "run", "adult", "--source", source]
     return {"seconds": _timed(subprocess.run, command, check=True, stdout=subprocess.DEVNULL)[0]}
 
@@ -180,8 +181,9 @@ def measure_run(source: str) -> dict[str, float]:
 def measure_clicks() -> dict[str, float]:
     """Compare our DIN with that of deepctr-torch, on every edition of MovieLens that is prepared.
 
-    All learn from the same rows by the same optimiser; validation rows choose the epoch of each.
-    Theirs starts once from its own weights and once from ours: what differs then is the start.
+    All are trained on the same rows with the same optimiser; validation rows choose the epoch of
+    each. Theirs starts once from its own initial weights and once from ours, to see the effect of
+    the initialisation.
     """
     found: dict[str, float] = {}
     for edition, home in EDITIONS.items():
@@ -221,7 +223,7 @@ class _TheirDIN(nn.Module):
 
     @torch.no_grad()
     def start_as(self, ours: Any) -> None:
-        """Take over the weights of our DIN."""
+        """Copy the weights of our DIN."""
         from their_models import same_din
 
         for mine, other in same_din(ours, self.model):
@@ -253,7 +255,7 @@ def _best_epoch(
 
 
 def measure_recommender() -> dict[str, float]:
-    """Influence of DIN and DIEN on real MovieLens against vmap(grad) and a loop, 2,000 × 256."""
+    """Compare influence of DIN and DIEN on MovieLens with vmap(grad) and a loop, 2,000 × 256."""
     task, found = get_task("movielens"), {}
     splits = task.load("real")
     encoder = task.encoder(splits.train)
@@ -270,7 +272,7 @@ def measure_recommender() -> dict[str, float]:
 
 
 def measure_preferences() -> dict[str, float]:
-    """Influence of the language model that ships against a loop, on the twin, 1,000 × 256."""
+    """Compare influence of the shipped language model with a loop, on the twin, 1,000 × 256."""
     task = get_task("ultrafeedback")
     frame = task.load("twin").train.head(1256)
     encoder = task.encoder(frame)
@@ -280,7 +282,7 @@ def measure_preferences() -> dict[str, float]:
     fit(model, task.loss, *take(samples, slice(0, 256)), **task.training)
     train, valid = _sides(samples, 1000, 256)
     before, few = peak_megabytes(None), take(train, slice(0, LOOPED))
-    # Turn by turn, the fastest of each: other work on the machine comes and goes.
+    # Alternate, and take the fastest of each: other work on the machine varies.
     engine, loop = [], []
     for _ in range(TURNS):
         seconds, fast = _timed(influence_vectors, model, task.loss, train, valid)
@@ -293,7 +295,7 @@ def measure_preferences() -> dict[str, float]:
 
 
 def measure_large() -> dict[str, float]:
-    """Influence of a language model of 0.5 billion parameters on CUDA, 512 tokens a pair."""
+    """Influence of a language model with 0.5 billion parameters on CUDA, 512 tokens per pair."""
     torch.backends.cuda.matmul.allow_tf32 = False
     found: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -309,7 +311,7 @@ def measure_large() -> dict[str, float]:
 
 
 def _write_large(folder: Path) -> list[list[str]]:
-    """Write the model and a tokenizer; return prompts, first and second answers."""
+    """Write the model and a tokenizer; return prompts, first answers and second answers."""
     library = transformers()
     tokenizer = library.AutoTokenizer.from_pretrained(SMALL_LM)
     tokenizer.model_max_length = MOST_TOKENS
@@ -325,7 +327,7 @@ def _write_large(folder: Path) -> list[list[str]]:
 
 
 def _large_parts(reference: Reference, texts: list[list[str]]) -> dict[str, float]:
-    """Time the reference pass, the engine and a loop of gradients; the model was nudged before."""
+    """Time the reference pass, the engine and a loop of gradients, with perturbed weights."""
     prompts, *answers = texts
     reference.look_up(prompts[:4], answers[0][:4])  # the first kernels take longer
     torch.cuda.reset_peak_memory_stats()
@@ -354,7 +356,7 @@ def _large_parts(reference: Reference, texts: list[list[str]]) -> dict[str, floa
 
 
 def _timed(work: Callable, *arguments: Any, **options: Any) -> tuple[float, Any]:
-    """Call a function; return its seconds, those of CUDA included, and its result."""
+    """Call a function; return its seconds, including those of CUDA, and its result."""
     settle = torch.cuda.synchronize if torch.cuda.is_initialized() else lambda: None
     settle()
     start = time.perf_counter()
@@ -364,17 +366,17 @@ def _timed(work: Callable, *arguments: Any, **options: Any) -> tuple[float, Any]
 
 
 def _sides(samples: tuple, rows: int, others: int) -> tuple[tuple, tuple]:
-    """Return the first samples and the next ones: those to judge and those of validation."""
+    """Return the first samples, to judge, and the next ones, for validation."""
     return take(samples, slice(0, rows)), take(samples, slice(rows, rows + others))
 
 
 def _cosines(model: nn.Module, task: Task, samples: tuple, others: Tensor) -> Tensor:
-    """Cosines of full gradients with directions of others, one backward pass a sample."""
+    """Cosines of full gradients with the directions of others, one backward pass per sample."""
     return _directions(model, task, samples) @ others.T
 
 
 def _directions(model: nn.Module, task: Task, samples: tuple) -> Tensor:
-    """Full gradients of length one, one backward pass a sample."""
+    """Full gradients, normalised to length one, with one backward pass per sample."""
     inputs, targets = samples
     parameters = [p for p in model.parameters() if p.requires_grad]
     rows = []
@@ -412,7 +414,7 @@ def _apart(part: str) -> dict[str, float]:
 
 
 def write_adult(path: Path) -> pd.DataFrame:
-    """Run five seeds of the methods on the whole real Adult; finished rows are kept."""
+    """Run the methods on the whole real Adult with five seeds; finished rows are kept."""
     cells = [Cell("adult", "mlp1", 0.5, seed, METHODS) for seed in SEEDS]
     say = partial(print, "adult:", flush=True)
     run_suite(cells, path, source="real", train_rows=ALL_ROWS, announce=say)
@@ -422,7 +424,7 @@ def write_adult(path: Path) -> pd.DataFrame:
 def influence_figures(
     fast: dict[str, float], slow: dict[str, float], stream: dict[str, float]
 ) -> list[tuple]:
-    """Lay the engine beside brute force, and say what streaming takes."""
+    """Return figures that compare the engine with brute force, and those of streaming."""
     speedup, memory = slow["seconds"] / fast["seconds"], fast["mb"] / slow["mb"]
     streamed = f"real Adult {stream['rows']:,.0f} × 2,048"
     size = f"{SIZES[0]:,} × {SIZES[1]:,}"
@@ -441,7 +443,7 @@ def influence_figures(
 def speed_figures(
     judging: dict[str, float], twin: dict[str, float], real: dict[str, float]
 ) -> list[tuple]:
-    """Say how fast the shipped detector and a whole run are."""
+    """Return figures on the speed of the shipped detector and of a whole run."""
     return [
         ("rows judged per second (M = 256, vectors given)", judging["judging"], "1/s", 2000, ">="),
         ("rows judged per second, vectors included", judging["with_vectors"], "1/s"),
@@ -451,7 +453,7 @@ def speed_figures(
 
 
 def adult_figures(adult: pd.DataFrame) -> list[tuple]:
-    """Lay the diagnosis and the repair of the whole real Adult beside their bars."""
+    """Return figures of diagnosis and repair on the whole real Adult, with required values."""
     ours = adult[adult["method"] == "demix_lite"].mean(numeric_only=True)
     plain = adult[adult["method"] == "summary_gbm"].mean(numeric_only=True)
     share = (ours["metric_repaired"] - ours["metric_dirty"]) / (
@@ -472,7 +474,7 @@ def adult_figures(adult: pd.DataFrame) -> list[tuple]:
 
 
 def recommender_figures(clicks: dict[str, float], influence: dict[str, float]) -> list[tuple]:
-    """Lay our DIN beside that of deepctr-torch, and the engine beside a loop of gradients."""
+    """Return figures that compare our DIN with deepctr-torch, and the engine with loops."""
 
     def mean(edition: str, name: str) -> float:
         return sum(clicks[f"{edition} {name} {seed}"] for seed in CLICK_SEEDS) / len(CLICK_SEEDS)
@@ -500,7 +502,7 @@ def recommender_figures(clicks: dict[str, float], influence: dict[str, float]) -
 
 
 def preference_figures(found: dict[str, float]) -> list[tuple]:
-    """Lay the engine beside a loop of gradients, on pairs of texts."""
+    """Return figures that compare the engine with a loop of gradients, on pairs of texts."""
     pairs, title = 1256, "influence of preference pairs, 1,000 × 256"
     alone, both = found["engine"], found["engine"] + found["reference"]
     return [
@@ -513,7 +515,7 @@ def preference_figures(found: dict[str, float]) -> list[tuple]:
 
 
 def large_figures(found: dict[str, float]) -> list[tuple]:
-    """Say what influence of a large model takes on CUDA, and what the reference pass adds."""
+    """Return the cost of influence of a large model on CUDA, and of the reference pass."""
     rows: list[tuple] = []
     for kind, title in (("float32", "single precision"), ("bfloat16", "bfloat16")):
         of = {k.removeprefix(f"{kind} "): v for k, v in found.items() if k.startswith(kind)}
@@ -564,7 +566,7 @@ GROUPS: dict[str, Callable[[Path], list[tuple]]] = {
     "adult": lambda out: adult_figures(write_adult(out / "adult.csv")),
     "diagnose": lambda out: diagnose_figures(write_diagnose(out / "diagnose.csv")),
 }
-"""What can be measured on its own; the large model needs CUDA and is left out without it."""
+"""Parts that can be measured separately; the large model is left out without CUDA."""
 
 
 def main() -> None:

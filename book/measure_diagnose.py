@@ -1,10 +1,10 @@
-"""Measure ``demix-lite diagnose``: its speed, clean tables, and files with other people's errors.
+"""Measure ``demix-lite diagnose``: its speed, clean tables, and files with independent errors.
 
-Every run is a process of its own, so that its seconds and its memory are its own, and a line of
-``book/results/diagnose.csv``; lines that are there are not run again. A benchmark table is judged
-by the detector that never saw it. Beside it stand two tools as they come: Cleanlab, on trees that
-did not see the row, for labels, and an isolation forest for features; and a ceiling, trees that
-are told the true errors of other rows.
+Every run is a process of its own, so that its time and memory can be measured, and gives a line of
+``book/results/diagnose.csv``; existing lines are not run again. A benchmark table is judged by the
+detector that has never seen it. It is compared with two tools with default settings (Cleanlab with
+cross-fitted trees for labels, an isolation forest for features) and with a ceiling: trees trained
+on the true errors of other rows.
 """
 
 import json
@@ -46,18 +46,18 @@ from demix_lite.tasks.own_table import own_table
 RESULTS = Path(__file__).resolve().parent / "results"
 LARGE = (50_000, 20)
 ROWS = 8000
-"""Rows with errors, as many as in the runs of the ledger."""
+"""Largest number of rows of a table into which errors are put, as in the runs of the ledger."""
 
 LEDGER_TABLES = ("adult", "bank", "credit", "bike")
 LESS_SEEN = ("covertype", "air")
-"""Tables of the ledger whose files with errors were looked at for few of the choices."""
+"""Tables of the ledger whose files with errors were used for only few of the design choices."""
 
 SMALL_TABLES = ("breast_cancer", "wine", "digits", "diabetes")
 SHARES = {"errors": {}, "new draws": {}, "few errors": {"labels": 0.04, "features": 0.04}}
-"""Shares of rows with errors by what is run; by default a quarter each."""
+"""Shares of rows with label and feature errors in each kind of run; by default a quarter each."""
 
 NEW_DRAWS = range(25, 29)
-"""Seeds of files on which nothing was chosen."""
+"""Seeds of files that were not used for any design choice."""
 
 COLUMNS = (
     *("what", "table", "seed", "rows", "columns", "detector", "flagged"),
@@ -69,7 +69,7 @@ COLUMNS = (
 
 
 def jobs() -> Iterator[tuple[str, str, int]]:
-    """Yield what is run: what for, on which table, with which seed."""
+    """Yield the runs: their kind, table and seed."""
     plan = (
         ("errors", LEDGER_TABLES, range(3)),
         ("clean", SMALL_TABLES, range(3)),
@@ -87,7 +87,7 @@ def jobs() -> Iterator[tuple[str, str, int]]:
 
 
 def write_diagnose(path: Path) -> pd.DataFrame:
-    """Run what is missing, and return everything."""
+    """Run what is missing, and return all results."""
     for job in jobs():
         if tuple(map(str, job)) in keys_of(path, ("what", "table", "seed")):
             continue
@@ -99,7 +99,7 @@ def write_diagnose(path: Path) -> pd.DataFrame:
 
 
 def run(what: str, table: str, seed: int) -> dict[str, Any]:
-    """Diagnose one file from reading it to the report, and say how it went."""
+    """Diagnose one file, from reading it to the report, and return the measurements."""
     frame, target = _table(table)
     truth = None
     if what in SHARES:
@@ -140,7 +140,7 @@ def run(what: str, table: str, seed: int) -> dict[str, Any]:
 
 
 def _plain_scores(frame: pd.DataFrame, target: str, truth: pd.DataFrame) -> tuple[float, float]:
-    """Return F1 of labels and of features that two tools with their defaults flag in the file."""
+    """Return the F1 of the labels and of the features that two tools flag by default."""
     columns = _as_numbers(frame.drop(columns=target))
     unusual = IsolationForest(random_state=0).fit_predict(columns.fillna(columns.median())) < 0
     if own_table(frame, target).task.label.classes:
@@ -196,7 +196,7 @@ def _made_up() -> pd.DataFrame:
 
 
 def diagnose_figures(found: pd.DataFrame, unseen: pd.Series | None = None) -> list[tuple]:
-    """Lay the runs beside their bars, those with errors beside the ledger's ``unseen`` F1."""
+    """Return figures of the runs with required values; F1 also with the ledger's ``unseen``."""
     unseen = unseen_f1() if unseen is None else unseen
     speed = found[found["what"] == "speed"].iloc[0]
     title = f"diagnose, {speed['rows']:,.0f} rows × {speed['columns']:.0f} columns"
@@ -223,7 +223,7 @@ def diagnose_figures(found: pd.DataFrame, unseen: pd.Series | None = None) -> li
 
 
 def _against_unseen(dirty: pd.Series, unseen: pd.Series, beside: str) -> list[tuple]:
-    """Lay the F1 of tables with errors beside that of the ledger where it has them."""
+    """Return figures that compare the F1 of tables with errors with that of the ledger."""
     figures: list[tuple] = []
     for name, f1 in dirty.items():
         figure = f"diagnose, {name} with errors of an independent script{beside}: macro F1"
@@ -240,7 +240,7 @@ def _against_unseen(dirty: pd.Series, unseen: pd.Series, beside: str) -> list[tu
 
 
 def unseen_f1(path: Path = RESULTS / "ledger.csv") -> pd.Series:
-    """Return the ledger's macro F1 per task by detectors that never saw it, mean over seeds."""
+    """Return the ledger's macro F1 per task of detectors that never saw it, mean over seeds."""
     ledger = read_ledger(path)
     mine = ledger[
         (ledger["method"] == "demix_lite")

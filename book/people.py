@@ -1,7 +1,7 @@
-"""Write the table that newcomers diagnose first, and what is wrong with it.
+"""Write the table that newcomers diagnose first, and its true errors.
 
 ``python book/people.py`` writes ``people.csv`` and ``people_errors.csv`` to ``book/_static``: rows
-of the Adult twin with errors of all three types, and for every row which ones it has.
+of the Adult twin with errors of all three types, and the error types of every row.
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ ROWS, CLEAN_RATIO, SEED = 2000, 0.7, 1
 
 
 def people() -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the rows, and per row and error type whether it has the error."""
+    """Return the rows, and for every row and error type whether it has the error."""
     task = get_task("adult")
     injected = inject(task, task.load(rows=2 * ROWS + 1000), CLEAN_RATIO, seed=SEED).train
     chosen = injected.frame.sample(ROWS, random_state=0).index

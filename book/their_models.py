@@ -1,4 +1,4 @@
-"""The models of deepctr-torch on our inputs, to compare ours with; needs the extra ``test``."""
+"""The models of deepctr-torch on our inputs, for comparison; needs the extra ``test``."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -13,12 +13,12 @@ from demix_lite.models.din import LocalActivation
 from demix_lite.models.mlp import MLP
 
 Pairs = Iterator[tuple[Tensor, Tensor]]
-"""The same weights in our model and in theirs, views of their parameters."""
+"""Corresponding weights of our model and of theirs, as views of their parameters."""
 
 
 def deepctr() -> SimpleNamespace:
-    """Import the parts of deepctr-torch that are compared with; ImportError if it is absent."""
-    # The package asks the network for newer versions whenever it is imported: not here.
+    """Import the parts of deepctr-torch to compare with; ImportError if it is not installed."""
+    # The package checks online for newer versions when it is imported; this prevents it.
     silent = ModuleType("deepctr_torch.utils")
     vars(silent)["check_version"] = lambda version: None
     sys.modules.setdefault("deepctr_torch.utils", silent)
@@ -32,7 +32,7 @@ def deepctr() -> SimpleNamespace:
 
 
 def their_columns(layout: Layout, length: int, dim: int) -> list:
-    """Describe our inputs in the words of deepctr-torch."""
+    """Describe our inputs as feature columns of deepctr-torch."""
     kinds = deepctr()
 
     def history(name: str, size: int) -> object:
@@ -51,25 +51,25 @@ def their_columns(layout: Layout, length: int, dim: int) -> list:
 
 
 def their_inputs(theirs: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
-    """Put our inputs side by side, in the order in which a model of deepctr-torch reads them."""
+    """Concatenate our inputs in the order in which a model of deepctr-torch reads them."""
     columns = {name: inputs[name] for name in ("user", "item", "kind", "numbers")}
     columns |= {f"field{i}": ids for i, ids in enumerate(inputs["fields"].unbind(1))}
     columns |= {"hist_item": inputs["history"], "hist_kind": inputs["history_kind"]}
     columns["length"] = (inputs["history"] != 0).sum(1)
-    # The tags that are set, by their number from 1; unset ones are padding.
+    # Tags that are set get their number, from 1; unset ones are padding.
     columns["tags"] = (inputs["tags"] > 0) * torch.arange(1, inputs["tags"].shape[1] + 1)
     order = list(theirs.feature_index)  # type: ignore[arg-type]
     return torch.cat([columns[n].reshape(len(inputs["user"]), -1).float() for n in order], 1)
 
 
 def same_din(ours: DIN, theirs: nn.Module) -> Pairs:
-    """Yield the same weights of our DIN and of theirs."""
+    """Yield corresponding weights of our DIN and of theirs."""
     parts: Any = theirs
     yield from same_embeddings(ours.embeddings, parts.embedding_dict)
     yield from same_attention(ours.attention, parts.attention.local_att)
     embeddings = ours.embeddings
     first, *hidden, last = linear(ours.head)
-    # Attributes, numbers and interest here; attributes, interest and numbers there.
+    # Our order is attributes, numbers, interest; theirs is attributes, interest, numbers.
     width, other = embeddings.interest_width, parts.dnn.linears[0]
     start = width // 2 * (3 + len(embeddings.fields) + (embeddings.tags is not None))
     end = embeddings.attributes_width
@@ -83,7 +83,7 @@ def same_din(ours: DIN, theirs: nn.Module) -> Pairs:
 
 
 def same_embeddings(ours: Any, theirs: Any) -> Pairs:
-    """Yield the same embeddings; they have one more for no tag at all, which counts for nothing."""
+    """Yield corresponding embeddings; theirs have one more, for no tag, which has no effect."""
     yield ours.user.weight, theirs["user"].weight
     yield ours.item.weight, theirs["item"].weight
     yield ours.kind.weight, theirs["kind"].weight
@@ -94,12 +94,12 @@ def same_embeddings(ours: Any, theirs: Any) -> Pairs:
 
 
 def same_attention(ours: LocalActivation, theirs: Any) -> Pairs:
-    """Yield the same weights of the local activation units."""
+    """Yield corresponding weights of the local activation units."""
     yield from same_layers(linear(ours.mlp), [*theirs.dnn.linears, theirs.dense])
 
 
 def same_layers(ours: Sequence[nn.Linear], theirs: Sequence[nn.Linear]) -> Pairs:
-    """Yield the same weights and biases of linear layers."""
+    """Yield corresponding weights and biases of linear layers."""
     for mine, other in zip(ours, theirs, strict=True):
         yield mine.weight, other.weight
         yield mine.bias, other.bias

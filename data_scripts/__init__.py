@@ -1,1 +1,1 @@
-"""One module per source: fetch the official files, check them, write the prepared table."""
+"""One module per data source: fetch the official files, check them, write the prepared table."""

@@ -16,7 +16,7 @@ from demix_lite.errors import DemixError
 def prepare(source: Source, raw: Path | None = None, home: Path | None = None) -> Path:
     """Get the raw files (from ``raw`` if given), parse them, save the tables, return their folder.
 
-    The folder ``raw`` may hold any edition of the source; the card says which one it was.
+    The folder ``raw`` may contain any edition of the source; the card says which one it was.
     """
     home = home.expanduser() if home else data_home()
     note = ""

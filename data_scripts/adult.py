@@ -19,7 +19,7 @@ INCOME = ["<=50K", ">50K"]
 def parse(raw: Mapping[str, bytes]) -> pd.DataFrame:
     """Read ``adult.data`` and ``adult.test`` into one table, in this order.
 
-    ``adult.test`` opens with a comment line and ends its labels with a full stop; ``?`` means
+    ``adult.test`` begins with a comment line, and its labels end with a full stop; ``?`` means
     missing.
     """
     return pd.concat(

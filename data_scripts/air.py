@@ -8,7 +8,7 @@ import pandas as pd
 from data_scripts.source import RawFile, Source, reading, uci_urls
 
 FILE = "AirQualityUCI.csv"
-# nine tenths of NMHC(GT) are missing: it would cost nine tenths of the rows
+# NMHC(GT) is left out: nine tenths of it are missing, which would cost nine tenths of the rows
 NAMES = {
     "CO(GT)": "co_gt", "PT08.S1(CO)": "pt08_s1_co", "PT08.S2(NMHC)": "pt08_s2_nmhc",
     "NOx(GT)": "nox_gt", "PT08.S3(NOx)": "pt08_s3_nox", "NO2(GT)": "no2_gt",
@@ -21,9 +21,10 @@ MISSING = -200
 
 
 def parse(raw: Mapping[str, bytes]) -> pd.DataFrame:
-    """Read the hours in which every sensor but NMHC(GT) was at work.
+    """Read the hours in which every sensor except NMHC(GT) worked.
 
-    Cells are divided by ``;``, decimals by a comma; two columns and many rows at the end are empty.
+    Cells are separated by ``;``, and the decimal separator is a comma; two columns and many rows at
+    the end are empty.
     """
     with reading(FILE, "UCI Air Quality"):
         frame = pd.read_csv(

@@ -1,4 +1,4 @@
-"""Amazon reviews of 2018 (All Beauty or another category), or a graph set made from older ones."""
+"""Amazon reviews of 2018 (All Beauty or another category), or a graph data set of older ones."""
 
 import io
 import re
@@ -18,7 +18,7 @@ CAPTION = re.compile(r'<img\b.*\balt="([^"]*)"')
 
 
 def parse(raw: Mapping[str, Lines]) -> dict[str, pd.DataFrame]:
-    """Read the reviews of a category and the metadata of its products: JSON, one object a line."""
+    """Read the reviews of a category and the metadata of its products: one JSON object per line."""
     review_file, product_file = raw.values()
     reviews = read_json_lines(
         review_file, TITLE,
@@ -45,7 +45,7 @@ def parse(raw: Mapping[str, Lines]) -> dict[str, pd.DataFrame]:
 
 
 def read_price(text: str | None) -> float:
-    """Return a price in dollars; a range, markup or nothing is a missing one.
+    """Return a price in dollars; NaN for a range, for markup or if there is none.
 
     Examples
     --------
@@ -57,7 +57,7 @@ def read_price(text: str | None) -> float:
 
 
 def read_words(text: str | None) -> str | float:
-    """Return a brand or category; of a picture its caption; markup or nothing is a missing one.
+    """Return a brand or category, or the caption of a picture; NaN for markup or if there is none.
 
     Examples
     --------
@@ -89,7 +89,7 @@ def parse_graph(raw: Mapping[str, bytes]) -> dict[str, pd.DataFrame]:
 
 
 def joined_names(links: pd.DataFrame, key: str, kind: str) -> pd.Series:
-    """Name numbered kinds ("brand 17") and join those of one item or user by ``|``.
+    """Give numbered kinds names ("brand 17"), and join those of an item or user with ``|``.
 
     Examples
     --------

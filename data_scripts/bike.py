@@ -15,7 +15,7 @@ TYPES = dict.fromkeys(CATEGORICAL, str) | dict.fromkeys(NUMERIC, "float64") | {"
 
 
 def parse(raw: Mapping[str, bytes]) -> pd.DataFrame:
-    """Read ``hour.csv``; codes of categories stay as they are, but as text."""
+    """Read ``hour.csv``; codes of categories are kept, as text."""
     with reading(FILE, "UCI Bike Sharing"):
         frame = pd.read_csv(
             io.BytesIO(raw[FILE]), usecols=COLUMNS, dtype=TYPES, keep_default_na=False

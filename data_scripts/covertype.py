@@ -24,7 +24,7 @@ WIDTH = len(NUMERIC) + len(AREAS) + len(SOILS) + 1
 
 
 def parse(raw: Mapping[str, bytes]) -> pd.DataFrame:
-    """Read whole rows or a sample of them; each group of 0/1 columns becomes one category."""
+    """Read all rows or a sample of them; each group of 0/1 columns becomes one category."""
     (content,) = raw.values()
     with reading(FILE, "UCI Covertype"):
         cells = pd.read_csv(io.BytesIO(content), header=None)

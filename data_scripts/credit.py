@@ -26,7 +26,7 @@ COLUMNS = ["limit_bal", "sex", "education", "marriage", *NUMERIC[1:], "default"]
 
 
 def parse(raw: Mapping[str, bytes]) -> pd.DataFrame:
-    """Read the workbook, drop its ID and put names in place of the codes of categories."""
+    """Read the workbook, drop its ID and replace the codes of categories by names."""
     frame = _read(raw[FILE])
     frame.columns = frame.columns.astype(str).str.lower()
     frame = frame.rename(columns={"default payment next month": "default"})
@@ -48,7 +48,7 @@ def _read(content: bytes) -> pd.DataFrame:
         raise DemixError(
             f"{FILE} cannot be read without xlrd; install it with: python -m pip install xlrd"
         ) from error
-    # not by pandas, which is about to give up xlrd
+    # not with pandas, which is going to drop its support of xlrd
     with reading(FILE, "an Excel workbook", xlrd.XLRDError):
         sheet = xlrd.open_workbook(file_contents=content, logfile=io.StringIO()).sheet_by_index(0)
         _, header, *rows = (sheet.row_values(number) for number in range(sheet.nrows))

@@ -1,4 +1,4 @@
-"""Get the raw files of a source, from the network or from a folder, and accept only exact ones."""
+"""Get the raw files of a source, from the network or a folder; accept only exact copies."""
 
 import gzip
 import hashlib
@@ -24,7 +24,7 @@ NETWORK_ERRORS = (OSError, http.client.HTTPException)
 
 @dataclass(frozen=True)
 class Patience:
-    """Tries per address, seconds of silence that end a try, and the first pause (it doubles)."""
+    """Tries per address, seconds without data that end a try, and the first pause (it doubles)."""
 
     attempts: int = 3
     timeout: float = 30.0
@@ -32,10 +32,10 @@ class Patience:
 
 
 def choose_edition(source: Source, folder: Path) -> Source:
-    """Return the first edition of ``source``, itself included, whose files a folder holds.
+    """Return the first edition of ``source``, itself included, whose files a folder contains.
 
-    A person filled it, with files that are plain or ``.gz``. Where it holds no edition whole, the
-    error names what each of them lacks.
+    The folder was filled by a person, with plain or ``.gz`` files. If it contains no complete
+    edition, the error names the missing files of each.
     """
     if not folder.is_dir():
         raise DemixError(f"there is no folder {folder}.")
@@ -73,7 +73,7 @@ def read_raw(source: Source, folder: Path) -> dict[str, Any]:
 
 
 def unverified_note(source: Source, folder: Path) -> str:
-    """Say which files of ``folder`` no published checksum vouches for, if there are any."""
+    """Name the files of ``folder`` that have no published checksum; empty if there are none."""
     names = [_find(file, folder).name for file in source.files if not file.sha256]
     said = "not verified, no checksum of these files is published."
     return f"Read from {' and '.join(names)}: {said}" if names else ""
@@ -88,7 +88,7 @@ def _find(file: RawFile, folder: Path) -> Path:
 
 
 def _candidates(file: RawFile, folder: Path) -> list[Path]:
-    """Look for a file, then for a packed one."""
+    """Look for a plain file, then for a packed one."""
     endings = [""] if file.packed else ["", ".gz"]
     found = [path for end in endings for path in sorted(folder.glob(f"{file.name}{end}"))]
     return [path for path in found if path.is_file()]
@@ -97,8 +97,8 @@ def _candidates(file: RawFile, folder: Path) -> list[Path]:
 def fetch_raw(source: Source, folder: Path, patience: Patience = Patience()) -> dict[str, Any]:
     """Download the files of ``source`` into ``folder`` and return their content.
 
-    A file already there with the right checksum is not fetched again. Between tries ``folder`` also
-    holds unfinished files (``*.part``), which are resumed.
+    An existing file with the right checksum is not fetched again. Between tries, ``folder`` also
+    has unfinished files (``*.part``), which are resumed.
     """
     if source.by_hand:
         raise DemixError(f"{source.name!r} cannot be downloaded: {source.by_hand}")
@@ -151,13 +151,13 @@ def _fetch_from(url: str, file: RawFile, folder: Path, patience: Patience) -> by
             failure = OSError("wrong checksum")
         except UNPACK_ERRORS as error:
             failure = OSError(f"cannot be unpacked: {error}")
-        if not resumed:  # a whole answer that is wrong will be wrong again
+        if not resumed:  # a complete response with a wrong checksum would be wrong again
             break
     raise failure
 
 
 def _transfer(url: str, part: Path, timeout: float) -> bool:
-    """Bring ``part`` to its full length; say whether it was continued rather than begun."""
+    """Download ``part`` completely; return whether it was resumed instead of started anew."""
     have = part.stat().st_size if part.exists() else 0
     headers = {"User-Agent": "demix-lite data_scripts"}
     if have:
@@ -198,7 +198,7 @@ def _unpack(content: bytes, place: str, name: str) -> bytes:
 
 
 def _opened(content: bytes, file: RawFile) -> bytes:
-    """Return the uncompressed content of a file that was checked packed or plain."""
+    """Return the uncompressed content of a file whose packed or plain form was checked."""
     return gzip.decompress(content) if file.packed else content
 
 

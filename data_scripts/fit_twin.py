@@ -1,9 +1,10 @@
 """``python -m data_scripts.fit_twin adult``: fit the twin of a prepared table.
 
-With ``--check`` it measures instead how near a twin is: a model is trained on one table and tested
-on another, twin or real, and the scores go to ``book/results/twin_fidelity.csv``: accuracy and area
-under the curve for classes, R² (``r2``) for numbers. In each repeat the twin is fitted anew to the
-training rows only, so that it has never seen the real test rows.
+With ``--check`` it measures instead how close a twin is to the real table. A model is trained on
+one table and tested on another, twin or real, and the scores are written to
+``book/results/twin_fidelity.csv``: accuracy and area under the ROC curve for classes, R² (``r2``)
+for numbers. In each repetition the twin is fitted anew, only to the training rows, so that it has
+never seen the real test rows.
 """
 
 import argparse
@@ -36,10 +37,10 @@ DEFAULT_ROWS = 12_000
 MAX_BINS = 16
 MAX_LISTED = 200  # a column with more distinct numbers is described by quantiles
 KNOTS = 33
-LEAVES, ROWS_PER_LEAF = (128, 64, 32), 10  # of the tree that draws a column; fewer to save bytes
+LEAVES, ROWS_PER_LEAF = (128, 64, 32), 10  # of the tree of a column; fewer leaves to save bytes
 LABEL_TREES, LABEL_LEAVES = 100, 31
 NUMBER_TREES = 150  # for a numeric target
-LEVELS = 30  # of the predicted mean, each with its own spread of a numeric target
+LEVELS = 30  # of the predicted mean of a numeric target, each with its own residual distribution
 
 
 def fit_twin(frame: pd.DataFrame, card: Card, rows: int = DEFAULT_ROWS) -> dict[str, Any]:
@@ -50,7 +51,7 @@ def fit_twin(frame: pd.DataFrame, card: Card, rows: int = DEFAULT_ROWS) -> dict[
     frame, card : DataFrame, Card
         A prepared table whose target is a class or a number.
     rows : int
-        How many rows the twin has unless asked for another number; at most as many as the table.
+        Default number of rows of the twin; at most the number of rows of the table.
     """
     target = frame[card.target]
     coded = {name: code_number(frame[name]) for name in card.numeric}
@@ -78,17 +79,17 @@ def fit_twin(frame: pd.DataFrame, card: Card, rows: int = DEFAULT_ROWS) -> dict[
 
 
 def write_twin(twin: dict[str, Any]) -> str:
-    """Return the content of the file of a twin."""
+    """Return the content of a twin's file."""
     return json.dumps(twin, separators=(",", ":")) + "\n"
 
 
 def is_number(target: pd.Series) -> bool:
-    """Say whether a target is a number to predict, not a class."""
+    """Return whether a target is a number to predict, not a class."""
     return pd.api.types.is_numeric_dtype(target)
 
 
 def code_category(values: pd.Series, target: pd.Series) -> tuple[dict[str, Any], np.ndarray]:
-    """Number the categories by their mean target or share of the rarest class, for trees to cut."""
+    """Number the categories by mean target or share of the rarest class, for splits of trees."""
     height = target if is_number(target) else target.eq(target.value_counts().index[-1])
     rates = height.groupby(values, dropna=False).mean().sort_values(kind="stable").index
     levels = [None if pd.isna(level) else level for level in rates.tolist()]
@@ -117,7 +118,7 @@ def code_number(values: pd.Series) -> tuple[dict[str, Any], np.ndarray]:
 
 
 def number_format(known: pd.Series) -> dict[str, Any]:
-    """Return the type of numbers and how many decimals they have, nine at most."""
+    """Return the type of numbers and their number of decimals, at most nine."""
     decimals = next(d for d in range(10) if d == 9 or np.allclose(known.round(d), known, 0, 1e-10))
     return {"dtype": str(known.dtype), "decimals": decimals}
 
@@ -137,7 +138,7 @@ def _short(number: float) -> float | int:
 
 
 def draw_order(codes: dict[str, np.ndarray]) -> list[str]:
-    """Order the columns so that each one is told as much as can be by one drawn before it."""
+    """Order the columns so that each one shares much information with one drawn before it."""
 
     def information(a: np.ndarray, b: np.ndarray) -> float:
         by_chance = 0.5 * np.log(len(a)) * a.max() * b.max() / len(a)
@@ -177,7 +178,7 @@ def fit_column(seen: np.ndarray, codes: np.ndarray, leaves: int) -> dict[str, An
 
 
 def boosting(classes: int) -> dict[str, Any]:
-    """Settings of the boosted trees: the more classes, the fewer and bolder their rounds.
+    """Settings of boosted trees: the more classes, the fewer rounds and the larger their steps.
 
     A numeric target counts as one class.
     """
@@ -188,11 +189,11 @@ def boosting(classes: int) -> dict[str, Any]:
 
 
 def fit_label(seen: np.ndarray, target: pd.Series) -> dict[str, Any]:
-    """Fit boosted trees to the classes of the target and write them down."""
+    """Fit boosted trees to the classes of the target and describe them."""
     model = HistGradientBoostingClassifier(**boosting(target.nunique())).fit(seen, target)
     classes = model.classes_.tolist()
     base, stages = _boosted(model)
-    first = len(classes) - len(base)  # of two classes only the second is scored
+    first = len(classes) - len(base)  # with two classes, only the second one has scores
     trees = [
         {"class": number, **tree} for stage in stages for number, tree in enumerate(stage, first)
     ]
@@ -207,7 +208,7 @@ def fit_label(seen: np.ndarray, target: pd.Series) -> dict[str, Any]:
 def fit_number(seen: np.ndarray, target: pd.Series) -> dict[str, Any]:
     """Fit boosted trees to a numeric target, and the spread around them by level of the mean."""
     model = HistGradientBoostingRegressor(**boosting(classes=1))
-    # rows a model has seen lie too near to it
+    # cross-fitted: residuals of training rows are too small
     means = cross_val_predict(model, seen, target, cv=KFold(5, shuffle=True, random_state=0))
     cuts = np.unique(np.quantile(means, np.linspace(0, 1, LEVELS + 1)[1:-1]))
     level, rest = np.searchsorted(cuts, means), target.to_numpy() - means
@@ -228,8 +229,8 @@ def fit_number(seen: np.ndarray, target: pd.Series) -> dict[str, Any]:
 
 
 def _boosted(model: Any) -> tuple[np.ndarray, list[list[dict[str, Any]]]]:
-    """Return what boosted trees start from, and the trees of each round."""
-    # scikit-learn has no public way to its boosted trees; a test compares what is written with it
+    """Return the baseline of boosted trees, and the trees of each round."""
+    # scikit-learn has no public access to boosted trees; a test compares what is written with it
     stages = [[_boosted_tree(part.nodes) for part in stage] for stage in model._predictors]
     return np.ravel(model._baseline_prediction), stages
 
@@ -248,8 +249,8 @@ def write_tree(
     Parameters
     ----------
     left, right, feature, cut, score : array of shape (nodes,)
-        Children, split column, largest value that goes left, and what a leaf returns. The root is
-        node 0; a leaf has ``left`` below 0.
+        Children, split column, largest value that goes left, and score of a leaf. The root is node
+        0; a leaf has ``left`` below 0.
     """
     tree: dict[str, list] = {"feature": [], "value": [], "right": []}
 
@@ -270,8 +271,8 @@ def write_tree(
 def check_fidelity(frame: pd.DataFrame, card: Card, seeds: int) -> pd.DataFrame:
     """Score a model trained on real or twin rows and tested on real or twin rows.
 
-    Of the real rows 30 % are kept for testing; the twin is fitted to the other 70 %. Both train on
-    as many rows: the twin's default number, and all there are.
+    30 % of the real rows are held out for testing; the twin is fitted to the other 70 %. Models are
+    trained on the same number of real and of twin rows: the twin's default number, and all rows.
     """
     kinds = {c: pd.CategoricalDtype(frame[c].dropna().unique()) for c in card.categorical}
     results = []
@@ -297,16 +298,16 @@ def check_fidelity(frame: pd.DataFrame, card: Card, seeds: int) -> pd.DataFrame:
 
 
 def judge(target: pd.Series, seed: int) -> Any:
-    """Return the untrained model that compares tables with this target."""
+    """Return the untrained model with which tables with this target are compared."""
     if is_number(target):
         return HistGradientBoostingRegressor(random_state=seed)
-    # without a penalty rare ones among many classes make the boosting diverge
+    # without a penalty, rare classes among many make boosting diverge
     penalty = 0.0 if target.nunique() == 2 else 1.0
     return HistGradientBoostingClassifier(random_state=seed, l2_regularization=penalty)
 
 
 def scores(model: Any, features: pd.DataFrame, target: pd.Series) -> tuple[float, float, float]:
-    """Return the accuracy and area under the curve of a classifier, or the R² of a regressor."""
+    """Return accuracy and area under the ROC curve of a classifier, or the R² of a regressor."""
     if is_number(target):
         return np.nan, np.nan, model.score(features, target)
     shares = model.predict_proba(features)
@@ -330,7 +331,7 @@ def command(
     fit: Callable[[Any, Card], dict[str, Any]],
     check: Callable[[Any, Card, int], pd.DataFrame],
 ) -> int:
-    """Load what a command line names, and write its twin or how near that is."""
+    """Load the data set named on the command line; write its twin, or measure its fidelity."""
     parser = argparse.ArgumentParser(prog=f"python -m data_scripts.{module}", description=doc)
     parser.add_argument("name", help="a prepared data set")
     parser.add_argument("--home", type=Path, help="where prepared tables live")
@@ -356,7 +357,7 @@ def command(
 
 
 def write_fidelity(results: pd.DataFrame, path: Path) -> None:
-    """Put the results of a data set in place of its earlier ones, and print their means."""
+    """Replace the earlier results of a data set, and print the means of the new ones."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
         earlier = pd.read_csv(path)

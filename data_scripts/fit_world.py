@@ -1,9 +1,10 @@
 """``python -m data_scripts.fit_world movielens``: fit the twin of prepared users and items.
 
-The tastes are those of a factorisation that learns to tell an item that a user took from one at
-random. How strong they are in the twin is chosen so that they add to popularity what they add in
-the real tables. With ``--check`` it measures instead how well that can be told on real and on twin
-tables, and the areas under the curve go to ``book/results/world_fidelity.csv``.
+The tastes are those of a matrix factorisation that learns to separate an item that a user took from
+a random one. Their strength in the twin is chosen so that they improve on popularity by as much as
+in the real tables. With ``--check`` it measures instead how well taken and random items can be
+separated on real and on twin tables. The areas under the ROC curve are written to
+``book/results/world_fidelity.csv``.
 """
 
 import sys
@@ -32,20 +33,20 @@ from demix_lite.errors import DemixError
 from demix_lite.seeds import derive_seed, generator
 
 USERS, ITEMS, ROWS = 1_000, 600, 40_000
-AVERAGES = ("review_count", "average_stars", "stars")  # follow from the ratings drawn
-MOST_LEVELS = 250  # of an attribute that a twin draws; the rarest are left out
-MOST_TOKENS = 60  # of an attribute with a taste of their own
+AVERAGES = ("review_count", "average_stars", "stars")  # computed from the drawn ratings
+MOST_LEVELS = 250  # of an attribute of a twin; the rarest are left out
+MOST_TOKENS = 60  # values of an attribute that have a taste vector of their own
 LEAVES = 24
 DIMENSIONS = 8
 EPOCHS, BATCH, NEGATIVES, RATE = 12, 8192, 4, 0.02
-PENALTY = 2e-3  # on what is special to one user or item, so that attributes explain what they can
+PENALTY = 2e-3  # on vectors of single users and items, so that attributes explain what they can
 FIDELITY = ROOT / "book" / "results" / "world_fidelity.csv"
 STRENGTHS = (1, 1.2, 1.4, 1.6, 1.8, 2, 2.3, 2.6, 3)
 DAY = 86_400
 
 
 class Tastes(torch.nn.Module):
-    """A factorisation: vectors of attribute values, plus one for each user and item."""
+    """A matrix factorisation: vectors of attribute values, plus one for each user and item."""
 
     def __init__(self, user_tokens: np.ndarray, item_tokens: np.ndarray) -> None:
         super().__init__()
@@ -63,7 +64,7 @@ class Tastes(torch.nn.Module):
         self.base = torch.nn.Parameter(torch.zeros(()))
 
     def forward(self, user: torch.Tensor, item: torch.Tensor) -> torch.Tensor:
-        """Return the appeal of ``item`` (users, many) to ``user`` (users,)."""
+        """Return the appeal of items ``(users, many)`` to users ``(users,)``."""
         return self.appeal(self.user_vectors()[user], self.item_vectors()[item]) + self.base
 
     def user_vectors(self) -> torch.Tensor:
@@ -71,12 +72,12 @@ class Tastes(torch.nn.Module):
         return self.user_tokens @ self.of_user_tokens + self.of_users
 
     def item_vectors(self) -> torch.Tensor:
-        """Return the tastes of all items, their popularity last."""
+        """Return the tastes of all items, with their popularity as last component."""
         return self.item_tokens @ self.of_item_tokens + self.of_items
 
     @staticmethod
     def appeal(user: torch.Tensor, item: torch.Tensor) -> torch.Tensor:
-        """Multiply tastes and add the popularity."""
+        """Return the inner product of the tastes plus the popularity."""
         return torch.einsum("ud,und->un", user, item[..., :-1]) + item[..., -1]
 
 
@@ -153,14 +154,14 @@ def places(interactions: pd.DataFrame, tables: Tables) -> tuple[np.ndarray, np.n
 
 
 def attributes(frame: pd.DataFrame, card: Card) -> list[str]:
-    """List the columns of users or items that are drawn, not computed, and not empty."""
+    """List the columns of users or items that are neither computed from ratings nor empty."""
     features = (*card.numeric, *card.categorical)
     names = [name for name in frame if name in features and name not in AVERAGES]
     return [name for name in names if frame[name].notna().any()]
 
 
 def token_specs(frame: pd.DataFrame, card: Card) -> dict[str, dict[str, Any]]:
-    """Say which values of each attribute have a taste of their own."""
+    """Return which values of each attribute have a taste vector of their own."""
     specs: dict[str, dict[str, Any]] = {}
     for name in attributes(frame, card):
         if name in card.numeric:
@@ -173,7 +174,7 @@ def token_specs(frame: pd.DataFrame, card: Card) -> dict[str, dict[str, Any]]:
 
 
 def token_matrices(tables: Tables, specs: dict[str, dict]) -> dict[str, np.ndarray]:
-    """Put the tokens of all attributes side by side, for users and for items."""
+    """Concatenate the tokens of all attributes, for users and for items."""
     matrices = {}
     for key, name in (("user", "users"), ("item", "items")):
         frame = tables[name]
@@ -185,9 +186,9 @@ def token_matrices(tables: Tables, specs: dict[str, dict]) -> dict[str, np.ndarr
 def written_tastes(
     specs: dict[str, dict[str, Any]], of_tokens: torch.Tensor, of_each: torch.Tensor
 ) -> dict[str, Any]:
-    """Write down the vectors of attribute values, and the spread of what they leave open."""
+    """Describe the vectors of attribute values, and the spread that they do not explain."""
     vectors = of_tokens.detach().numpy().astype(float)
-    # the last row belongs to everyone, and so does the mean of what is special
+    # the last row is common to all; the mean of the individual vectors is added to it
     vectors[-1] += of_each.detach().numpy().mean(axis=0)
     tastes, start = {}, 0
     for name, spec in specs.items():
@@ -228,7 +229,7 @@ def fit_ratings(
     user: np.ndarray,
     item: np.ndarray,
 ) -> dict[str, Any]:
-    """Split the spread of the ratings, as normal scores, by what they lean on, and the rest."""
+    """Split the variance of the ratings, as normal scores, by what they depend on, and the rest."""
     levels, weights = np.unique(rating, return_counts=True)
     score = norm.ppf((rankdata(rating) - 0.5) / len(rating))
     leaning = np.column_stack([affinity, popularity, np.ones(len(score))])
@@ -250,18 +251,18 @@ def fit_ratings(
 
 
 def fit_activity(counts: np.ndarray) -> list[float]:
-    """Describe how many items users take, as a share of a mean that the cap leaves as it is."""
+    """Describe how many items users take, relative to the mean; a cap keeps the mean unchanged."""
     shares = np.quantile(counts, np.linspace(0, 1, KNOTS))
     most = MOST_TAKEN * ITEMS * USERS / ROWS
-    for _ in range(20):  # what the cap takes away, the others get
+    for _ in range(20):  # what the cap removes is given to the other users
         shares = np.minimum(shares / np.trapezoid(shares, dx=1 / (KNOTS - 1)), most)
     return [float(f"{share:.6g}") for share in shares]
 
 
 def fit_times(interactions: pd.DataFrame) -> dict[str, Any]:
-    """Describe when users start, how long they stay and when within it they rate.
+    """Describe when users start, how long they stay and when in this time they rate.
 
-    Tables without dates get invented ones: users who come one after the other for six years.
+    Tables without dates get invented ones: users arrive one after the other over six years.
     """
     if "time" not in interactions:
         even = [0.0, 1.0]
@@ -284,15 +285,16 @@ def fit_times(interactions: pd.DataFrame) -> dict[str, Any]:
 
 
 def knots(values: pd.Series | np.ndarray) -> list[float]:
-    """Describe a distribution by evenly spaced quantiles, in six digits or whole numbers."""
+    """Describe a distribution by evenly spaced quantiles, with six digits or as whole numbers."""
     points = np.quantile(values, np.linspace(0, 1, KNOTS))
     return [int(point) if abs(point) > 1e6 else float(f"{point:.6g}") for point in points]
 
 
 def invent_prices(world: dict[str, Any]) -> None:
-    """Add prices to the twin of Amazon: the graph set it is fitted to has none.
+    """Add prices to the twin of Amazon: the graph data set to which it is fitted has none.
 
-    Half of them are below 25 dollars, a tenth is missing, and users differ in liking dear things.
+    Half of them are below 25 dollars, a tenth is missing, and users differ in their taste for
+    expensive items.
     """
     inner = 25 * np.exp(1.5 * norm.ppf(np.linspace(0.005, 0.995, KNOTS)))
     inner = [round(float(price), 2) for price in inner]
@@ -309,10 +311,10 @@ def invent_prices(world: dict[str, Any]) -> None:
 
 
 def check_world(tables: Tables, card: Card, seed: int = 0) -> dict[str, float]:
-    """Tell interactions held out from pairs at random; return the area under the curve.
+    """Separate held-out interactions from random pairs; return areas under the ROC curve.
 
-    ``popularity`` knows how often an item is taken, ``tastes`` also what user and item are and what
-    the user took. Of the interactions 20 % are held out.
+    ``popularity`` uses how often an item is taken; ``tastes`` also uses the attributes of user and
+    item and what the user took. 20 % of the interactions are held out.
     """
     user, item = places(tables["interactions"], tables)
     rng = generator(card.name, "check", seed)
@@ -337,7 +339,7 @@ def check_world(tables: Tables, card: Card, seed: int = 0) -> dict[str, float]:
 
 
 def check_fidelity(tables: Tables, card: Card, seeds: int) -> pd.DataFrame:
-    """Check the real tables and as many worlds of the built-in twin, one for each seed."""
+    """Check, for every seed, the real tables and a world of the built-in twin."""
     rows = []
     for seed in range(seeds):
         for table, found in (("real", (tables, card)), ("twin", load_tables(card.name, seed=seed))):
@@ -347,9 +349,9 @@ def check_fidelity(tables: Tables, card: Card, seeds: int) -> pd.DataFrame:
 
 
 def strengthen(world: dict[str, Any], tables: Tables, card: Card) -> dict[str, Any]:
-    """Make tastes as strong as it takes for them to add to popularity what they add in reality.
+    """Scale the tastes so that they improve on popularity by as much as in the real tables.
 
-    A factorisation of few ratings shrinks them.
+    This is needed because a factorisation of few ratings shrinks them.
     """
 
     def added(tables: Tables) -> float:
@@ -362,7 +364,7 @@ def strengthen(world: dict[str, Any], tables: Tables, card: Card) -> dict[str, A
 
 
 def scaled(world: dict[str, Any], strength: float) -> dict[str, Any]:
-    """Return the world with all tastes of its users so many times as strong."""
+    """Return the world with all tastes of its users multiplied by ``strength``."""
 
     def times(vectors: list) -> list:
         return (strength * np.array(vectors)).round(3).tolist()
@@ -376,7 +378,7 @@ def scaled(world: dict[str, Any], strength: float) -> dict[str, Any]:
 
 
 def load_world(name: str, home: Path | None) -> tuple[Tables, Card]:
-    """Load prepared users and items; refuse a data set of one table."""
+    """Load prepared users and items; raise an error for a data set with one table."""
     tables, card = load_tables(name, "real", home=home)
     if not card.keys:
         raise DemixError(f"{name!r} is one table; fit it with data_scripts.fit_twin.")

@@ -1,4 +1,4 @@
-"""What the sources of users and items share: JSON lines, ids, attributes, ranges."""
+"""Shared code of the sources of users and items: JSON lines, ids, attributes, ranges."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -10,21 +10,21 @@ import pandas as pd
 from data_scripts.source import Lines, reading
 from demix_lite.errors import DemixError
 
-CHUNK = 100_000  # lines of JSON that wait to become a table
+CHUNK = 100_000  # lines of JSON that are converted to a table at once
 
 
 def read_json_lines(lines: Lines, title: str, **fields: tuple[str, type]) -> pd.DataFrame:
-    """Read some fields of a file with one JSON object a line.
+    """Read some fields of a file with one JSON object per line.
 
     Parameters
     ----------
     lines : Lines
         The file.
     title : str
-        What it should be, for the sentence that says what is wrong with it, and in which line.
+        What the file should be, for error messages, which also name the line.
     **fields : tuple of str and type
-        The name of a field and its type, under the name of the column it becomes. A field that is
-        absent or ``null`` is a missing value.
+        Maps the name of a column to the name and the type of a field. A field that is absent or
+        ``null`` becomes a missing value.
     """
     rows = _json_rows(lines, title, list(fields.values()))
     parts = []
@@ -58,8 +58,8 @@ def joined(
 ) -> dict[str, pd.DataFrame]:
     """Return the first rating of each user and item, and the users and items that occur.
 
-    ``user`` and ``item`` name the file that describes them and hold its table; of what no file
-    describes the ids alone are known.
+    ``user`` and ``item`` give the name and the table of the file that describes them; without such
+    a file only their ids are known.
     """
     interactions = ratings.drop_duplicates(["user", "item"], ignore_index=True)
     interactions = interactions.astype({"user": str, "item": str, "rating": "float64"})
@@ -76,7 +76,7 @@ def joined(
 
 
 def check_between(values: pd.Series, low: float, high: float) -> None:
-    """Refuse, by a ValueError that names it, a number out of range or missing."""
+    """Raise a ValueError that names the first number that is out of range or missing."""
     odd = values[~values.between(low, high)]
     if len(odd):
         raise ValueError(f"{values.name} holds {odd.tolist()[0]!r}, not {low} to {high}")

@@ -1,4 +1,4 @@
-"""MovieLens: how people rated films (1 million ratings, or 100,000 as another edition)."""
+"""MovieLens: how people rated films (1 million ratings, or the edition with 100,000)."""
 
 from collections.abc import Mapping
 
@@ -25,8 +25,8 @@ GENRES = [
 
 
 def parse(raw: Mapping[str, bytes]) -> dict[str, pd.DataFrame]:
-    """Read ``ratings.dat``, ``users.dat`` and ``movies.dat``: cells divided by ``::``, latin-1."""
-    ratings_file, users_file, movies_file = raw.values()  # of the sample the first has another name
+    """Read ``ratings.dat``, ``users.dat`` and ``movies.dat``: separator ``::``, latin-1."""
+    ratings_file, users_file, movies_file = raw.values()  # the first name differs in the sample
     with reading(RATINGS, "MovieLens 1M"):
         ratings = _numbers(_cells(ratings_file, 4), ["user", "item", "rating", "time"])
     with reading(USERS, "MovieLens 1M"):
@@ -61,7 +61,7 @@ def parse_100k(raw: Mapping[str, bytes]) -> dict[str, pd.DataFrame]:
 
 
 def _cells(content: bytes, width: int, divider: str = "::") -> pd.DataFrame:
-    # by hand: titles hold quotes, and pandas is slow where "::" divides
+    # without pandas: titles contain quotes, and pandas is slow with the separator "::"
     lines = content.decode("latin-1").splitlines()
     rows = [line.split(divider) for line in lines]
     odd = [number for number, row in enumerate(rows, 1) if len(row) != width]
@@ -78,7 +78,7 @@ def _numbers(cells: pd.DataFrame, names: list[str]) -> pd.DataFrame:
 
 
 def _films(ids: pd.Series, titles: pd.Series) -> pd.DataFrame:
-    """Take the year from the end of the title; one film of the 100K edition has none."""
+    """Extract the year from the end of the title; one film of the 100K edition has none."""
     years = titles.str.extract(r".*\((\d{4})\)", expand=False)
     years = years.astype("float64" if years.isna().any() else "int64")
     return pd.DataFrame({"item": ids, "title": titles.str.strip(), "year": years})

@@ -1,4 +1,4 @@
-"""What the sources of preference pairs share: the forms pairs come in, and which are left out."""
+"""Shared code of the sources of preference pairs: their formats, and which pairs are left out."""
 
 import gzip
 import importlib
@@ -28,7 +28,8 @@ from demix_lite.errors import DemixError
 
 ENDINGS = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
 MOST_CHARACTERS = 8000
-"""Longest prompt and longer answer together; longer dialogues are left out."""
+"""Largest number of characters of the prompt plus the longer answer; longer dialogues are left
+out."""
 
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
 SPEAKER = re.compile(r"\n\n(Human|Assistant):")
@@ -46,7 +47,7 @@ OTHER_EDITIONS: dict[str, dict[str, Any]] = {
         "licence": "not stated in the file",
     },
 }
-"""Forms that only other data sets have, and what to say of them."""
+"""Formats of other data sets, and what the error message says about them."""
 
 UNVERIFIED = "Read from a folder: not verified, no checksum of these files is published."
 NOTE = (
@@ -71,7 +72,7 @@ class Pair:
 
 
 def source_of_pairs(name: str, hub: str, title: str, licence: str, notes: str) -> Source:
-    """Return a source of preference pairs: a data set of the hub, and what its card says."""
+    """Return a source of preference pairs: a data set of the hub, with the facts of its card."""
     facts = {
         "title": title,
         "url": f"https://huggingface.co/datasets/{hub}",
@@ -97,7 +98,7 @@ def source_of_pairs(name: str, hub: str, title: str, licence: str, notes: str) -
 
 
 def rows_of_hub(hub: str, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the rows of a data set of the hub, and where each of them stands."""
+    """Yield the rows of a data set of the hub, each with its location."""
     try:
         load = importlib.import_module("datasets").load_dataset
     except ImportError as error:
@@ -106,7 +107,7 @@ def rows_of_hub(hub: str, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
         ) from error
     try:
         rows = load(hub, split="train")
-    except Exception as error:  # the hub has many ways of not being there
+    except Exception as error:  # the hub can fail in many ways
         raise DemixError(
             f"could not download {hub} ({type(error).__name__}); try again later, or get its files "
             f"yourself and run: python -m data_scripts {name} --raw FOLDER"
@@ -116,7 +117,7 @@ def rows_of_hub(hub: str, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def rows_of_folder(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the rows of all files of a folder, and where each of them stands."""
+    """Yield the rows of all files of a folder, each with its location."""
     if not folder.is_dir():
         raise DemixError(f"there is no folder {folder}.")
     files = sorted(p for p in folder.glob("*") if p.name.endswith(ENDINGS) and p.is_file())
@@ -156,11 +157,11 @@ def _rows_of_file(path: Path) -> Iterator[Any]:
 def table_of(
     rows: Iterable[tuple[str, Any]], title: str, counts: Counter[str]
 ) -> tuple[str, pd.DataFrame]:
-    """Return the form of the rows and the table of all pairs that teach something.
+    """Return the format of the rows and the table of all usable pairs.
 
-    Left out, and counted in ``counts``: answers that are equal or empty, dialogues that are too
-    long or part before the last answer, and repeated pairs. Ties of the scores are counted and
-    kept.
+    Pairs with equal or empty answers, dialogues that are too long or that differ before the last
+    answer, and repeated pairs are left out and counted in ``counts``. Ties of the scores are
+    counted and kept.
     """
     forms: Counter[str] = Counter()
     kept: dict[tuple[str, str, str], None] = {}
@@ -184,7 +185,7 @@ def table_of(
 
 
 def trouble_with(pair: Pair | None) -> str:
-    """Say why a pair is left out; nothing if it is not."""
+    """Say why a pair is left out; empty if it is kept."""
     if pair is None:
         return "parted"
     if not pair.chosen or not pair.rejected:
@@ -196,7 +197,7 @@ def trouble_with(pair: Pair | None) -> str:
 
 
 def in_words(counts: Counter[str], kept: int) -> str:
-    """Say what became of the pairs.
+    """Say how many pairs were kept, and why others were left out.
 
     Examples
     --------
@@ -217,7 +218,7 @@ def in_words(counts: Counter[str], kept: int) -> str:
 
 
 def read_pair(row: dict[str, Any]) -> tuple[str, Pair | None]:
-    r"""Return the form of a row and its pair; None if its dialogues part before the last answer.
+    r"""Return the format of a row and its pair; None if dialogues differ before the last answer.
 
     Examples
     --------
@@ -257,7 +258,7 @@ def _prompt(prompt: Any, chosen: Any) -> list[Message]:
 
 
 def _messages(turns: Any) -> list[Message]:
-    """Read messages in any of the usual spellings; a text alone is an answer."""
+    """Read messages in any of the usual formats; a plain text is an answer."""
     if isinstance(turns, str):
         return [{"role": "assistant", "content": turns.strip()}]
     turns = [turns] if isinstance(turns, dict) else turns
@@ -271,7 +272,7 @@ def _messages(turns: Any) -> list[Message]:
 
 
 def _dialogue(text: str) -> list[Message]:
-    """Read a dialogue of Human and Assistant; an empty list if it is none."""
+    """Read a dialogue of Human and Assistant; return an empty list if the text is not one."""
     head, *rest = SPEAKER.split(text)
     if head.strip() or not rest:
         raise ValueError("it is no dialogue of Human and Assistant")

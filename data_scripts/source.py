@@ -1,4 +1,4 @@
-"""The contract of a data source, and the list of the modules that keep it."""
+"""The interface of a data source, and the list of the modules that implement it."""
 
 import gzip
 import importlib
@@ -22,20 +22,20 @@ UNPACK_ERRORS = (zipfile.BadZipFile, KeyError, gzip.BadGzipFile, EOFError, zlib.
 
 @dataclass(frozen=True)
 class RawFile:
-    """One file as its publisher gives it, and where it can be had.
+    """One file as published, and where to get it.
 
     Attributes
     ----------
     name : str
-        File name as upstream gives it, uncompressed. A name that ends in ``.gz`` is a file that
+        Upstream name of the uncompressed file. A name that ends in ``.gz`` means that the file
         stays packed, because only the digest of the packed file is published. A ``*`` stands for
         any text.
     sha256 : str
-        Digest of the content under this name; empty where none is published: the file is then
+        Digest of the content under this name. It is empty if none is published; the file is then
         accepted unchecked, and the card says so.
     urls : tuple of str
-        Tried in order. A ``.gz`` is unpacked; ``archive.zip#member`` takes one member of an
-        archive, and ``outer.zip#inner.zip#member`` a member of an archive inside it. Empty where
+        Addresses, tried in order. A ``.gz`` is unpacked; ``archive.zip#member`` means one member of
+        an archive, and ``outer.zip#inner.zip#member`` a member of an archive inside it. Empty if
         only a person can get the file.
     """
 
@@ -60,16 +60,16 @@ def _no_parser(raw: Mapping[str, Any]) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Source:
-    """All that is special about one data set.
+    """Everything that is specific to one data set.
 
     A new data set is one new module in this package that defines ``SOURCE = Source(...)``.
 
     Attributes
     ----------
     name : str
-        The name on the command line and of the prepared table.
+        Name on the command line and of the prepared table.
     files : tuple of RawFile
-        What has to be fetched.
+        The files to fetch.
     parse : callable
         Turns ``{key of a file: uncompressed bytes}`` into the prepared table or tables.
     facts : dict
@@ -77,14 +77,14 @@ class Source:
         ``notes``, ``keys``.
     streamed : bool
         Whether ``parse`` gets the :class:`Lines` of each file instead of its bytes, so that a file
-        may be larger than the memory.
+        may be larger than memory.
     by_hand : str
         How a person gets files that have no address; one sentence.
     editions : tuple of Source
-        Editions made of other files, such as a part of the rows, of which a folder may hold one
-        instead; never downloaded.
+        Editions with other files, such as a part of the rows. A folder may contain one of them
+        instead; they are never downloaded.
     build : callable, optional
-        Takes the place of files and ``parse`` where no files have fixed names: returns the
+        Used instead of ``files`` and ``parse`` if the files have no fixed names: returns the
         prepared table and the facts of its card from a folder, or from upstream if given None.
     """
 
@@ -127,13 +127,13 @@ def uci_urls(static: str, old: str) -> tuple[str, str]:
 
 
 def from_folder(digests: Mapping[str, str]) -> tuple[RawFile, ...]:
-    """Return files that only a person can get, from their names and digests."""
+    """Return files that only a person can get, given their names and digests."""
     return tuple(RawFile(name, sha256, urls=()) for name, sha256 in digests.items())
 
 
 @contextmanager
 def reading(name: str, title: str, *errors: type[Exception]) -> Iterator[None]:
-    """Say in one sentence which file is not in the format of ``title``, and why."""
+    """Turn errors into one sentence: which file is not in the format of ``title``, and why."""
     caught: tuple[type[Exception], ...] = (ValueError, TypeError, *errors)
     try:
         yield
@@ -143,7 +143,7 @@ def reading(name: str, title: str, *errors: type[Exception]) -> Iterator[None]:
 
 
 def known(values: pd.Series, allowed: Collection[Any]) -> pd.Series:
-    """Return ``values`` if each of them is allowed; a ValueError names the first that is not."""
+    """Return ``values`` if all are allowed; raise a ValueError that names the first that is not."""
     odd = values[~values.isin(list(allowed))]
     if len(odd):
         listing = ", ".join(map(str, allowed))

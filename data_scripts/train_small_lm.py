@@ -1,8 +1,8 @@
 """``python -m data_scripts.train_small_lm``: train the language model that ships with the package.
 
-A byte-level BPE tokenizer and a model of the Qwen2 architecture learn the built-in world of
-instructions: first all its text, better and worse answers alike, then the better answers alone.
-The pairs are drawn under other seeds than those of the twins.
+A byte-level BPE tokenizer and a model of the Qwen2 architecture are trained on the built-in world
+of instructions: first on all its text, better and worse answers alike, then only on the better
+answers. The pairs are drawn with other seeds than those of the twins.
 """
 
 import argparse
@@ -39,17 +39,17 @@ SIZES: dict[str, Any] = {
     "max_position_embeddings": 1024,
 }
 MOST_TOKENS = 256
-"""Longer texts are cut: the model has not learned from any."""
+"""Longer texts are truncated: the model is not trained on longer ones."""
 
 BATCH = 32
 BUCKET = 20
-"""Batches that are sorted by length together, so that little is padded."""
+"""Number of batches that are sorted by length together, to reduce padding."""
 
 WARMUP = 100
 
 
 def train_tokenizer() -> Any:
-    """Train a byte-level BPE tokenizer on the text of the twins; digits stay single."""
+    """Train a byte-level BPE tokenizer on the text of the twins; every digit is a token."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -78,7 +78,7 @@ def train_tokenizer() -> Any:
 
 
 def batches(tokenizer: Any, stage: str, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield token ids and, True, the tokens that count: all of them, or those of chosen answers."""
+    """Yield token ids and a mask of the tokens in the loss: all, or those of chosen answers."""
     count = math.ceil(steps * BATCH / len(TWINS))
     pairs = pd.concat([draw_pairs(load_twin(name), count, stage) for name in TWINS])
     pairs = pairs.sample(frac=1, random_state=0, ignore_index=True)
@@ -101,7 +101,7 @@ def batches(tokenizer: Any, stage: str, steps: int) -> Iterator[tuple[Tensor, Te
 
 
 def _buckets(lengths: list[int]) -> Iterator[list[int]]:
-    """Yield batches of rows of like length, in random order."""
+    """Yield batches of rows of similar length, in random order."""
     draw = torch.Generator().manual_seed(0)
     for rows in torch.arange(len(lengths)).split(BUCKET * BATCH):
         alike = sorted(rows.tolist(), key=lengths.__getitem__)
@@ -111,7 +111,7 @@ def _buckets(lengths: list[int]) -> Iterator[list[int]]:
 
 
 def train(model: Any, tokenizer: Any, stage: str, steps: int, rate: float) -> None:
-    """Train in place with AdamW, a short warm-up and a cosine."""
+    """Train in place with AdamW, a short warm-up and a cosine schedule."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer,

@@ -1,4 +1,4 @@
-"""Yelp: how people rated shops and restaurants (academic data set, or a graph set made from it)."""
+"""Yelp: how people rated shops and restaurants (academic data set, or a graph data set of it)."""
 
 import io
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ COMPLIMENTS = [
 
 
 def parse(raw: Mapping[str, Lines]) -> dict[str, pd.DataFrame]:
-    """Read reviews, users and businesses: JSON, one object a line, the reviews gigabytes of it."""
+    """Read reviews (gigabytes), users and businesses: one JSON object per line."""
     reviews = _reviews(raw[REVIEWS])
     users, businesses = _users(raw[USERS]), _businesses(raw[BUSINESSES])
     described = reviews["user"].isin(users["user"]) & reviews["item"].isin(businesses["item"])

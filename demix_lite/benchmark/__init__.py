@@ -1,4 +1,4 @@
-"""The protocol: one run of the whole line, judged on clean test rows."""
+"""The benchmark: runs of the whole pipeline, evaluated on clean test rows."""
 
 from demix_lite.benchmark.ledger import COLUMNS, append_row, read_ledger
 from demix_lite.benchmark.pipeline import Outcome, Prepared, judge, prepare, run_pipeline

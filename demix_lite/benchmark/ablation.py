@@ -1,4 +1,4 @@
-"""What every ingredient of the detector is worth: the same training with one part changed."""
+"""Ablation: what each part of the detector is worth, by training with one part changed."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -43,7 +43,7 @@ COLUMNS = (
 
 
 def variants() -> dict[str, DetectorSettings]:
-    """Return the detectors to compare, by what is different; two have a second pass.
+    """Return the settings of the detectors to compare, by variant; two have a second pass.
 
     Examples
     --------
@@ -79,7 +79,7 @@ def variants() -> dict[str, DetectorSettings]:
 
 
 def chosen_variants(names: Sequence[str] | None) -> dict[str, DetectorSettings]:
-    """Return the variants with these names, all of them by default; refuse an unknown one.
+    """Return the variants with these names, by default all; raise an error for an unknown one.
 
     Examples
     --------
@@ -92,7 +92,7 @@ def chosen_variants(names: Sequence[str] | None) -> dict[str, DetectorSettings]:
 
 
 def new_architecture(task: str) -> str:
-    """Return the architecture that no variant learns from: the last one of the task's family.
+    """Return the architecture that no variant is trained on: the last one of the task's family.
 
     Examples
     --------
@@ -111,11 +111,11 @@ def run_ablation(
     jobs: int | None = None,
     announce: Callable[[str], None] = lambda line: None,
 ) -> None:
-    """Train every variant on the unified environments, without one architecture, and judge it.
+    """Train every variant on the unified environments without one architecture; evaluate it.
 
-    Each variant judges runs of an architecture it knows and of one it does not know; their
-    validation sets are always new. A variant is not run again if all tasks are in the file.
-    Environments are made ``jobs`` side by side (one a core).
+    Each variant judges runs of an architecture that it was trained on and of one that it was not;
+    their validation sets are always new. A variant is skipped if the file has all tasks.
+    Environments are made in ``jobs`` parallel processes, by default one per core.
 
     Raises
     ------
@@ -143,7 +143,7 @@ def run_ablation(
 
 
 def _judged(tasks: Sequence[str], source: str) -> list[tuple[int, Environment]]:
-    """Return the runs that all variants judge, with their seeds; no training ever sees them."""
+    """Return the runs that all variants judge, with their seeds; they are not used in training."""
     both = get_task(tasks[0]).architectures[0], new_architecture(tasks[0])
     work = [(n, s, a) for n in tasks for s in SEEDS for a in both]
     judged = []

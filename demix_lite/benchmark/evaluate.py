@@ -1,4 +1,4 @@
-"""Judge a model on clean test rows, on average and in its worst group."""
+"""Evaluate a model on clean test rows, on average and in its worst group."""
 
 from dataclasses import dataclass
 
@@ -22,8 +22,8 @@ class Evaluation:
     metric : float
         Over all test rows.
     worst_group : float
-        Over the worst of the four groups (condition met or not) × (target or not) of the spurious
-        rule; groups of fewer than ten test rows are left out.
+        In the worst of the four groups (condition met or not) × (target or not) of the spurious
+        rule; groups with fewer than ten test rows are left out.
     groups : dict
         Group name to metric.
     """
@@ -41,12 +41,12 @@ def evaluate(
     Parameters
     ----------
     task, model, encoder
-        The task, and what was fitted on its training rows.
+        The task, and the model and encoder fitted on its training rows.
     test : DataFrame
         Clean rows, features and label.
     rule : Rule
-        The shortcut that cuts them into four groups; of groups with fewer than
-        ``SMALLEST_GROUP`` rows nothing is said.
+        The shortcut that divides them into four groups. Groups with fewer than ``SMALLEST_GROUP``
+        rows are left out.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""The ledger: one line per finished run, with everything needed to believe or repeat it."""
+"""The ledger: one line per finished run, with everything needed to check or repeat it."""
 
 import csv
 import hashlib
@@ -55,13 +55,13 @@ def append_rows(
 ) -> None:
     """Append finished rows, all of them or none; several processes may append to the same file.
 
-    Rows hold the value of every column; further keys are left out. With ``key``, the columns that
-    identify a row, those that are in the file are not written again.
+    Rows have a value for every column; other keys are ignored. With ``key``, the columns that
+    identify a row, rows that are already in the file are not written again.
 
     Raises
     ------
     DemixError
-        If a row lacks a column or the file has other columns.
+        If a row lacks a column, or the file has different columns.
     """
     missing = sorted({column for row in rows for column in columns if column not in row})
     if missing:
@@ -80,7 +80,7 @@ def append_rows(
 
 
 def keys_of(path: Path, key: Sequence[str]) -> set[tuple[str, ...]]:
-    """Return the values, as text, that identify the rows of a file; a missing one has none.
+    """Return the values, as text, that identify the rows of a file; empty if there is no file.
 
     Raises
     ------
@@ -100,7 +100,7 @@ def keys_of(path: Path, key: Sequence[str]) -> set[tuple[str, ...]]:
 
 
 def _lines(path: Path) -> list[list[str]]:
-    """Return the values of every line, the header first; refuse one with too few or too many."""
+    """Return the values of every line, header first; raise an error if their number differs."""
     with path.open(encoding="utf-8", newline="") as file:
         header, *lines = list(csv.reader(file)) or [[]]
     if not header:
@@ -115,7 +115,7 @@ def _lines(path: Path) -> list[list[str]]:
 
 
 def check_columns(path: Path, columns: Sequence[str] = COLUMNS) -> None:
-    """Raise :class:`DemixError` if a ledger that is there has other columns."""
+    """Raise :class:`DemixError` if an existing ledger has different columns."""
     if not path.exists():
         return
     with path.open(encoding="utf-8") as file:
@@ -127,7 +127,7 @@ def check_columns(path: Path, columns: Sequence[str] = COLUMNS) -> None:
 
 
 def lock_of(path: Path) -> str:
-    """Return the name of the file that locks a ledger, out of the way in the temporary folder."""
+    """Return the name of the lock file of a ledger, in the temporary folder."""
     name = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
     return str(Path(tempfile.gettempdir()) / f"demix_lite-{name}.lock")
 
@@ -147,17 +147,17 @@ def read_ledger(path: Path) -> pd.DataFrame:
     """
     if not path.exists():
         return pd.DataFrame(columns=list(COLUMNS))
-    _lines(path)  # pandas would fill a line that is too short
-    return pd.read_csv(path, dtype={"commit": str})  # 1e12345 is a commit and no number
+    _lines(path)  # pandas would pad a line that is too short
+    return pd.read_csv(path, dtype={"commit": str})  # 1e12345 is a commit, not a number
 
 
 def peak_megabytes(device: str | None) -> float:
-    """Return the largest memory use so far, in MB (on CUDA: of the device)."""
+    """Return the peak memory use so far, in MB (on CUDA: of the device)."""
     if resolve_device(device).type == "cuda":
         return torch.cuda.max_memory_allocated(resolve_device(device)) / 1e6
     status = Path("/proc/self/status")
     if status.exists():
-        # Not getrusage: there a child process starts with the peak of its parent.
+        # Not getrusage: with it, a child process starts with the peak of its parent.
         peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
         return int(peak.split()[1]) * 1024 / 1e6
     if platform.system() == "Darwin":
@@ -169,7 +169,7 @@ def peak_megabytes(device: str | None) -> float:
 
 
 def provenance(device: str | None) -> dict[str, Any]:
-    """Return device, cores, versions and commit of this run.
+    """Return device, number of cores, package versions and commit of this run.
 
     Examples
     --------
@@ -189,12 +189,12 @@ def provenance(device: str | None) -> dict[str, Any]:
 
 
 def _commit() -> str:
-    """Return the commit of the code, with "-dirty" behind it if the code was changed since."""
-    # Installed below somebody else's repository the code is not part of it.
+    """Return the commit of the code, followed by "-dirty" if the code was changed since."""
+    # If the package is installed inside another repository, that one's commit is not meant.
     if not shutil.which("git") or not _git("ls-files", Path(__file__).name):
         return "unknown"
     name = _git("describe", "--always", "--exclude", "*")
-    # The rows that a long run has just written to the ledger do not change what is measured.
+    # Result files are left out: rows that a run has just written do not change what is measured.
     changed = _git("status", "--porcelain", "--untracked-files=no", "--", ":/", RESULTS_LEFT_OUT)
     return f"{name}-dirty" if name and changed else name or "unknown"
 

@@ -33,7 +33,7 @@ TrainFn = Callable[[pd.DataFrame, Tensor | None], tuple[Trained, Encoder]]
 
 @dataclass(frozen=True)
 class Prepared:
-    """A run up to the influence vectors, and the models that no method changes.
+    """A run up to the influence vectors, and the models that do not depend on the method.
 
     Attributes
     ----------
@@ -43,16 +43,16 @@ class Prepared:
     outputs : Tensor
         Outputs of the trained model for the training rows.
     train : callable
-        Trains the task model on other rows and weights of this run, with the same seed and the
-        same number of steps.
+        Trains the task model on given rows and weights, with the same seed and the same number of
+        steps.
     evaluations : dict
-        ``dirty``, ``oracle`` and ``clean`` to :class:`Evaluation`.
+        Maps ``dirty``, ``oracle`` and ``clean`` to an :class:`Evaluation`.
     facts : dict
-        What the ledger says of the run, whatever the method.
+        The entries of the ledger that do not depend on the method.
     seconds : dict
         Seconds per stage so far.
     device : str or None
-        Where models are trained and influence is computed, as it was asked for.
+        Device for training and influence, as requested.
     """
 
     task: Task
@@ -70,14 +70,14 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Outcome(Prepared):
-    """A run and what a method made of it: its evaluations say ``repaired``, too.
+    """A run and the result of a method on it; its evaluations also have ``repaired``.
 
     Attributes
     ----------
     diagnosis, repaired
         Results of the stages.
     row : dict
-        Its line of the ledger.
+        Its line in the ledger.
     """
 
     diagnosis: Diagnosis
@@ -86,7 +86,7 @@ class Outcome(Prepared):
 
 
 class Detector(Protocol):
-    """What the pipeline needs of a detector or a baseline."""
+    """The interface of a detector or a baseline for the pipeline."""
 
     name: str
 
@@ -97,7 +97,7 @@ class Detector(Protocol):
 
 @dataclass
 class _Clock:
-    """Seconds per stage; tells ``announce`` when a stage begins."""
+    """Measure the seconds per stage; call ``announce`` when a stage begins."""
 
     announce: Callable[[str], None]
     seconds: dict[str, float] = field(default_factory=dict)
@@ -117,18 +117,18 @@ def run_pipeline(
     announce: Callable[[str], None] = lambda stage: None,
     **settings: Any,
 ) -> Outcome:
-    """Run the whole line once and judge it.
+    """Run the whole pipeline once and evaluate the result.
 
     Parameters
     ----------
     task_name : str
         A registered task.
     detector : ErrorDetector or baseline, optional
-        Whatever diagnoses a run; the weights shipped for the task's family by default.
+        The method that diagnoses the run; by default the detector shipped for the task's family.
     announce : callable
         Called with the name of each stage as it begins.
     **settings
-        Source, clean ratio, architecture, seed and so on: those of :func:`prepare`.
+        Source, clean ratio, architecture, seed and so on, as for :func:`prepare`.
 
     Returns
     -------
@@ -137,7 +137,8 @@ def run_pipeline(
     Raises
     ------
     DemixError
-        Unknown task, architecture or rule, a ratio outside (0, 1], missing data or device.
+        If the task, architecture or rule is unknown, the clean ratio is outside (0, 1], or the data
+        or the device is missing.
     """
     prepared = prepare(task_name, announce=announce, **settings)
     detector = detector or shipped_detector(prepared.task.family)
@@ -160,7 +161,7 @@ def prepare(
     device: str | None = None,
     announce: Callable[[str], None] = lambda stage: None,
 ) -> Prepared:
-    """Inject errors, train on them, open the run, and train what methods are compared with.
+    """Inject errors, train on them, open the run, and train the models to compare with.
 
     Parameters
     ----------
@@ -171,21 +172,21 @@ def prepare(
     clean_ratio : float
         Share of rows without label or feature error, in (0, 1].
     architecture : str, optional
-        Task model; the standard one of the task by default.
+        Task model; by default the standard one of the task.
     model : str, optional
-        Another language model for a task about language: a folder, or a name on the hub.
+        Another language model for a language task: a folder, or a model name on the hub.
     seed : int
-        Repeat; names the errors, the weights and the batches.
+        Number of the repetition; determines the errors, the initial weights and the mini-batches.
     rows : int, optional
-        Use only so many rows of the table.
+        Use only this many rows of the table.
     train_rows : int, optional
-        Train on at most so many rows, drawn by the seed; the test rows stay all.
+        Train on at most this many rows, drawn by the seed; all test rows are kept.
     validation : int
-        Validation samples per influence vector (M).
+        Number of validation samples per influence vector (M).
     rule : str, optional
-        The spurious rule; drawn by the seed by default.
+        The spurious rule; by default drawn by the seed.
     co_occurring : bool
-        Let label and feature errors meet in one row.
+        Whether a row may have both a label and a feature error.
     device : str, optional
         ``"cpu"`` (default) or ``"cuda"``.
     announce : callable
@@ -200,7 +201,7 @@ def prepare(
     fit_seed = derive_seed(task.name, "fit", architecture, seed)
 
     def train(frame: pd.DataFrame, weights: Tensor | None = None) -> tuple[Trained, Encoder]:
-        # As many steps as on the dirty rows: no repair should win by training longer.
+        # The same number of steps as on the dirty rows: no repair should win by longer training.
         options: dict[str, Any] = {"weights": weights, "device": device, "rows": len(dirty)}
         return fit_model(task, architecture, frame, fit_seed, **options)
 
@@ -255,16 +256,16 @@ def judge(
     protocol: str = "unified",
     announce: Callable[[str], None] = lambda stage: None,
 ) -> Outcome:
-    """Let a method diagnose a run, repair what it found, train again and judge the model.
+    """Let a method diagnose a run, repair what it found, train again and evaluate the model.
 
     Parameters
     ----------
     prepared : Prepared
         The run.
     method : ErrorDetector or baseline
-        Whatever diagnoses it.
+        The method that diagnoses it.
     protocol : str
-        What the method learned from; goes into the ledger.
+        What the method was trained on; written to the ledger.
     announce : callable
         Called with the name of each stage as it begins.
     """

@@ -1,4 +1,4 @@
-"""Work of the benchmark, spread over the cores."""
+"""Run work of the benchmark in parallel processes."""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -9,9 +9,10 @@ from tqdm import tqdm
 
 
 def side_by_side(work: Sequence[Any], what: str, jobs: int | None = None) -> Iterator[Any]:
-    """Yield what calls return, in their order, with a progress bar named ``what``.
+    """Yield the results of delayed calls, in their order, with a progress bar named ``what``.
 
-    ``work`` are calls that joblib delayed, ``jobs`` how many run at a time (by default one a core).
+    ``work`` has calls made with ``joblib.delayed``; ``jobs`` of them run at a time, by default one
+    per core.
 
     Examples
     --------
@@ -21,6 +22,6 @@ def side_by_side(work: Sequence[Any], what: str, jobs: int | None = None) -> Ite
     """
     done = Parallel(n_jobs=jobs or cpu_count(), return_as="generator")(work)
     with warnings.catch_warnings():
-        # joblib exchanges workers that have grown large, which is meant to be.
+        # joblib replaces workers whose memory has grown large; this is intended.
         warnings.filterwarnings("ignore", message="A worker stopped")
         yield from tqdm(done, total=len(work), desc=what, disable=None)

@@ -1,16 +1,17 @@
-"""Which environments a detector learns from: the protocols of the benchmark.
+"""Which environments a detector is trained on: the protocols of the benchmark.
 
 - *unified*: all tasks of the family; the detector for the data sets of this benchmark.
-- *practised*: all tasks, and as many other questions asked of their tables (see
+- *practised*: all tasks, and as many practice tasks drawn from their tables (see
   :mod:`demix_lite.tasks.practice`); the detector for tables of your own.
-- *leave-one-task-out*: the same without the judged task; it has never seen the data set.
-- *in-task*: the judged task alone, with other errors, as in the paper.
+- *leave-one-task-out*: like practised, but without the judged task; the detector has never seen the
+  data set.
+- *in-task*: only the judged task, with other errors, as in the paper.
 - *leave-one-architecture-out*: all tasks, but never the judged architecture.
-- *paper*: in-task with the four channels and the network of the paper, to compare with.
-- *other-family*: the unified detector of another family, as it is.
+- *paper*: in-task with the four channels and the network of the paper, for comparison.
+- *other-family*: the unified detector of another family, unchanged.
 
-The validation set is new in every judged run, whatever the protocol: errors, rows and the choice of
-the M samples are drawn from the run's own seed.
+Under every protocol the validation set of a judged run is new: errors, rows and the choice of the M
+samples are drawn from the run's own seed.
 """
 
 from collections.abc import Callable, Sequence
@@ -46,22 +47,24 @@ STEPS = {
 """Training steps of the first pass by protocol."""
 
 OTHER_FAMILY = {"recommendation": "tabular", "alignment": "tabular"}
-"""Family to the one whose unified detector is tried on it under the protocol other-family."""
+"""Maps a family to the one whose unified detector judges it under the protocol other-family."""
 
 BEGINS_WITH = {"alignment": "tabular"}
-"""Family whose environments are dear to the one whose shipped detector its own ones begin with."""
+"""Maps a family whose environments are expensive to the one whose shipped detector initialises its
+detectors."""
 
 HEAD_START = 4
-"""How many times fewer steps a detector takes that begins with another one."""
+"""A detector that is initialised with another one is trained for this many times fewer steps."""
 
 PRACTISING = ("tabular",)
-"""Families of whose data other questions can be asked."""
+"""Families from whose data practice tasks can be drawn."""
 
 WITHOUT_PLAIN_SUPPORT = ("alignment",)
-"""Families in which it gained nothing: columns of a preference pair hardly tell its label."""
+"""Families in which plain support gained nothing: the columns of a preference pair hardly predict
+its label."""
 
 WITH_QUESTIONS = ("practised", "leave-one-task-out")
-"""Protocols whose detectors also learn from other questions."""
+"""Protocols whose detectors are also trained on practice tasks."""
 
 NAMES = {
     "unified": "{family}",
@@ -78,7 +81,7 @@ PAPER_CHANNELS = ("influence", "input_similarity", "label_agreement", "train_los
 
 @dataclass(frozen=True)
 class Curriculum:
-    """What one detector learns from.
+    """What one detector is trained on.
 
     Attributes
     ----------
@@ -91,7 +94,7 @@ class Curriculum:
     settings : DetectorSettings
         Settings of the detector.
     begins_with : str, optional
-        The shipped detector whose first pass it goes on from.
+        The shipped detector from whose first pass the training starts.
     """
 
     name: str
@@ -108,12 +111,12 @@ class Curriculum:
 
     @property
     def practises(self) -> bool:
-        """Whether it also learns from other questions asked of its tables."""
+        """Whether it is also trained on practice tasks drawn from its tables."""
         return self.protocol in WITH_QUESTIONS
 
     @property
     def path(self) -> Path:
-        """Where the detector is kept, without the extension."""
+        """Path of the detector's files, without the extension."""
         return (SHIPPED if self.shipped else data_home() / "detectors") / self.name
 
 
@@ -132,7 +135,7 @@ def family_tasks(family: str) -> tuple[str, ...]:
 
 
 def curricula(family: str) -> dict[str, Curriculum]:
-    """Return every detector of a family by name.
+    """Return the curricula of all detectors of a family, by name.
 
     Examples
     --------
@@ -189,12 +192,12 @@ def _settings(protocol: str, family: str, steps: int) -> DetectorSettings:
 
 
 def curriculum_for(protocol: str, task_name: str, architecture: str) -> Curriculum:
-    """Return what the detector that judges a task under a protocol learns from.
+    """Return the curriculum of the detector that judges a task under a protocol.
 
     Raises
     ------
     DemixError
-        If the protocol is unknown, or the task's family has none such.
+        If the protocol is unknown, or the task's family has no such protocol.
 
     Examples
     --------
@@ -215,7 +218,7 @@ def curriculum_for(protocol: str, task_name: str, architecture: str) -> Curricul
 
 
 def shipped_detector(family: str) -> ErrorDetector:
-    """Load the unified detector of a family, or of another one while it has none of its own.
+    """Load the unified detector of a family, or of another family if it has none of its own.
 
     Examples
     --------
@@ -232,7 +235,7 @@ def detector_for(protocol: str, task_name: str, architecture: str) -> ErrorDetec
     Raises
     ------
     DemixError
-        If the protocol is unknown or its detector was not trained yet.
+        If the protocol is unknown, or its detector has not been trained yet.
     """
     plan = curriculum_for(protocol, task_name, architecture)
     try:
@@ -260,33 +263,34 @@ def environment_bank(
     jobs: int | None = None,
     device: str | None = None,
 ) -> Bank:
-    """Make the training environments of several tasks, ``jobs`` side by side (one a core).
+    """Make the training environments of several tasks in parallel processes.
 
     Parameters
     ----------
     tasks : sequence of str
-        Names of tasks.
+        Names of the tasks.
     source : {"real", "twin"}
-        Where their rows come from.
+        Where the rows come from.
     injections : int
-        Injections a task.
+        Number of injections per task.
     rows : int, optional
-        Training rows of each, at most; the task's number by default.
+        Largest number of training rows of each environment; by default that of the task.
     architectures : sequence of str, optional
-        Task models that every injection is seen through; all of a task by default.
+        Task models that are trained for every injection; by default all of the task.
     sample : int, optional
-        Rows whose vectors are taken at once, side by side; None takes none.
+        Number of rows whose vectors are computed at once in the parallel processes; with None, none
+        are.
     practice : bool
-        Also ask other questions of the tables, as many again, where a family can.
+        Whether to draw as many practice tasks in addition, in families that have them.
     jobs : int, optional
-        Processes side by side, one thread each; as many as cores by default.
+        Number of parallel processes, with one thread each; by default the number of cores.
     device : str, optional
-        Where models are trained and influence is computed; the CPU by default.
+        Device for training and influence; by default the CPU.
 
     Returns
     -------
     dict
-        Name of a task to its environments, injection by injection.
+        Maps the name of a task to its environments, in the order of the injections.
     """
     options: dict[str, Any] = {"rows": rows, "architectures": architectures, "device": device}
     work = [(name, number) for number in range(injections) for name in tasks]
@@ -330,10 +334,11 @@ def train_detectors(
     device: str | None = None,
     announce: Callable[[str], None] = lambda line: None,
 ) -> None:
-    """Train detectors one after the other; one that is there stays unless ``again``.
+    """Train detectors one after the other; skip those that exist, unless ``again`` is true.
 
-    Their environments are made ``jobs`` side by side (one a core), with models trained on
-    ``device``, the CPU by default. ``announce`` is called with a line a detector.
+    Their environments are made in ``jobs`` parallel processes (by default one per core), with
+    models trained on ``device``, by default the CPU. ``announce`` is called with one line per
+    detector.
 
     Raises
     ------

@@ -1,7 +1,7 @@
-"""Read result files and say what they show: means, intervals over seeds, gains.
+"""Read result files and summarise them: means, intervals over seeds, gains.
 
-A page of results copes with a file that is missing or half full: it shows what is there and says
-how much that is.
+A page of results also works with a missing or incomplete file: it shows the rows that exist and
+says how many they are.
 """
 
 from collections.abc import Iterable, Sequence
@@ -28,7 +28,7 @@ def results_folder(given: str = "") -> Path:
     Raises
     ------
     DemixError
-        If the given folder is not there.
+        If the given folder does not exist.
 
     Examples
     --------
@@ -47,14 +47,15 @@ def results_folder(given: str = "") -> Path:
 def read_rows(
     path: Path, columns: Sequence[str], *, source: str = "real", key: Sequence[str] = KEY
 ) -> pd.DataFrame:
-    """Read rows of a result file, by task; a file that is missing has none, a column NaN.
+    """Read rows of a result file, by task; a missing file has no rows, a missing column is NaN.
 
-    Of the rows with the same ``key`` the last counts; ``source`` is ``"real"`` or ``"twin"``.
+    Of several rows with the same ``key``, the last one counts. ``source`` is ``"real"`` or
+    ``"twin"``.
 
     Raises
     ------
     DemixError
-        If there is no such source.
+        If the source is unknown.
 
     Examples
     --------
@@ -73,7 +74,7 @@ def read_rows(
 
 
 def expected(family: str | None = None) -> pd.DataFrame:
-    """Return the keys of all rows that the grid of a family, or of every family, will have.
+    """Return the keys of all rows in the complete grid of a family, or of all families.
 
     Examples
     --------
@@ -118,7 +119,7 @@ def standard(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def by_family(tasks: Iterable[str]) -> dict[str, list[str]]:
-    """Return the tasks of every family that has some.
+    """Group tasks by family; families without tasks are left out.
 
     Examples
     --------
@@ -131,7 +132,7 @@ def by_family(tasks: Iterable[str]) -> dict[str, list[str]]:
 
 
 def groups_of_tasks(tasks: Iterable[str]) -> dict[str, list[str]]:
-    """Return what means are taken over: all tasks and, of several families, each by itself.
+    """Return the groups of tasks to average over: each family and, if there are several, all tasks.
 
     Examples
     --------
@@ -147,7 +148,7 @@ def groups_of_tasks(tasks: Iterable[str]) -> dict[str, list[str]]:
 
 
 def means_by_group(table: pd.DataFrame) -> dict[str, pd.Series]:
-    """Return the mean over tasks (columns) by seed: of all tasks, and of each family.
+    """Return the mean over tasks (columns) by seed, for all tasks and for each family.
 
     Examples
     --------
@@ -160,7 +161,7 @@ def means_by_group(table: pd.DataFrame) -> dict[str, pd.Series]:
 
 
 def settings_of(tasks: Iterable[str]) -> str:
-    """Say in one sentence how the runs of some tasks differ between families.
+    """Describe in one sentence how the runs of some tasks differ between families.
 
     Examples
     --------
@@ -230,7 +231,7 @@ def intervals_over_tasks(
     """Return the mean over tasks of a column, with an interval over seeds, for every group.
 
     Only tasks and seeds that every group has are used, so that groups are compared on the same
-    runs; groups with fewer than half as many runs as the fullest are left out.
+    runs. Groups with fewer than half as many runs as the largest group are left out.
 
     Examples
     --------
@@ -258,11 +259,11 @@ def _means_by_seed(rows: pd.DataFrame, by: Sequence[str], column: str) -> pd.Dat
 
 
 def ratio(values: pd.Series, reference: pd.Series) -> pd.Series:
-    """Return one value a seed whose mean is the ratio of the two means.
+    """Return one value per seed, such that their mean is the ratio of the two means.
 
-    The values are those of the linearised ratio, so a t-interval over them is the usual interval of
-    a ratio of means and a reference near zero in one seed does no harm. Seeds that only one of them
-    has are left out; NaN if the mean of the reference is zero or less.
+    The values are those of the linearised ratio. So a t-interval over them is the usual interval of
+    a ratio of means, and a reference near zero in one seed does no harm. Seeds that only one of the
+    two has are left out; the result is NaN if the mean of the reference is zero or less.
 
     Examples
     --------
@@ -281,11 +282,11 @@ def ratio(values: pd.Series, reference: pd.Series) -> pd.Series:
 def gain_over_best(
     ours: pd.DataFrame, others: pd.DataFrame, column: str, *, better: str = "higher"
 ) -> tuple[str, pd.Series]:
-    """Return the best other method of a task and our relative gain over it, one value a seed.
+    """Return the best other method of a task and our relative gain over it, one value per seed.
 
     The best method is the one with the best mean over the seeds it shares with us; methods with
-    fewer than half of our seeds are not considered. A positive gain is always an improvement;
-    ``better`` (``"higher"`` or ``"lower"``) says which way is up.
+    fewer than half of our seeds are not considered. ``better`` is ``"higher"`` or ``"lower"``. A
+    positive gain is always an improvement.
 
     Examples
     --------
@@ -310,10 +311,10 @@ def gain_over_best(
 def gains_by_task(
     ours: pd.DataFrame, others: pd.DataFrame, column: str
 ) -> tuple[pd.Series, pd.DataFrame]:
-    """Return the best other method of every task and our gain over it, a column a task.
+    """Return the best other method of every task and our gain over it, one column per task.
 
-    The rows have the columns of the ledger. ``metric_better`` says which way is up for the metrics
-    of the task model; for F1 and average precision, more is better.
+    The rows have the columns of the ledger. For metrics of the task model, ``metric_better`` says
+    whether higher or lower is better; for F1 and average precision, higher is better.
 
     Examples
     --------
@@ -343,7 +344,7 @@ def mean_over_tasks(table: pd.DataFrame) -> pd.Series:
 
 
 def differences(ours: pd.DataFrame, others: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Return ours minus theirs on the same runs: a line a seed, a column a task.
+    """Return ours minus theirs on the same runs: one line per seed, one column per task.
 
     Examples
     --------
@@ -378,7 +379,7 @@ def plus_minus(
 
 
 def absent(name: str, command: str) -> str:
-    """Say that a result file has nothing to show yet, and what fills it.
+    """Say that a result file has nothing to show yet, and which command fills it.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Smaller questions than the grid's: what each repair is worth, and how many samples it takes."""
+"""Two small studies: what each repair is worth, and how many validation samples are needed."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -35,7 +35,7 @@ SHARES = (0.05, 0.1, 0.25, 0.5, 1.0)
 
 
 def only(*kinds: str) -> Callable[[Diagnosis], Diagnosis]:
-    """Return what keeps a diagnosis of some error types and forgets the others.
+    """Return a function that keeps these error types of a diagnosis and drops the others.
 
     Examples
     --------
@@ -52,7 +52,7 @@ def only(*kinds: str) -> Callable[[Diagnosis], Diagnosis]:
 
 
 def misnamed(said: Diagnosis) -> Diagnosis:
-    """Give every error the name of the next one: label, feature, spurious, label.
+    """Rename every error type to the next one: label, feature, spurious, label.
 
     Examples
     --------
@@ -77,7 +77,7 @@ REPAIRS: dict[str, tuple[Callable[[Diagnosis], Diagnosis], dict[str, Any]]] = {
     "spurious only": (only("spurious"), {}),
     "wrongly named": (misnamed, {}),
 }
-"""What is made of a diagnosis, and the options of the repair, by name."""
+"""How the diagnosis is changed, and the options of the repair, by name."""
 
 DROP = "drop every flagged row"
 
@@ -108,7 +108,7 @@ def repair_study(prepared: Prepared, detector: ErrorDetector) -> Iterator[dict[s
 
 
 def samples_study(prepared: Prepared, detector: ErrorDetector) -> Iterator[dict[str, Any]]:
-    """Judge the same errors, in the same model, with a growing share of the validation samples."""
+    """Diagnose the same run with a growing share of the validation samples."""
     run, seed = prepared.run, prepared.facts["seed"]
     seen = run.task, run.architecture, run.encoder, run.trained, run.train, run.valid
     for share in SHARES:
@@ -129,12 +129,12 @@ def samples_study(prepared: Prepared, detector: ErrorDetector) -> Iterator[dict[
 def run_studies(
     tasks: Sequence[str], folder: Path, *, source: str = "real", jobs: int | None = None
 ) -> None:
-    """Write ``repair.csv`` and ``samples.csv``; a run that is there is not run again.
+    """Write ``repair.csv`` and ``samples.csv``; runs that the files have are skipped.
 
     Raises
     ------
     DemixError
-        If one of the files has other columns.
+        If one of the files has different columns.
     """
     repairs, samples = folder / "repair.csv", folder / "samples.csv"
     check_columns(repairs, REPAIR_COLUMNS)
@@ -162,7 +162,7 @@ def _study(
     columns: Sequence[str],
     run: dict[str, Any],
 ) -> None:
-    """Add what a study of one run finds to its file, unless it is there."""
+    """Append the results of a study of one run to its file, unless it has them."""
     torch.set_num_threads(1)
     if tuple(map(str, run.values())) in keys_of(path, tuple(run)):
         return

@@ -1,7 +1,7 @@
-"""The benchmark as a grid: which method judges which run, resumed where it stopped.
+"""The benchmark as a grid: which method judges which run; it resumes where it stopped.
 
 A *cell* is one run (task × architecture × clean ratio × seed); every method judges the same run.
-Rows go to the ledger one by one as they are finished.
+Rows are written to the ledger one by one as they are finished.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -37,17 +37,17 @@ from demix_lite.whole_file import whole_file
 SEEDS = range(5)
 RATIOS = (0.4, 0.6, 0.7, 0.8)
 MAIN = ("demix_lite", "summary_gbm", "ddc", "dda_repair", "random", "oracle")
-"""Methods that are also judged at other clean ratios and on other architectures."""
+"""Methods that are also evaluated at other clean ratios and on other architectures."""
 
 OF_DETECTORS = ("demix_lite", "demix_paper")
-"""Methods that are a detector, trained under a protocol."""
+"""Methods that are detectors, trained under a protocol."""
 
 TUNING_ROWS, TUNING_INJECTIONS = 3000, 6
 PROTOCOLS = ("in-task", "leave-one-task-out", "unified")
-"""Of every family; practised and other-family come on top where there are such detectors."""
+"""Protocols of every family; practised and other-family are added where such detectors exist."""
 
 Entry = tuple[str, str]
-"""A method and the protocol it learned under."""
+"""A method and the protocol it was trained under."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,10 @@ class Cell:
 
 
 def suite(family: str, *, quick: bool = False, tasks: Collection[str] = ()) -> list[Cell]:
-    """Return the grid of a family, or of some of its tasks; ``quick`` is a small slice of it.
+    """Return the grid of a family, or of some of its tasks; ``quick`` returns a small part of it.
 
-    At a clean ratio of 0.5 with the first architecture every method judges every run, under every
-    protocol it has; at the other ratios and with the other architectures the main methods do.
+    At a clean ratio of 0.5 and with the first architecture, every method judges every run under
+    every protocol it has. At other ratios and with other architectures, only the main methods do.
 
     Raises
     ------
@@ -123,7 +123,7 @@ def some(
     methods: Collection[str] | None = None,
     protocols: Collection[str] | None = None,
 ) -> list[Cell]:
-    """Keep the part of a grid with some methods and protocols; none given means all.
+    """Keep the part of a grid with these methods and protocols; None means all.
 
     Raises
     ------
@@ -145,7 +145,7 @@ def some(
 
 
 def _with_entries(cells: Iterable[Cell], wanted: Callable[[Cell, Entry], bool]) -> Iterator[Cell]:
-    """Yield the cells that have wanted entries, with these alone."""
+    """Yield the cells that have wanted entries, with only these entries."""
     for cell in cells:
         entries = tuple(entry for entry in cell.entries if wanted(cell, entry))
         if entries:
@@ -162,12 +162,12 @@ def run_suite(
     device: str | None = None,
     announce: Callable[[str], None] = lambda line: None,
 ) -> None:
-    """Fill the ledger with the rows of a grid that are missing; none is run twice.
+    """Add the missing rows of a grid to the ledger; nothing is run twice.
 
-    Rows are appended as they are finished. ``train_rows`` is the most training rows of a run (the
-    task's number by default), ``jobs`` how many cells run, and environments are made, side by side,
-    one thread each (all cores by default). Models are trained and influence is computed on
-    ``device``, the CPU by default.
+    Rows are appended as they are finished. ``train_rows`` is the largest number of training rows of
+    a run (by default that of the task). ``jobs`` is the number of parallel processes, with one
+    thread each, for cells and for environments (by default one per core). Models are trained and
+    influence is computed on ``device``, by default the CPU.
     """
     resolve_device(device)
     check_columns(ledger)
@@ -200,7 +200,7 @@ def _run_cell(
     train_rows: int | None,
     device: str | None = None,
 ) -> None:
-    """Judge one run; rows that another process has finished meanwhile are left to it."""
+    """Let the methods judge one run; skip rows that another process has finished meanwhile."""
     torch.set_num_threads(1)
     if not any(_missing([cell], ledger, source)):
         return
@@ -221,7 +221,7 @@ def _run_cell(
 
 
 def _method(name: str, protocol: str, prepared: Prepared, source: str) -> Any:
-    """Return a method that is ready to judge a run."""
+    """Return a method, trained or tuned, that can judge a run."""
     task = prepared.task.name
     if name in YARDSTICKS:
         return YARDSTICKS[name](prepared.injection.train.errors)
@@ -232,7 +232,7 @@ def _method(name: str, protocol: str, prepared: Prepared, source: str) -> Any:
 
 
 def _learned(name: str, protocol: str) -> str:
-    """Return the protocol that a detector was trained under: the paper's recipe has its own."""
+    """Return the protocol that a detector was trained under; the paper's detector has its own."""
     return "paper" if name == "demix_paper" else protocol
 
 
@@ -242,7 +242,7 @@ def _kept(name: str, task: str, source: str) -> Path:
 
 
 def _train_missing(cells: Iterable[Cell], **options: Any) -> None:
-    """Train the detectors that the cells ask for and that are not there."""
+    """Train the detectors that the cells need and that do not exist yet."""
     wanted: dict[str, Curriculum] = {}
     for cell in cells:
         for name, protocol in cell.entries:
@@ -260,9 +260,9 @@ def fit_methods(
     source: str = "real",
     **how: Any,
 ) -> None:
-    """Tune the baselines of a task on its training environments and keep what they learned.
+    """Tune the baselines of a task on its training environments and save them.
 
-    ``how``, such as ``device`` and ``jobs``, is that of :func:`environment_bank`.
+    ``how`` has options of :func:`environment_bank`, such as ``device`` and ``jobs``.
     """
     methods = (SummaryGBM.name, *BASELINES)
     missing = [n for n in methods if n in names and not _kept(n, task, source).exists()]
@@ -287,7 +287,7 @@ def fit_methods(
 
 
 def _record_tuning(path: Path, source: str) -> None:
-    """Write what the search found; what another machine found of other baselines is kept."""
+    """Write the results of the search; keep those of other baselines from another machine."""
     found = tuning_table(source)
     with FileLock(lock_of(path)):
         if path.exists():
@@ -299,7 +299,7 @@ def _record_tuning(path: Path, source: str) -> None:
 
 
 def tuning_table(source: str = "real") -> pd.DataFrame:
-    """Return what the search found for every baseline and task, beside what it searched."""
+    """Return the settings found for every baseline and task, next to the settings searched."""
     rows = []
     for file in sorted((data_home() / "baselines").glob(f"*-{source}-*.json")):
         task, name = file.stem.split(f"-{source}-")

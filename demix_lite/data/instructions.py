@@ -1,11 +1,12 @@
 """The built-in world of instructions: small exercises whose answers can be checked.
 
-A pair of answers differs in what makes one better: the preferred answer is right and complete, the
-other one has a mistake, lacks a part or answers another question. Style (a list, an emoji, a few
-words more) is drawn for both without regard to that: it is what a shortcut can hold on to.
+The preferred answer of a pair is right and complete; the other one has a mistake, lacks a part or
+answers another question. Style (a list, an emoji, a few more words) is drawn for both independently
+of this: a shortcut can use it.
 
-The description of a twin names ``instructions``: ``turns``, the number of questions of a dialogue
-and how often it occurs, and ``same_style``, how often the answers of a pair share a trait.
+The description of a twin has an entry ``instructions`` with ``turns``, the numbers of questions of
+a dialogue and how often each occurs, and ``same_style``, the probability that two answers which
+were drawn alike in a trait stay alike; otherwise one of them is changed.
 """
 
 from collections.abc import Callable
@@ -37,7 +38,8 @@ def sample_instructions(
 ) -> pd.DataFrame:
     """Draw preference pairs, with the columns of the prepared tables.
 
-    As many ``rows`` as the description says by default. The same seed gives the same pairs.
+    By default there are as many ``rows`` as the description says. The same seed gives the same
+    pairs.
 
     Examples
     --------
@@ -63,7 +65,7 @@ def draw_pairs(twin: dict[str, Any], rows: int, seed: object = 0) -> pd.DataFram
 
 
 def _pair(turns: int, same_style: float, rng: np.random.Generator) -> tuple[str, str, str]:
-    """Draw a dialogue of some questions, and two answers to the last of them."""
+    """Draw a dialogue with ``turns`` questions, and two answers to the last one."""
     exercise = KINDS[rng.integers(len(KINDS))]
     *before, (question, right, mistaken) = exercise(turns, rng)
     messages = []
@@ -74,7 +76,7 @@ def _pair(turns: int, same_style: float, rng: np.random.Generator) -> tuple[str,
     messages.append({"role": "user", "content": question})
     styles = _style(rng), _style(rng)
     for trait in TRAITS:
-        # As a rule one answer alone has the trait.
+        # Usually only one of the two answers should have the trait.
         if styles[0][trait] == styles[1][trait] and rng.random() > same_style:
             styles[rng.integers(2)][trait] ^= True
     flawed = _flawed(right, mistaken, rng)
@@ -82,7 +84,7 @@ def _pair(turns: int, same_style: float, rng: np.random.Generator) -> tuple[str,
 
 
 def _flawed(right: list[str], mistaken: list[str], rng: np.random.Generator) -> list[str]:
-    """Return an answer with a mistake, without one of its parts, or to another question."""
+    """Return an answer with a mistake, with a missing part, or to another question."""
     flaw = rng.choice(["mistaken", "incomplete", "elsewhere"], p=[0.5, 0.3, 0.2])
     if flaw == "mistaken":
         return mistaken
@@ -126,7 +128,7 @@ def _sums(turns: int, rng: np.random.Generator) -> list[Turn]:
 
 
 def _sum(way: str, rng: np.random.Generator) -> tuple[str, str, str]:
-    """Draw a sum or a difference, what it is, and what it is not."""
+    """Draw a sum or a difference, with a right and a wrong answer."""
     low, high = sorted(int(n) for n in rng.integers(1, 10, size=2))
     value = high + low if way == "plus" else high - low
     off = value + int(rng.choice([-2, -1, 1, 2]))
@@ -135,7 +137,7 @@ def _sum(way: str, rng: np.random.Generator) -> tuple[str, str, str]:
 
 
 def _prices(turns: int, rng: np.random.Generator) -> list[Turn]:
-    """Ask for prices that stand in a list; later questions do not repeat it."""
+    """Ask for prices from a list; later questions do not repeat it."""
     goods = rng.permutation(GOODS)[:3]
     prices = rng.permutation(9)[:3] + 1
     table = ", ".join(f"{name} {price}" for name, price in zip(goods, prices, strict=True))
@@ -168,7 +170,7 @@ def _order(turns: int, rng: np.random.Generator) -> list[Turn]:
 
 
 def _capitals(turns: int, rng: np.random.Generator) -> list[Turn]:
-    """Ask to write words in a given form; later questions name other words only."""
+    """Ask to write words in a given form; later questions only name other words."""
     form = ("in capitals", "twice", "in quotes")[rng.integers(3)]
     forms: dict[str, Callable[[str], str]] = {
         "in capitals": str.upper,

@@ -1,7 +1,8 @@
-"""Preference pairs as a table: one row a pair, and what its texts look like.
+"""Preference pairs as a table: one pair per row, with attributes computed from its texts.
 
-A row holds a ``prompt``, two answers (``first`` and ``second``) and which of them is ``preferred``.
-The order of the answers says nothing, so a swapped preference is a wrong label like any other.
+A row has a ``prompt``, two answers (``first`` and ``second``) and which of them is ``preferred``.
+The order of the answers carries no information, so a swapped preference is a wrong label like any
+other.
 """
 
 import hashlib
@@ -53,10 +54,11 @@ def split_turns(prompt: str) -> list[Message]:
 
 
 def with_attributes(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return pairs with what can be counted in their texts, columns in their order.
+    """Add the attributes that are counted in the texts of pairs, with columns in their usual order.
 
-    ``turns`` counts the messages of the prompt, ``longer``, ``with_list`` and ``with_emoji`` name
-    the answer that has more words, or that alone has a list or an emoji (``neither`` if none does).
+    ``turns`` is the number of messages of the prompt. ``longer``, ``with_list`` and ``with_emoji``
+    name the answer that has more words, or the only one with a list or an emoji (``neither`` if
+    there is no such answer).
 
     Examples
     --------
@@ -80,14 +82,15 @@ def with_attributes(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _which(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Name the answer that has more of something."""
+    """Name the answer with the larger value, or ``neither``."""
     return np.array(["second", "neither", "first"])[np.sign(first - second) + 1]
 
 
 def place_answers(pairs: pd.DataFrame) -> pd.DataFrame:
     """Turn ``prompt, chosen, rejected`` into ``prompt, first, second, preferred``.
 
-    Which answer comes first depends on the texts alone, and tells nothing of the preference.
+    Which answer comes first depends only on the texts, and carries no information about the
+    preference.
 
     Examples
     --------
@@ -108,7 +111,7 @@ def place_answers(pairs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _comes_first(prompt: str, chosen: str, rejected: str) -> bool:
-    """Draw the order of the answers from their texts, the same however they are ranked."""
+    """Draw the order of the answers from their texts, independently of their ranking."""
     low, high = sorted((chosen, rejected))
     digest = hashlib.sha256("\x1f".join((prompt, low, high)).encode("utf-8", "replace")).digest()
     return bool(digest[0] % 2) == (chosen == low)

@@ -1,7 +1,7 @@
-"""The store of prepared data sets: one folder each, holding its tables and ``card.json``.
+"""The store of prepared data sets: one folder each, with its tables and ``card.json``.
 
-Most data sets are one table, ``table.parquet``. One of users and items is three: ``interactions``,
-``users`` and ``items``, joined by the columns ``user`` and ``item``.
+Most data sets are one table, ``table.parquet``. A data set of users and items has three tables,
+``interactions``, ``users`` and ``items``, joined by the columns ``user`` and ``item``.
 """
 
 import hashlib
@@ -37,19 +37,19 @@ class Card:
     Attributes
     ----------
     name, source : str
-        Which data set, and ``"real"`` or ``"twin"``.
+        Name of the data set, and ``"real"`` or ``"twin"``.
     title, url, licence : str
-        What it is, where it lives, what one may do with it.
+        Title, web address and licence.
     rows, sha256 : int, str
-        Length of the table that holds the target (its interactions, if there are users and items)
-        and :func:`tables_sha256` of the very tables this card came with.
+        Number of rows of the table with the target (the interactions, if there are users and
+        items), and :func:`tables_sha256` of the tables that this card describes.
     numeric, categorical, target : tuple of str, tuple of str, str
         The role of each column, over all tables.
     notes : str
         Anything else a reader should know.
     keys : tuple of str
-        Columns that name or order rows and are no features: ``user``, ``item``, ``time``, a title.
-        Only a data set of users and items has them.
+        Columns that identify or order rows and are not features: ``user``, ``item``, ``time``, a
+        title. Only data sets of users and items have them.
     text : tuple of str
         Columns of free text.
     """
@@ -70,12 +70,12 @@ class Card:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Every column, features first."""
+        """All columns, features first."""
         return (*self.text, *self.numeric, *self.categorical, self.target, *self.keys)
 
     @property
     def tables(self) -> tuple[str, ...]:
-        """Names of the tables: one, or three where keys join them."""
+        """Names of the tables: one, or three that are joined by keys."""
         return WORLD if self.keys else (TABLE,)
 
 
@@ -85,10 +85,11 @@ def data_home() -> Path:
 
 
 def content_sha256(frame: pd.DataFrame) -> str:
-    r"""Hash what a table says, not how a file stores it.
+    r"""Hash the content of a table, independently of how a file stores it.
 
-    The hash is taken over the UTF-8 bytes of the table as CSV: a header line, no index, ``\n`` line
-    ends, numbers in their shortest exact form, missing values and empty strings as empty cells.
+    The hash is computed over the UTF-8 bytes of the table as CSV: a header line, no index, ``\n``
+    line endings, numbers in their shortest exact form, missing values and empty strings as empty
+    cells.
 
     Examples
     --------
@@ -99,7 +100,7 @@ def content_sha256(frame: pd.DataFrame) -> str:
 
 
 def tables_sha256(tables: Tables) -> str:
-    """Hash the content of several tables, whatever their order; of one table, its own hash.
+    """Hash the content of several tables, in any order; for a single table, return its own hash.
 
     Examples
     --------
@@ -120,14 +121,14 @@ def describe(tables: Tables, card: Card) -> Card:
 
 
 def save_table(frame: pd.DataFrame, card: Card, home: Path | str | None = None) -> Path:
-    """Write a data set of one table; see :func:`save_tables`."""
+    """Write a data set with one table; see :func:`save_tables`."""
     return save_tables({TABLE: frame}, card, home)
 
 
 def save_tables(tables: Tables, card: Card, home: Path | str | None = None) -> Path:
     """Write a prepared data set and its card, all or nothing, and return their folder.
 
-    Row count and hash are filled in here. A data set already there is replaced in one step.
+    Row count and hash are filled in here. An existing data set is replaced in one step.
 
     Examples
     --------
@@ -164,7 +165,7 @@ def _check_fit(tables: Tables, card: Card) -> None:
             f"{card.name!r} should be the tables {', '.join(card.tables)}, not {', '.join(tables)}."
         )
     found = [column for frame in tables.values() for column in frame]
-    # the columns that join tables stand in two of them
+    # the columns that join tables are in two of them
     found = list(dict.fromkeys(found)) if card.keys else found
     if sorted(found) != sorted(card.columns):
         odd = sorted(set(found) ^ set(card.columns))
@@ -173,7 +174,7 @@ def _check_fit(tables: Tables, card: Card) -> None:
 
 def _card_json(card: Card) -> str:
     facts = asdict(card)
-    for role in ("keys", "text"):  # the cards of plain tables stay what they were before these
+    for role in ("keys", "text"):  # cards of single tables have no such entries
         if not facts[role]:
             del facts[role]
     return json.dumps(facts, indent=2) + "\n"
@@ -187,7 +188,7 @@ def load_table(
     seed: int = 0,
     home: Path | str | None = None,
 ) -> tuple[pd.DataFrame, Card]:
-    """Load a data set of one table and the card that describes exactly the rows returned.
+    """Load a data set with one table and the card that describes exactly the rows returned.
 
     The parameters are those of :func:`load_tables`.
 
@@ -220,20 +221,20 @@ def load_tables(
     source : {"twin", "real"}
         ``"twin"`` samples the built-in stand-in, ``"real"`` reads the prepared official data.
     rows : int, optional
-        How many rows; a seeded subsample of ``"real"``. Of users and items: about how many
-        interactions, keeping whole users and the items they met. Left out: all of ``"real"``, and
-        of ``"twin"`` the number its description names.
+        Number of rows; for ``"real"`` a seeded subsample. For users and items: the approximate
+        number of interactions, keeping whole users and the items they took. By default all rows of
+        ``"real"``, and for ``"twin"`` the number in its description.
     seed : int
         The same seed gives the same rows.
     home : path, optional
-        Where the prepared tables are; :func:`data_home` if left out.
+        Folder of the prepared tables; by default :func:`data_home`.
 
     Returns
     -------
     tables : dict of DataFrame
         ``{"table": ...}``, or ``interactions``, ``users`` and ``items``.
     card : Card
-        What they are.
+        The card that describes them.
 
     Examples
     --------
@@ -257,7 +258,7 @@ def load_tables(
 
 
 def check_source(source: str) -> None:
-    """Refuse a source of data that there is not.
+    """Raise an error if the source of data is unknown.
 
     Examples
     --------
@@ -276,7 +277,7 @@ def _sample(twin: dict[str, Any], rows: int | None, seed: int) -> Tables:
 
 
 def keep_users(tables: Tables, rows: int, name: str, seed: int) -> Tables:
-    """Keep whole users at random, about ``rows`` of their interactions, and the items they met.
+    """Keep random users with about ``rows`` interactions in total, and the items they took.
 
     Examples
     --------
@@ -290,7 +291,7 @@ def keep_users(tables: Tables, rows: int, name: str, seed: int) -> Tables:
     counts = interactions["user"].value_counts()[users["user"]]
     shuffled = counts.iloc[generator(name, "subsample", seed).permutation(len(counts))]
     fits = shuffled.cumsum().le(rows)
-    fits.iloc[0] = True  # one user there must be
+    fits.iloc[0] = True  # keep at least one user
     interactions = interactions[interactions["user"].isin(shuffled.index[fits])]
     kept = (
         interactions,
@@ -301,7 +302,7 @@ def keep_users(tables: Tables, rows: int, name: str, seed: int) -> Tables:
 
 
 def make_card(facts: dict[str, Any], **more: Any) -> Card:
-    """Build a card from facts as JSON holds them."""
+    """Build a card from facts as read from JSON."""
     facts = {k: tuple(v) if isinstance(v, list) else v for k, v in (facts | more).items()}
     return Card(**facts)
 

@@ -3,17 +3,18 @@
 A twin of one table is a JSON file fitted by ``data_scripts/fit_twin.py`` (for users and items see
 :mod:`demix_lite.data.world`). It describes
 
-- ``columns``, in the order they are drawn. A decision tree (``tree``) looks at the columns drawn
-  before and leads each row to one line of ``table``, which holds a weight for each code of this
-  column. A code of a categorical column is one of its ``levels``; a code of a numeric column is one
-  of its ``bins``, described by ``values`` with ``weights`` or by evenly spaced quantiles
-  (``knots``). A level or bin that is ``null`` stands for a missing value.
-- ``label``, which turns the drawn features into the target. ``kind`` says how: ``trees`` is a sum
-  of decision trees under a softmax, the probability of each class, from which the class is drawn.
-  ``number`` is a sum of decision trees, the mean of a numeric target; the distance from it is drawn
-  from evenly spaced quantiles (``knots``), one list for each level of the mean (between ``cuts``).
+- ``columns``, in the order in which they are drawn. A decision tree (``tree``) on the columns drawn
+  before assigns each row to one line of ``table``, which has a weight for each code of this column.
+  A code of a categorical column is one of its ``levels``; a code of a numeric column is one of its
+  ``bins``, described by ``values`` with ``weights`` or by evenly spaced quantiles (``knots``). A
+  level or bin that is ``null`` stands for a missing value.
+- ``label``, which turns the drawn features into the target, in the way given by ``kind``.
+  ``trees``: a sum of decision trees and a softmax give the probability of each class, from which
+  the class is drawn. ``number``: a sum of decision trees gives the mean of a numeric target; the
+  distance from it is drawn from evenly spaced quantiles (``knots``), with one list for each level
+  of the mean (between ``cuts``).
 
-A tree sees a numeric column by its values and a categorical one by its codes.
+The trees use the values of numeric columns and the codes of categorical ones.
 """
 
 import json
@@ -28,7 +29,7 @@ from demix_lite.errors import DemixError, refuse_unknown
 from demix_lite.seeds import generator
 
 MISSING = -1e9
-"""What a tree sees in place of a missing number."""
+"""Input of a tree in place of a missing number."""
 
 
 def twin_names() -> list[str]:
@@ -65,7 +66,7 @@ def sample_twin(twin: dict[str, Any], rows: int, seed: int = 0) -> pd.DataFrame:
 def draw_columns(
     columns: list[dict[str, Any]], rows: int, rng: np.random.Generator
 ) -> tuple[dict[str, pd.Series], np.ndarray]:
-    """Draw columns one after the other; return them and what a tree sees of them."""
+    """Draw columns one after the other; return them and the inputs of the trees."""
     seen = np.empty((rows, len(columns)))
     drawn = {}
     for position, column in enumerate(columns):
@@ -77,12 +78,12 @@ def draw_columns(
 
 
 def tree_input(column: dict[str, Any], values: pd.Series, codes: np.ndarray) -> np.ndarray:
-    """Return what a tree sees of a column: codes of categories, values of numbers."""
+    """Return a column as input of a tree: codes of categories, values of numbers."""
     return codes if "levels" in column else values.fillna(MISSING).to_numpy(float)
 
 
 def tree_scores(tree: dict[str, Any], seen: np.ndarray) -> np.ndarray:
-    """Score each row of ``seen`` by one tree.
+    """Return the score of one tree for each row of ``seen``.
 
     Node ``i`` sends a row to node ``i + 1`` if ``seen[row, feature[i]] <= value[i]`` and to node
     ``right[i]`` otherwise; a node whose feature is -1 is a leaf with score ``value[i]``.
@@ -119,7 +120,7 @@ def label_mean(label: dict[str, Any], seen: np.ndarray) -> np.ndarray:
 
 
 def _draw_number(label: dict[str, Any], mean: np.ndarray, rng: np.random.Generator) -> pd.Series:
-    """Draw numbers around their mean, never outside the range of the real ones."""
+    """Draw numbers around their mean, within the range of the real ones."""
     level = np.searchsorted(label["cuts"], mean)
     values = mean.copy()
     for number, knots in enumerate(label["knots"]):

@@ -1,7 +1,7 @@
-"""Read a table of somebody else's: CSV or Parquet, of any origin, with limits stated in advance.
+"""Read a user's table: CSV or Parquet, from any source, within fixed size limits.
 
-Cells of a CSV file are kept as the text they are, so that a report can show them and a repaired
-file can leave every other cell alone. What a column means is decided elsewhere.
+Cells of a CSV file are kept as text, so that a report can show them and a repaired file can leave
+every other cell unchanged. What a column means is decided elsewhere.
 """
 
 import codecs
@@ -33,17 +33,17 @@ LIMITS = (
 NO_NAMES = "the first line looks like a row; put a line of column names above it."
 DELIMITERS = (",", ";", "\t", "|")
 SEPARATOR_LINE = re.compile(r"sep=(.)\r?\n", re.IGNORECASE)
-"""A first line that spreadsheets write to say what separates the cells."""
+"""A first line that spreadsheets write to name the separator."""
 
 FIRST_LINES = 20
-"""So many lines tell what separates the cells."""
+"""Number of lines from which the separator is found."""
 
 NOT_TEXT = {
     b"PK\x03\x04": "an Excel or zip file: save the sheet as CSV, or unpack it",
     b"\xd0\xcf\x11\xe0": "an Excel file: save the sheet as CSV",
     b"\x1f\x8b": "compressed: unpack it",
 }
-MARKS = (  # the longer mark first: that of UTF-32 begins like that of UTF-16
+MARKS = (  # UTF-32 before UTF-16: its mark begins with that of UTF-16
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -53,7 +53,7 @@ MARKS = (  # the longer mark first: that of UTF-32 begins like that of UTF-16
 
 
 def read_user_file(path: Path | str, *, encoding: str | None = None) -> pd.DataFrame:
-    r"""Read a CSV or Parquet file, or say in one sentence why it cannot be read.
+    r"""Read a CSV or Parquet file, or raise an error that says in one sentence why not.
 
     Parameters
     ----------
@@ -61,15 +61,15 @@ def read_user_file(path: Path | str, *, encoding: str | None = None) -> pd.DataF
         ``.parquet`` or ``.pq`` is Parquet, everything else is text with a separator (comma,
         semicolon, tab or bar) and one line of column names.
     encoding : str, optional
-        Of the text; UTF-8 by default. What a byte order mark says comes first.
+        Encoding of the text; by default UTF-8. A byte order mark takes precedence.
 
     Returns
     -------
     DataFrame
-        Cells as text (CSV) or as the file types them (Parquet), rows numbered from 0. The
-        ``attrs`` of text are its separator, encoding, line ends and names of columns with their
-        blanks, as ``to_csv`` takes them, and ``short_rows``, those that end before the last column:
-        what they lack was read as empty.
+        Cells as text (CSV) or with the types of the file (Parquet), rows numbered from 0. For text
+        files, ``attrs`` has the separator, the encoding, the line endings and the column names with
+        their blanks, as arguments of ``to_csv``, and ``short_rows``: rows that end before the last
+        column, whose missing cells were read as empty.
 
     Raises
     ------
@@ -103,7 +103,7 @@ def read_user_file(path: Path | str, *, encoding: str | None = None) -> pd.DataF
 
 
 def check_shape(rows: int, names: list[str], where: object) -> None:
-    """Refuse a table beyond the limits, or one whose column names do not tell columns apart.
+    """Raise an error if a table exceeds the limits or has duplicate column names.
 
     Examples
     --------
@@ -119,7 +119,7 @@ def check_shape(rows: int, names: list[str], where: object) -> None:
 
 
 def look_like_cells(names: Sequence[str]) -> bool:
-    """Say whether names look like the cells of a row: several are numbers that do not count up.
+    """Return whether names look like the cells of a row: several numbers that do not count up.
 
     Examples
     --------
@@ -138,7 +138,7 @@ def _read_parquet(path: Path) -> pd.DataFrame:
     try:
         about = pq.ParquetFile(path)
         check_shape(about.metadata.num_rows, list(about.schema_arrow.names), path)
-        # Whole numbers with gaps as objects: as numbers with a point long ones would lose digits.
+        # Read integers with missing values as objects: as floats, long ones would lose digits.
         frame = about.read().to_pandas(ignore_metadata=True, integer_object_nulls=True)
         for field in about.schema_arrow:
             if pa.types.is_integer(field.type) and frame[field.name].isna().any():
@@ -163,11 +163,11 @@ def _read_text(path: Path, encoding: str | None) -> pd.DataFrame:
     text = (text[told.end() :] if told else text).lstrip("\r\n")
     header, delimiter = _header(text, path, (told[1],) if told else DELIMITERS)
     names = [name.strip() or f"column {i}" for i, name in enumerate(header, 1)]
-    # A rough count, high if cells hold line ends: it keeps a huge table from being parsed at all.
+    # A rough count, too high if cells contain line breaks: it avoids parsing a huge table.
     check_shape(min(text.count("\n"), MOST_ROWS), names, path)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)  # it would drop cells
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # pandas would drop cells
             frame = pd.read_csv(
                 io.StringIO(text),
                 sep=delimiter,
@@ -197,13 +197,13 @@ def _read_text(path: Path, encoding: str | None) -> pd.DataFrame:
 
 
 def _short_rows(text: str, delimiter: str, columns: int, rows: int) -> list[int]:
-    """Return which rows end before the last column; pandas fills them up without a word."""
+    """Return which rows end before the last column; pandas pads them silently."""
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
         cells = [len(line) for line in lines if len(line) > 1 or "".join(line).strip()][1:]
-    except csv.Error:  # a cell longer than this reader takes
+    except csv.Error:  # a cell is too long for this reader
         return []
-    # Where the two readers do not see the same rows, nothing can be said of one of them.
+    # If the two readers disagree on the number of rows, rows cannot be matched.
     return [row for row, count in enumerate(cells) if count < columns and len(cells) == rows]
 
 
@@ -221,7 +221,7 @@ def _decoded(raw: bytes, path: Path, encoding: str) -> str:
 
 
 def _header(text: str, path: Path, delimiters: Sequence[str]) -> tuple[list[str], str]:
-    """Return the column names and the separator: the one that divides the first lines best."""
+    """Return the column names and the separator: the one that splits the first lines best."""
     found = [(_first_lines(text[: 2**20], delimiter), delimiter) for delimiter in delimiters]
     (names, *_), delimiter = max(found, key=lambda lines: _how_alike(lines[0]))
     if not any(name.strip() for name in names):
@@ -232,13 +232,16 @@ def _header(text: str, path: Path, delimiters: Sequence[str]) -> tuple[list[str]
 def _first_lines(text: str, delimiter: str) -> list[list[str]]:
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     found: list[list[str]] = []
-    with suppress(csv.Error):  # no such separator in a very long line
+    with suppress(csv.Error):  # a very long line without this separator
         found.extend(line for line in islice(lines, FIRST_LINES) if line)
     return found or [[]]
 
 
 def _how_alike(lines: list[list[str]]) -> tuple[bool, float, int]:
-    """Tell whether rows are divided at all, how many as the first line, and in how many cells."""
+    """Return whether rows are split, which share has as many cells as the first line, and how many.
+
+    The three values rank the separators, from first to last.
+    """
     names, *rows = map(len, lines)
     usual = statistics.mode(rows or [names])
     return usual > 1, rows.count(names) / max(len(rows), 1), names

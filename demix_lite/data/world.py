@@ -1,18 +1,18 @@
-"""Worlds: the twins of data sets of users, items and the ratings between them.
+"""Worlds: the twins of data sets of users, items and their ratings.
 
 A world is a JSON file fitted by ``data_scripts/fit_world.py``. It describes
 
-- ``users`` and ``items``: how many there are (``count``), their attributes (``columns``, drawn like
-  those of a table, see :mod:`demix_lite.data.twin`) and their ``tastes``: a vector for each value
-  of an attribute (each genre, each age group), one for all of them (``base``), and ``noise``, the
-  spread of what attributes do not explain. The taste of a user or item is the sum of its vectors
-  and of noise. The vectors of items have one number more, how popular they are.
-- ``activity``: how many items a user takes, as a share of the mean. Which ones: items are drawn
-  without repeats in proportion to exp(taste of the user · taste of the item + popularity), the
-  *appeal* of the item to this user.
-- ``rating``: how a rating leans on taste and popularity, on a strict or kind user, on a good or
-  bad item.
-- ``time``: when a user starts, how much of the time left is used, and when within it items come.
+- ``users`` and ``items``: their number (``count``), their attributes (``columns``, drawn like those
+  of a table, see :mod:`demix_lite.data.twin`) and their ``tastes``: a vector for each value of an
+  attribute (each genre, each age group), one for all of them (``base``), and ``noise``, the
+  standard deviation of what attributes do not explain. The taste of a user or item is the sum of
+  its vectors plus noise. The vectors of items have one more component, their popularity.
+- ``activity``: how many items a user takes, relative to the mean. The items are drawn without
+  replacement in proportion to exp(taste of the user · taste of the item + popularity), where the
+  exponent is the *appeal* of the item to this user.
+- ``rating``: how a rating depends on taste and popularity, on how strict the user is, and on how
+  good the item is.
+- ``time``: when a user starts, how much of the remaining time is used, and when in it items come.
 """
 
 from math import ceil
@@ -26,7 +26,7 @@ from demix_lite.data.twin import draw_columns, draw_knots
 from demix_lite.seeds import generator
 
 MOST_TAKEN = 0.5
-"""The largest share of all items that one user takes."""
+"""Largest share of all items that one user takes."""
 
 
 def sample_world(
@@ -34,8 +34,8 @@ def sample_world(
 ) -> dict[str, pd.DataFrame]:
     """Draw interactions, users and items, with the columns and types of the real tables.
 
-    ``rows`` asks for enough users for about so many interactions, if the number of users that the
-    description names is not enough. The same seed gives the same tables.
+    ``rows`` is the approximate number of interactions to draw enough users for, if the number of
+    users in the description is not enough. The same seed gives the same tables.
 
     Examples
     --------
@@ -55,17 +55,17 @@ def sample_world(
     times = _draw_times(world["time"], user, rng)
     names = {"user": users["user"].to_numpy()[user], "item": items["item"].to_numpy()[item]}
     interactions = pd.DataFrame({**names, "rating": rating, "time": times})
-    # as in the real tables, an item that nobody took is not there
+    # as in the real tables, items that nobody took are left out
     items = items[items["item"].isin(interactions["item"])].reset_index(drop=True)
     tables = {"interactions": interactions, "users": users, "items": items}
     return add_averages(tables) if world["averages"] else tables
 
 
 def token_matrix(values: pd.Series, spec: dict[str, Any]) -> np.ndarray:
-    """Say which vectors of an attribute apply to each user or item: 0 or 1, one column a vector.
+    """Return which vectors of an attribute apply to each user or item, 0 or 1, one column each.
 
-    A number lies between two of the ``cuts`` or is missing (last column); a text has each of the
-    ``levels`` that occurs between its bars ``|``, the level ``""`` if it is missing.
+    A number lies between two of the ``cuts`` or is missing (last column). A text has each of the
+    ``levels`` that it lists, separated by ``|``; if it is missing, it has the level ``""``.
 
     Examples
     --------
@@ -83,7 +83,7 @@ def token_matrix(values: pd.Series, spec: dict[str, Any]) -> np.ndarray:
 
 
 def add_averages(tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
-    """Add to users and items how many ratings they gave or got, and the mean of these.
+    """Add to users and items the number and the mean of the ratings they gave or got.
 
     Examples
     --------
@@ -110,7 +110,7 @@ def add_averages(tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
 def _draw_entities(
     kind: dict[str, Any], key: str, count: int, rng: np.random.Generator
 ) -> tuple[pd.DataFrame, np.ndarray]:
-    """Draw users or items: their attributes, and their tastes that depend on these."""
+    """Draw users or items: their attributes, and tastes that depend on them."""
     drawn, _ = draw_columns(kind["columns"], count, rng)
     frame = pd.DataFrame({key: [f"{key[0]}{number}" for number in range(1, count + 1)]})
     frame = frame.assign(**drawn)
@@ -132,7 +132,7 @@ def _draw_activity(world: dict[str, Any], people: int, rng: np.random.Generator)
 def _take_items(
     appeal: np.ndarray, activity: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draw each user's items without repeats: those that lead a race with exp(appeal) as speeds."""
+    """Draw each user's items without replacement, in proportion to exp(appeal) (Gumbel top-k)."""
     race = appeal + rng.gumbel(size=appeal.shape)
     ranks = np.argsort(-race, axis=1)
     taken = [rng.permutation(order[:count]) for order, count in zip(ranks, activity, strict=True)]
@@ -157,7 +157,7 @@ def _draw_ratings(
 
 
 def _draw_times(shape: dict[str, Any], user: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Draw seconds since 1970 that do not fall within a user, whole ``step`` seconds."""
+    """Draw seconds since 1970, multiples of ``step``, that do not decrease within a user."""
     people = user.max() + 1
     start = draw_knots(shape["starts"], people, rng)
     span = (shape["end"] - start) * draw_knots(shape["spans"], people, rng)

@@ -1,4 +1,4 @@
-"""Diagnose somebody's own table: a scikit-learn-like estimator around the detector."""
+"""Diagnose a user's own table: a scikit-learn-like estimator around the detector."""
 
 from demix_lite.debugger.estimator import DataDebugger, Score
 from demix_lite.debugger.evidence import Evidence

@@ -1,4 +1,4 @@
-"""From what is said of a table to what holds there, for a diagnosis and its self-check alike."""
+"""Turn the detector's verdicts on a table into a diagnosis; shared with the self-check."""
 
 from dataclasses import replace
 from functools import partial
@@ -17,24 +17,24 @@ from demix_lite.diagnosis import ERROR_TYPES, Diagnosis
 from demix_lite.tasks.tabular import TabularTask
 
 SLIP = 0.95
-"""Probability that a row with a cell written unlike its column has a feature error."""
+"""Least probability of a feature error for a row with a slip: a cell written unlike its column."""
 
 BEYOND_DOUBT = 8.0
-"""A step of so many standard errors is believed before a marker. Where a rule collected the rows,
-its column is nearly all that tells the label, and another one that goes with it a little may look
-like a marker; but by a marker, too, a column may get a small step (at most 5.8 on the tables of the
-page of measurements)."""
+"""A step of at least this many standard errors takes precedence over a marker. If the rows were
+collected by a rule on a numeric column, that column nearly determines the label, and another column
+that is weakly correlated with it may look like a marker. A marker can also cause a small step in
+another column, but on the tables of the page of measurements it was at most 5.8."""
 
 SURE = 1e-4
-"""No row is surer to break a pattern, or not to, than by so much."""
+"""Probabilities of breaking a pattern are clipped to [SURE, 1 - SURE]."""
 
 
 def conclude(
     task: TabularTask, frame: pd.DataFrame, judgement: Judgement
 ) -> tuple[Diagnosis, list[Evidence], list[NamedShortcut]]:
-    """Return the diagnosis of a judged table, what is known of each error, and the shortcuts."""
+    """Return the diagnosis of a judged table, the evidence on each error, and the shortcuts."""
     dirty = dirtiness(judgement)
-    # Half-way to dirty the detector judges alone: there many broken numbers hide each other.
+    # From half-way to dirty on, the detector judges alone: many broken numbers hide each other.
     judgement = with_outliers(judgement, task, frame, weight=max(0.0, 1 - 2 * dirty))
     pattern = find_pattern(judgement, task, frame, dirty=dirty)
     if pattern is not None:
@@ -47,9 +47,9 @@ def conclude(
 def find_pattern(
     judgement: Judgement, task: TabularTask, frame: pd.DataFrame, *, dirty: float
 ) -> Pattern | None:
-    """Return the pattern of a step beyond doubt, else of a marker, else of a step; mostly None.
+    """Return the pattern of a very strong step, else of a marker, else of a step; usually None.
 
-    ``dirty`` is 1 for a dirty table, 0 for a tidy one, and in between for one near the line.
+    ``dirty`` is 1 for a dirty table, 0 for a tidy one, and in between near the limit.
     """
     encoder = judgement.parts[0][1].encoder
     raw = judgement.probability[:, ERROR_TYPES.index("label")]
@@ -62,9 +62,9 @@ def find_pattern(
 
 
 def with_pattern(judgement: Judgement, pattern: Pattern) -> Judgement:
-    """Let the rows that break a pattern be the spurious ones.
+    """Replace the spurious probabilities by the probability that a row breaks the pattern.
 
-    They are surer than what the detector hears of a shortcut.
+    This is more reliable than the detector's own verdict on a shortcut.
     """
     by_cut = judgement.by_cut.copy()
     by_cut[:, :, ERROR_TYPES.index("spurious")] = pattern.broken.clip(SURE, 1 - SURE)
@@ -74,9 +74,10 @@ def with_pattern(judgement: Judgement, pattern: Pattern) -> Judgement:
 def with_slips(
     diagnosis: Diagnosis, evidence: list[Evidence], slips: np.ndarray
 ) -> tuple[Diagnosis, list[Evidence]]:
-    """Flag the rows with a slip, boolean, shape ``(n,)``, whatever the detector says of the rest.
+    """Flag every row with a slip (boolean array, shape ``(n,)``) as a feature error.
 
-    It judged the rows after the slips were mended, so its share comes on top of theirs.
+    The detector judged the rows after the slips were mended, so its estimated share is added to
+    the share of rows with slips.
     """
     kind = "feature"
     chance, flag = diagnosis.probability.copy(), diagnosis.flag.copy()

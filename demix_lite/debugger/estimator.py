@@ -34,35 +34,37 @@ from demix_lite.tasks.slips import usual_decimals
 from demix_lite.tasks.tabular import TabularTask
 
 EXPLAINED = 10
-"""Rows of every error type whose validation samples are listed, the most suspicious first."""
+"""Number of rows per error type, the most suspicious first, whose validation rows are listed."""
 
 WITNESSES = 2
 BOTH_WAYS = 20_000
-"""Tables up to so many rows are scored both ways round."""
+"""Largest number of rows for which each half serves once for training and once as held-out rows."""
 
 HeldOut = tuple[Tensor, Tensor, Tensor]
-"""Outputs before and after the repair, and targets, of the rows one way round."""
+"""Outputs before and after the repair, and targets, of one set of held-out rows."""
 
 DRAWS, SURE = 200, 0.975
-"""So often held-out rows are drawn again; in this share of the draws a clear gain is one."""
+"""Number of bootstrap draws of the held-out rows, and the share of the draws in which a difference
+must keep its sign to count as clear."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """The model's metric on rows that it was not trained on, as they stand.
+    """The model's metric on held-out rows, which are not repaired.
 
     Attributes
     ----------
     metric, larger_is_better
-        What was measured, and which way is up.
+        Name of the metric, and whether a larger value is better.
     before, after : float
-        Trained on the rows as they are, and on the rows as the diagnosis has them: suspicious cells
-        replaced, a doubtful label counted by its probability. NaN if nothing is flagged.
+        The metric after training on the rows as given, and after training on the repaired rows:
+        suspicious cells are replaced and doubtful labels are weighted by their probability. NaN if
+        nothing is flagged.
     clear : bool
-        Whether the difference keeps its sign if the held-out rows are drawn again (95 % interval).
+        Whether the difference keeps its sign when the held-out rows are resampled (95 % interval).
     rows : int
-        Number of rows it was measured on: validation rows of your own if there are some, otherwise
-        those of the other half whose features are not suspicious.
+        Number of rows it was measured on: your own validation rows if you passed some, otherwise
+        the rows of the other half whose features are not suspicious.
     """
 
     metric: str
@@ -74,41 +76,42 @@ class Score:
 
 
 class DataDebugger(BaseEstimator):
-    """Finds, names and repairs the errors of a table.
+    """Find, name and repair the errors in a table.
 
     Parameters
     ----------
     kind : {"auto", "classification", "regression"}
-        What the label is; by default numbers with many values are a regression.
+        Type of the label; by default a numeric label with many values is a regression target.
     detector : ErrorDetector, optional
-        Gives the verdicts; the one that comes with the package by default.
+        The detector that judges the rows; by default the one shipped with the package.
     repeats : int, optional
-        How often the table is cut in two; by default small tables up to five times.
+        How often the table is split into two halves; by default once, and up to five times for
+        small tables.
     validation : int
-        Validation samples per influence vector.
+        Number of validation samples per influence vector.
     random_state : int
-        Another one, other cuts and weights.
+        Seed of the splits and of the initial weights.
     announce : callable, optional
-        Called with a few words as each step begins.
+        Called with a short description as each step begins.
 
     Attributes
     ----------
     diagnosis_ : DataFrame
-        A line a row, with the index of ``X``: probability and flag per error type, suspicious
-        cells, suggested label, suggested values. The probability of an error that the detector
-        cannot see in this table is missing.
+        One line per row, with the index of ``X``: probability and flag per error type, suspicious
+        cells, suggested label, suggested values. If the detector cannot see an error type in this
+        table, its probabilities are missing, except for rows that are flagged because of a slip.
     evidence_ : list of Evidence
         How often each error type occurs, and whether the detector can see it in this table.
     shortcuts_ : list of NamedShortcut
         Suspected shortcuts.
     repaired_ : DataFrame
-        Features and label as the model reads them, repaired; the label with what is suggested.
+        Features and label as the model reads them, after the repair, with the suggested labels.
     witnesses_ : DataFrame
         The validation rows that the most suspicious rows help and harm most.
     score_ : Score
-        What the repair does to the model.
+        The metric of the model before and after the repair.
     table_ : OwnTable
-        How the columns were read.
+        The table and how its columns were read.
 
     Examples
     --------
@@ -142,20 +145,25 @@ class DataDebugger(BaseEstimator):
         Parameters
         ----------
         X : array or DataFrame
-            Features: numbers, categories, booleans, dates; missing values are welcome.
+            Features: numbers, categories, booleans, dates; values may be missing.
         y : array or Series
-            Labels, none missing.
+            Labels; none may be missing.
         X_valid, y_valid : optional
-            Validation rows of your own, with the same columns.
+            Your own validation rows, with the same columns.
+
+        Returns
+        -------
+        DataDebugger
+            The fitted estimator itself.
 
         Raises
         ------
         DataError
-            If the table is too small or has no usable column or label; a ``ValueError``.
+            If the table is too small or has no usable column or label. It is a ``ValueError``.
         """
         if isinstance(X, pd.DataFrame):
             check_names(X)
-        # Columns of several kinds (dates beside numbers) have no common type but object.
+        # Columns of different types (dates and numbers) have no common dtype except object.
         plain = X.astype(object) if isinstance(X, pd.DataFrame) else X
         validate_data(self, plain, y, dtype=None, ensure_all_finite="allow-nan")
         counted = isinstance(self.repeats, int | np.integer) and self.repeats >= 1
@@ -188,7 +196,7 @@ class DataDebugger(BaseEstimator):
         return self
 
     def __sklearn_tags__(self) -> Tags:
-        """Return what scikit-learn may expect: any columns, missing values, a label."""
+        """Tell scikit-learn what is accepted: any columns, missing values, a required label."""
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = tags.input_tags.string = tags.input_tags.categorical = True
         tags.target_tags.required = True
@@ -225,7 +233,7 @@ class DataDebugger(BaseEstimator):
 
 
 def _joined(X: Any, y: Any, target: str | None = None) -> tuple[pd.DataFrame, str]:
-    """Put features and label side by side, under a name that no feature has."""
+    """Join features and label in one frame; the label gets a name that no feature has."""
     if isinstance(X, pd.DataFrame):
         features = X.set_axis([str(c) for c in X.columns], axis=1)
     else:
@@ -245,12 +253,12 @@ def _joined(X: Any, y: Any, target: str | None = None) -> tuple[pd.DataFrame, st
 def _read(
     frame: pd.DataFrame, held: pd.DataFrame | None, target: str, kind: Kind
 ) -> tuple[OwnTable, pd.DataFrame | None]:
-    """Find out what the columns are; validation rows of their own are read the same way."""
+    """Find out what each column is; separate validation rows are read the same way."""
     if held is None:
         return own_table(frame, target, kind=kind), None
     check_columns(held, list(frame.columns), "the validation table")
     named = held[frame.columns].set_axis([f"{i} (validation)" for i in range(1, len(held) + 1)])
-    # Where the two have other categories, pandas forgets that they are some.
+    # ``pd.concat`` drops the categorical dtype where the two frames have different categories.
     declared = [c for c in frame if isinstance(frame[c].dtype, pd.CategoricalDtype)]
     together = pd.concat([frame, named]).astype(dict.fromkeys(declared, "category"))
     table = own_table(together, target, kind=kind)
@@ -261,7 +269,7 @@ def _read(
 
 
 def _as_written(repaired: Repaired, task: TabularTask, frame: pd.DataFrame) -> Repaired:
-    """Give new numbers the decimals of their column; make no cell "missing" or "another one"."""
+    """Round new numbers like their column; undo repairs to "missing" or "another category"."""
     after, cells = repaired.frame.copy(), repaired.cells.copy()
     for column in after.select_dtypes("float"):
         decimals = usual_decimals(frame[column].to_numpy(dtype=float))
@@ -287,7 +295,7 @@ def _seed(random_state: Any) -> int:
 def _lines(
     table: OwnTable, diagnosis: Diagnosis, evidence: list[Evidence], repaired: Repaired
 ) -> pd.DataFrame:
-    """Say of every row how likely each error is, which cells stand out, what would be right."""
+    """Return, for every row, error probabilities and flags, suspicious cells and suggestions."""
     task = table.task
     known = {e.kind: diagnosis.flag[e.kind] | e.seen for e in evidence}
     chance = diagnosis.probability.where(pd.DataFrame(known))
@@ -312,7 +320,7 @@ def _lines(
 
 
 def exact(value: Any) -> str:
-    """Return a value as it stands in a file: every digit, and no time of day at midnight.
+    """Write a value as in a file: up to 15 significant digits, and no time of day at midnight.
 
     Examples
     --------
@@ -349,7 +357,7 @@ def _witnesses(
 ) -> pd.DataFrame:
     """List the validation rows that the most suspicious rows help and harm most."""
     index = diagnosis.index
-    by_place = diagnosis.reset_index(drop=True)  # names of rows may repeat
+    by_place = diagnosis.reset_index(drop=True)  # index labels may repeat
     chosen = np.concatenate([*leading_rows(by_place).values()])
     lines = []
     for rows, run in judgement.parts:
@@ -375,10 +383,10 @@ def _retrained(
     valid: pd.DataFrame | None,
     seed: object,
 ) -> list[HeldOut]:
-    """Train on rows as they are and repaired; predict validation rows, or those of the other half.
+    """Train on the given and on the repaired rows; predict validation rows or the other half.
 
-    Of the other half without suspicious features: where one model saw such numbers and the other
-    did not, a few of them would decide.
+    Rows of the other half with suspicious features are left out. Only one of the two models has
+    been trained on such numbers, so a few of these rows would decide the comparison.
     """
     task, frame = table.task, table.frame
     if valid is not None:
@@ -403,7 +411,7 @@ def _retrained(
 
 
 def _compare(task: TabularTask, held_out: list[HeldOut]) -> Score:
-    """Measure outputs before and after the repair."""
+    """Compute the metric before and after the repair."""
     total = sum(len(targets) for *_, targets in held_out)
     score = partial(Score, task.label.metric_name, task.label.larger_is_better, rows=total)
     if not total:

@@ -1,18 +1,24 @@
-"""How far the verdicts can be trusted in this very table, and what is flagged therefore.
+"""How far the verdicts can be trusted in this table, and which rows are flagged as a result.
 
-A detector compares the rows of a run with each other, so it finds the most suspicious rows of any
-table, a clean one too. Whether they are *wrong* takes a yardstick of the table's own: the controls,
-copies of its rows in which we broke something. If errors like ours were in a share π of the rows,
-at least π times as many rows as controls would have to score as high as any level. So the smallest
-such ratio is an estimate of π: with endless controls π could be no larger, with a few dozen it may
-be. Errors are put in in several ways. One that is hard to see bounds little, so of features, which
-break in many ways, the lower quartile of the estimates is the share we believe in. Labels go wrong
-in one way or two, each of which may be the way of all. Numbers: we believe the median of the two.
-Classes: the larger estimate, since drawn evenly most wrong ones are rare classes that nobody takes
-for the right one, and hardly a row looks like that. The probabilities are brought down to the
-share (their odds divided by one number) and flags are set on what is left. Where rows and controls
-score alike, the detector cannot see such errors here, and nothing is flagged. Of rows that break a
-shortcut there are no controls; they are a minority at most.
+A detector compares the rows of a run with each other, so it ranks some rows as the most suspicious
+in any table, even in a clean one. Whether they are *wrong* is measured with the controls: copies of
+the table's own rows in which we broke something.
+
+1. Estimate the share π of rows with an error. If a share π of the rows had errors like ours, then
+   at any score level the share of rows above it would be at least π times the share of controls
+   above it. So the smallest such ratio estimates π. With infinitely many controls it would be an
+   upper bound; with a few dozen, π may be larger.
+2. Combine the estimates of the different ways of putting in an error. A way that is hard to see
+   bounds π only weakly. Features break in many ways: we use the lower quartile of the estimates.
+   Labels go wrong in one way or two, and either may be the way of all errors. For numbers we use
+   the median of the two. For classes we use the larger one: wrong classes that are drawn evenly are
+   mostly rare ones, which nobody mistakes for the right class, and hardly any row looks like that.
+3. Lower the probabilities until their mean is π, by dividing all odds by one number, and set the
+   flags on the result.
+
+Where rows and controls score alike, the detector cannot see such errors here, and nothing is
+flagged. There are no controls for rows that break a shortcut; their share is limited to that of a
+minority.
 """
 
 from collections.abc import Callable
@@ -30,52 +36,58 @@ from demix_lite.diagnosis import ERROR_TYPES, Diagnosis, expected_f1_threshold
 from demix_lite.tasks.tabular import TabularTask
 
 LEVELS = (0.1, 0.25, 0.5, 0.75)
-"""Shares of the controls that reach the levels at which rows and controls are compared."""
+"""Rows and controls are compared at the scores that these shares of the controls reach."""
 
 WITH_CONTROLS = ("label", "feature")
 
 BLIND = 0.75
-"""Rows that look like controls at least so often as controls do cannot be told from them."""
+"""If the estimated share of an error is larger, rows cannot be distinguished from controls, and the
+detector is blind to the error in this table."""
 
 DIRTY_LABELS, DIRTY = 0.16, 0.35
-"""A table counts as dirty if its rows look worse than controls so often: as to labels, and as to
-labels and features added up. There flags are set for the largest expected F1, most of them being
-right. In a tidy table most suspicious rows are true exceptions: more flags have to be right. The
-numbers were chosen on the tables of the page of measurements."""
+"""A table counts as dirty if its rows look worse than controls at least this often: for labels, and
+for the sum over labels and features. In a dirty table flags are set for the largest expected F1,
+and most of them are right. In a tidy table most suspicious rows are correct exceptions, so a higher
+precision is required. The numbers were chosen on the tables of the page of measurements."""
 
 NEAR = 0.3
-"""So far on either side of the line, as a share of it, a table is partly dirty: no cliff there."""
+"""Within this relative distance of the limit a table counts as partly dirty, which makes the
+transition gradual."""
 
 CONFUSED = 0.18
-"""In a tidy table broken features cannot be told where rows look worse than controls more often
-than this: rows are unusual by nature there. Of labels it is no sign: wrong ones do just that."""
+"""If rows of a tidy table look worse than controls more often than this, broken features cannot be
+recognised: the rows are unusual by nature. This does not apply to labels, since wrong labels have
+exactly this effect."""
 
 ALONE, PRECISION_ALONE = 0.6, 0.3
-"""A shortcut stands alone where no other explains the spurious verdicts so well, as a share of how
-well it does. Patterns that a table has by nature come in company, since its columns go together.
-Of the flags for one that stands alone fewer have to be right in a tidy table."""
+"""A shortcut stands alone if the second best explains the spurious verdicts at most ``ALONE`` times
+as well (ratio of correlations). Patterns that a table has by nature come in groups, since its
+columns are correlated. For a shortcut that stands alone the precision required in a tidy table is
+only ``PRECISION_ALONE``."""
 
 SMALL = 500
-"""Below so many rows the controls are too few to be sure that a table is dirty."""
+"""With fewer rows there are too few controls to be sure that a table is dirty."""
 
 LEAST_PRECISION = {
     "tidy": {"label": 0.7, "feature": 0.85, "spurious": 0.8},
     "dirty": {"label": 0.5, "feature": 0.5, "spurious": 0.0},
 }
-"""Share of the flags that must be right by the detector's own account. A label that is wrong and a
-row that is merely unusual or goes against a true pattern differ in how easily they are confused."""
+"""Required precision of the flags, computed from the detector's own probabilities. It depends on
+how easily each error is confused with a correct row that is unusual or contradicts a true pattern.
+"""
 
 BELIEVED = {"class": 1.0, "number": 0.5, "feature": 0.25}
-"""Quantile of the shares that the ways of putting in an error lead to, of labels by what they are.
-With the median, half as many wrong labels of seven classes were believed as there were, and half as
-many broken features again; with the larger of two, twice as many wrong numbers in a clean table."""
+"""Quantile, over the ways of putting in an error, of the estimated shares; for labels it depends on
+their type. With the median, half as many wrong labels of seven classes were believed as there were,
+and one and a half times as many broken features; with the larger of two estimates, twice as many
+wrong numbers in a clean table."""
 
 DRAWS = 200
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known of one error type in this table.
+    """What is known about one error type in this table.
 
     Attributes
     ----------
@@ -84,14 +96,15 @@ class Evidence:
     seen : bool
         Whether the detector can see this error here.
     share, low, high : float
-        Estimated share of rows with the error and a 95 % interval; NaN for spurious errors, of
-        which there are no controls.
+        Estimated share of rows with the error and a 95 % interval; NaN for spurious errors, which
+        have no controls.
     threshold : float
-        Probability from which a row is flagged; above 1 if none is.
+        Probability from which on a row is flagged; above 1 if no row is.
     found : float
         Share of the controls of this kind that would be flagged; NaN for spurious errors.
     slips : int
-        Rows with a cell that is written unlike its column, flagged whether errors are seen or not.
+        Number of rows with a cell that is written unlike its column. They are flagged even if the
+        detector cannot see this error here.
     """
 
     kind: str
@@ -107,9 +120,9 @@ class Evidence:
 def weigh(
     judgement: Judgement, shortcuts: list[NamedShortcut], *, dirty: float
 ) -> tuple[Diagnosis, list[Evidence]]:
-    """Turn what the detector says into probabilities and flags that hold for this table.
+    """Turn the detector's verdicts into probabilities and flags that hold for this table.
 
-    ``dirty`` is 1 for a dirty table, 0 for a tidy one, and in between for one near the line.
+    ``dirty`` is 1 for a dirty table, 0 for a tidy one, and in between near the limit.
     """
     said, seen = judgement.probability, []
     for number, kind in enumerate(WITH_CONTROLS):
@@ -118,8 +131,8 @@ def weigh(
         seen.append(share <= BLIND and told)
         if seen[-1]:
             said[:, number] = with_share(said[:, number], share)
-    # The detector learned from no larger minority: where it says more, it hears patterns that the
-    # table has by nature.
+    # The detector was trained with no larger minority: a larger share means that it reacts to
+    # patterns that the table has by nature.
     said[:, -1] = with_share(said[:, -1], TabularTask.minority_share)
     tidy, worst = LEAST_PRECISION["tidy"], LEAST_PRECISION["dirty"]
     least = {kind: (1 - dirty) * tidy[kind] + dirty * worst[kind] for kind in ERROR_TYPES}
@@ -139,9 +152,9 @@ def weigh(
 
 
 def dirtiness(judgement: Judgement) -> float:
-    """Return how far a table counts as dirty, from 0 (tidy) to 1; a small one is tidy.
+    """Return how dirty a table is, from 0 (tidy) to 1 (dirty); a small table counts as tidy.
 
-    It is dirty if so many rows look like controls that a large share of them must be wrong.
+    It is dirty if so many rows look like controls that a large share of the rows must be wrong.
     """
     if judgement.by_cut.shape[1] < SMALL:
         return 0.0
@@ -151,18 +164,19 @@ def dirtiness(judgement: Judgement) -> float:
 
 
 def _stands_alone(shortcuts: list[NamedShortcut]) -> bool:
-    """Say whether one suspected shortcut explains the spurious verdicts and no other does."""
+    """Return whether one suspected shortcut explains the spurious verdicts and no other does."""
     first, second, *_ = [*(shortcut.link for shortcut in shortcuts), 0.0, 0.0]
     return any(s.suspected for s in shortcuts) and second <= ALONE * first
 
 
 def _looks_worse(judgement: Judgement, kind: str) -> float:
-    """Return how often a row looks more suspicious than a control; 0 for an error that is not seen.
+    """Return how often a row looks more suspicious than a control; 0 if the error is not seen.
 
-    Where verdicts are perfect and a share π of the labels of two classes is wrong, that is π: so
-    many rows are wrong, and so many controls are right, since their label was turned back. Of C
-    classes few are turned back, and it is π C / (2 (C - 1)); of numbers none, and it is π / 2. That
-    is made up for.
+    The raw value is the area under the ROC curve of rows against controls. Suppose that verdicts
+    are perfect and a share π of the labels is wrong. With two classes the value is π: a share π of
+    the rows is wrong, and a share π of the controls is right, since breaking a wrong label turns it
+    back. With C classes few labels are turned back, and the value is π C / (2 (C - 1)). With
+    numbers none are, and it is π / 2. Label values are corrected for this.
     """
     if share_of(judgement, kind) > BLIND:
         return 0.0
@@ -179,7 +193,10 @@ def _looks_worse(judgement: Judgement, kind: str) -> float:
 def share_of(
     judgement: Judgement, kind: str, draw: Callable[[np.ndarray], np.ndarray] = np.asarray
 ) -> float:
-    """Estimate the share of an error by the controls of each way in which it was put in."""
+    """Estimate the share of an error from the controls of each way in which it was put in.
+
+    ``draw`` resamples rows and controls, for a bootstrap interval.
+    """
     controls, number = judgement.controls, ERROR_TYPES.index(kind)
     rows = draw(judgement.by_cut[:, :, number].T).ravel()  # a row is drawn with all its cuts
     ways = [(controls.kind == kind) & (controls.way == w) for w in np.unique(controls.way)]
@@ -194,7 +211,8 @@ def share_of(
 def largest_share(rows: np.ndarray, controls: np.ndarray) -> float:
     """Estimate the share of rows that are like the controls: the smallest ratio over the levels.
 
-    One more row counts at every level, so that a small table does not promise too much.
+    One row is added to the count at every level, so that the estimate for a small table is not too
+    low.
 
     Examples
     --------
@@ -208,7 +226,9 @@ def largest_share(rows: np.ndarray, controls: np.ndarray) -> float:
 
 
 def with_share(probability: np.ndarray, share: float) -> np.ndarray:
-    """Divide all odds by one number so that the mean probability is ``share``, if it is larger.
+    """Lower the mean probability to ``share`` by dividing all odds by one number.
+
+    Probabilities whose mean is not larger stay as they are.
 
     Examples
     --------
@@ -223,13 +243,15 @@ def with_share(probability: np.ndarray, share: float) -> np.ndarray:
 
 
 def shift_to(odds: np.ndarray, mean: float) -> float:
-    """Return what to take off all odds so that the mean probability is as given."""
+    """Return what to subtract from all log odds so that the mean probability is ``mean``."""
     ends = odds.min() - logit(mean) - 1, odds.max() - logit(mean) + 1
     return brentq(lambda shift: expit(odds - shift).mean() - mean, *ends)
 
 
 def flag_from(probability: np.ndarray, precision: float = 0.6) -> float:
-    """Return the threshold of largest expected F1, raised until enough flags would be right.
+    """Return the threshold of largest expected F1, raised to reach the expected ``precision``.
+
+    It is 1.1, so that nothing is flagged, if no threshold reaches it.
 
     Examples
     --------
@@ -252,7 +274,7 @@ def _evidence(
     seen: bool,
     rng: np.random.Generator,
 ) -> Evidence:
-    """Say how often an error occurs, and how many of its controls would be flagged."""
+    """Return how often an error occurs, and which share of its controls would be flagged."""
     if kind not in WITH_CONTROLS:
         return Evidence(kind, seen, np.nan, np.nan, np.nan, threshold, np.nan)
     low, share = _at_least(probability, rng), float(probability.mean())
@@ -268,11 +290,11 @@ def _evidence(
 
 
 def _at_least(probability: np.ndarray, rng: np.random.Generator) -> float:
-    """Return the low end of the interval: which rows there are, which of them err."""
+    """Return the low end of the interval: resample the rows, then draw which of them are wrong."""
     shares = [rng.binomial(1, _again(probability, rng)).mean() for _ in range(DRAWS)]
     return float(np.quantile(shares, 0.025))
 
 
 def _again(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Draw as many values again, with replacement."""
+    """Draw a bootstrap sample of the same size."""
     return values[rng.integers(0, len(values), len(values))]

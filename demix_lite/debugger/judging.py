@@ -1,13 +1,13 @@
-"""A verdict on every row of a table, although verdicts need rows that were kept out of training.
+"""A verdict on every row of a table, although verdicts need rows that were held out of training.
 
-The table is cut in two at random. Each half is judged as training rows, with rows of the other half
-for validation, and then they change places, so that every row gets a verdict from a model that was
-trained on it, like the runs that a detector learned from. The detector's second pass, which looks
-at the rows side by side, sees both halves together. A small table is cut several times and the
-verdicts are averaged.
+The table is split at random into two halves. Each half is judged as training rows, with rows of the
+other half for validation; then they change places. So every row gets a verdict from a model that
+was trained on it, as in the runs that the detector was trained on. The detector's second pass,
+which compares rows with each other, sees both halves together. A small table is split several times
+and the verdicts are averaged.
 
-Beside each half stand a few *controls*: copies of rows of the other half in which we broke
-something, others in every cut. What is said of them shows what a verdict is worth in this very
+A few *controls* are added to each half: copies of rows of the other half in which we broke
+something, different ones in every split. The verdicts on them show what a verdict is worth in this
 table.
 """
 
@@ -43,8 +43,8 @@ def say_nothing(stage: str) -> None:
 class Controls:
     """Copies of rows with an error that we put there.
 
-    Of every copy, ``origin`` is the position of the row it was made from, ``kind`` what was broken
-    (``"label"`` or ``"feature"``), and ``way`` the number of the way in which.
+    For every copy, ``origin`` is the position of the row it was made from, ``kind`` what was broken
+    (``"label"`` or ``"feature"``), and ``way`` the number of the way in which it was broken.
     """
 
     frame: pd.DataFrame
@@ -55,12 +55,13 @@ class Controls:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What the detector says of every row of the table and of every control.
+    """The detector's verdict on every row of the table and on every control.
 
-    ``by_cut`` has the probabilities of the three error types in every cut, ``(cuts, N, 3)``, and
-    ``of_controls`` those of the ``controls``, each of which stood in one cut, ``(controls, 3)``.
-    ``outputs`` are those of models that were not trained on the row, ``(N, outputs)``. ``parts``
-    is the first cut: positions of the rows of each half, and the run whose first rows they are.
+    ``by_cut`` has the probabilities of the three error types in every split, ``(cuts, N, 3)``.
+    ``of_controls`` has those of the ``controls``, each of which is in one split only,
+    ``(controls, 3)``. ``outputs`` are the outputs of models that were not trained on the row,
+    ``(N, outputs)``. ``parts`` describes the first split: for each half, the positions of its rows
+    and the run whose first rows they are.
     """
 
     by_cut: np.ndarray
@@ -71,7 +72,7 @@ class Judgement:
 
     @property
     def probability(self) -> np.ndarray:
-        """Probabilities over all cuts, shape ``(N, 3)``; their odds are averaged."""
+        """Probabilities over all splits, shape ``(N, 3)``; their log odds are averaged."""
         return expit(logit(self.by_cut).mean(axis=0))
 
 
@@ -89,8 +90,8 @@ def judge_table(
     """Judge every row of a table, with ``validation`` samples per influence vector.
 
     Validation rows come from ``valid``, if given, and otherwise from the other half. The table is
-    cut in two ``repeats`` times, by default as often as makes 6000 verdicts, at most 5. ``seed``
-    names the cuts, the controls and the weights.
+    split in two ``repeats`` times, by default ``6000 // N`` times, but at least once and at most
+    5 times. ``seed`` determines the splits, the controls and the initial weights.
     """
     repeats = repeats or int(np.clip(ENOUGH_ROWS // len(frame), 1, MOST_REPEATS))
     by_cut = np.zeros((repeats, len(frame), 3))
@@ -133,9 +134,10 @@ def train_model(
     rows: int | None = None,
     seed: object = 0,
 ) -> tuple[Trained, Encoder]:
-    """Train the standard model of a task on rows as they are; few rows go in smaller batches.
+    """Train the standard model of a task on rows as they are; small tables get smaller batches.
 
-    With ``rows``, as many steps as so many rows take: a repair may leave copies.
+    With ``rows``, train for as many steps as that number of rows takes: a repair may add copies of
+    rows to ``frame``.
     """
     rows = rows or len(frame)
     batch_size = int(np.clip(rows // BATCHES, SMALLEST_BATCH, LARGEST_BATCH))
@@ -145,12 +147,12 @@ def train_model(
 
 
 def draw_controls(task: Task, frame: pd.DataFrame, *, cut: int = 0, seed: object = 0) -> Controls:
-    """Copy some rows; break the label of one half and features of the other, in some ways.
+    """Copy some rows; break the label of half of the copies and features of the other half.
 
-    The more copies, the more ways to break features, and others in every cut, so that none decides
-    what is seen in a table.
-    Where a label can be wrong in more than one way, every second wrong one is that of another row:
-    the frequent mistakes are harder to see than those drawn evenly.
+    The more copies, the more ways to break features. The ways differ in every split, so that no
+    single one decides what can be seen in a table. Where a label can be wrong in more than one way,
+    every second wrong label is taken from another row: frequent mistakes are harder to see than
+    those drawn evenly.
     """
     rng = generator(task.name, "controls", cut, seed)
     least = min(LEAST_CONTROLS, len(frame) // 3)
@@ -177,7 +179,7 @@ def draw_controls(task: Task, frame: pd.DataFrame, *, cut: int = 0, seed: object
 
 
 def _together(drawn: list[Controls]) -> Controls:
-    """Put the controls of all cuts one after the other."""
+    """Concatenate the controls of all splits."""
     arrays = zip(*((each.origin, each.kind, each.way) for each in drawn), strict=True)
     frame = pd.concat([each.frame for each in drawn], ignore_index=True)
     return Controls(frame, *map(np.concatenate, arrays))
@@ -186,7 +188,10 @@ def _together(drawn: list[Controls]) -> Controls:
 def _halves(
     task: Task, frame: pd.DataFrame, name: object
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Cut the rows in two, each class alike if it is there twice; yield both ways round."""
+    """Split the rows in half, stratified by label where possible; yield the halves in both orders.
+
+    The split is not stratified if a class has fewer than two rows.
+    """
     strata = task.label.strata(frame[task.target])
     if strata is not None and (strata.value_counts() < 2).any():
         strata = None

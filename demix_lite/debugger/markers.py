@@ -1,12 +1,17 @@
-"""A marker: a column that goes with the label and has nothing else to say.
+"""A marker: a column that goes with the label and carries no other information.
 
-Rows that were collected by their label come with where they came from: the sick from one hospital,
-the healthy from another. The place goes with the label, and of the other columns it knows only what
-they know of the label. So the others have one and the same thing to say of both: what they say of
-the label, and the label itself, tell the place as well as they could by themselves; what they say
-of the place, and the place itself, tell the label as well. A pattern that a table has by nature
-goes its own ways: the others know more of a column than its bearing on the label, or less. Who
-breaks the pattern of a marker is then a matter of the label alone and of the trust in it.
+Rows that were collected by their label carry a trace of where they came from: the sick from one
+hospital, the healthy from another. The place is then correlated with the label, and with the other
+columns only through the label. So the other columns contain one common signal for both:
+
+- what they predict for the label, together with the label itself, predicts the place as well as the
+  columns themselves do;
+- what they predict for the place, together with the place itself, predicts the label as well as the
+  columns themselves do.
+
+A pattern that a table has by nature is different: the other columns know more about such a column
+than its relation to the label, or less. Which rows break the pattern of a marker then depends only
+on the label and on how far it is trusted.
 """
 
 import numpy as np
@@ -21,33 +26,33 @@ from demix_lite.tasks.base import Encoder
 from demix_lite.tasks.tabular import TabularTask
 
 MOST_GROUPS = 12
-"""Values of a column that may be a marker, at most."""
+"""Largest number of different values of a column that may be a marker."""
 
 FEWEST_ROWS, WIDEST = 4000, 500
-"""Rows of a table in which a marker is sought, at least, and columns, at most. On fewer rows trees
-do not see what the other columns know beside the label."""
+"""Least number of rows and largest number of columns of a table in which a marker is sought. With
+fewer rows, trees cannot see what the other columns know apart from the label."""
 
 SIDES = np.linspace(0.05, 0.95, 37)
-"""Where a label that is a number is cut in two, as quantiles."""
+"""Quantiles at which a numeric label is cut in two."""
 
 LINK, TRIED = (0.15, 0.8), 3
-"""A marker goes with the label so far (correlation), and is one of the columns that do most. What
-goes with it further is the label in other words."""
+"""Range of the absolute correlation of a marker with the label, and number of columns tried, the
+most correlated first. A column with a higher correlation is the label in other words."""
 
 ONE_SIGNAL = {"tidy": 1.1, "dirty": 1.3}
-"""The others may tell marker and label so much better than one signal does, as a ratio of the
-log-likelihood gained; labels that are wrong blur it. On the tables of the page of measurements it
-was at most 1.03 and 1.2 for the marker of a script (bank, dirty: up to 1.6), and at least 1.18 and
-1.5 for the columns that the tables have by nature."""
+"""Largest ratio by which the other columns may predict marker and label better than one common
+signal does (ratio of gains in log-likelihood); wrong labels blur it. On the tables of the page of
+measurements it was at most 1.03 (tidy) and 1.2 (dirty) for the marker put in by a script (bank,
+dirty: up to 1.6), and at least 1.18 and 1.5 for the columns that the tables have by nature."""
 
 LEAST_KNOWN = 0.002
-"""The others say so much of marker and label each, in nats a row. Where they say nothing, there is
-no signal to share: a treatment given by lot is no marker."""
+"""Least information of the other columns about the marker and about the label, in nats per row.
+Where they have none, there is no common signal: a randomised treatment is not a marker."""
 
 CELLS, MOST_ROWS = 400_000, 8000
 FEW_TREES = {"max_iter": 20, "max_leaf_nodes": 6, "learning_rate": 0.15, "early_stopping": False}
 TREES = FEW_TREES | {"max_iter": 30, "max_leaf_nodes": 8}
-"""Few for a signal, which many columns tell together; more for what each of them knows."""
+"""Few trees for the signal, which many columns carry together; more for what each column adds."""
 
 FOLDS, SURE = 3, 1e-4
 
@@ -60,7 +65,7 @@ def marker_pattern(
     *,
     dirty: float = 0.0,
 ) -> Pattern | None:
-    """Return the pattern of the marker of a table, None if no column is one.
+    """Return the pattern of the marker of a table, or None if no column is a marker.
 
     ``wrong`` is the probability that the label of a row is wrong, ``(N,)``; ``dirty`` says how
     dirty the table is, from 0 to 1.
@@ -86,7 +91,7 @@ def marker_pattern(
 def _leading(
     values: np.ndarray, categorical: np.ndarray, sides: np.ndarray
 ) -> list[tuple[float, int, np.ndarray, int]]:
-    """List the columns that go with the label most: correlation, column, condition, side."""
+    """List the columns most correlated with the label: correlation, column, condition, side."""
     found = []
     for column, numbers in enumerate(values.T):
         groups = np.unique(numbers[~np.isnan(numbers)])
@@ -105,9 +110,10 @@ def _leading(
 
 
 def _signals(others: np.ndarray, one: np.ndarray, two: np.ndarray) -> float:
-    """Say how much better the other columns tell two yes-or-no variables than one signal does.
+    """Return how much better the other columns predict two binary variables than one signal does.
 
-    1 if they know one thing of both; infinite if there is nothing that they know of both.
+    It is a ratio of gains in log-likelihood, the geometric mean over both variables: 1 if the
+    columns have one common signal for both, infinite if they know nothing about one of them.
     """
     of_one, of_two = (_chance(others, variable) for variable in (one, two))
     if min(_gain(one, of_one), _gain(two, of_two)) < LEAST_KNOWN:
@@ -123,13 +129,13 @@ def _signals(others: np.ndarray, one: np.ndarray, two: np.ndarray) -> float:
 
 
 def _chance(x: np.ndarray, variable: np.ndarray, trees: dict = FEW_TREES) -> np.ndarray:
-    """Say of every row how likely the variable is true, by trees that did not see the row."""
+    """Return the cross-fitted probability, by boosted trees, that the variable is true."""
     model = HistGradientBoostingClassifier(**trees, random_state=0)
     said = held_out(model, x, variable.astype(int), classes=2, folds=FOLDS)
     return said[:, 1].clip(SURE, 1 - SURE)
 
 
 def _gain(variable: np.ndarray, said: np.ndarray) -> float:
-    """Return how much likelier a variable is by what is said than by its mean, in nats a row."""
+    """Return the gain in log-likelihood of predictions over the mean, in nats per row."""
     plain = np.full(len(variable), variable.mean())
     return float(log_loss(variable, plain) - log_loss(variable, said))

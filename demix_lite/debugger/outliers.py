@@ -1,11 +1,13 @@
-"""Few gross errors: numbers far outside, which a model trained on them hardly feels.
+"""Few gross errors: numbers far outside, which hardly affect a model trained on them.
 
-A detector reads what a row does to a model. Where one row in twenty is broken badly, the scaler and
-the weights swallow it and its influence looks like that of any row. How far a number lies from the
-others is seen without a model. The controls say how much that is worth in this table: a logistic
-regression tells them from the rows by both, and where distance does not help, it counts nothing. In
-a dirty table the detector is at home, and many broken numbers hide each other; there it judges
-alone.
+A detector sees what a row does to a model. Where one row in twenty is badly broken, the scaler and
+the weights absorb it, and its influence looks like that of any other row. But how far a number lies
+from the others can be seen without a model.
+
+The controls show how much this distance is worth in the table at hand: a logistic regression
+separates controls from rows by the verdict and the distance. If the distance does not help, it gets
+no weight. In a dirty table many broken numbers hide each other, and the detector was made for such
+tables; there it judges alone.
 """
 
 from dataclasses import replace
@@ -21,19 +23,21 @@ from demix_lite.diagnosis import ERROR_TYPES
 from demix_lite.tasks.tabular import TabularTask
 
 USUAL, MARGIN = 0.9, 0.5
-"""A number is outlying if it lies further out than so many of the rows on that side of its column,
-by more than so much of the way from the typical row to there: a long tail is no error."""
+"""A number is outlying if it lies beyond the ``USUAL`` quantile of the rows on its side of the
+median by more than ``MARGIN`` times the distance from the typical row to that quantile. So a long
+tail is no error."""
 
 SMALLEST_SPREAD = 1e-9
 LEAST_SLOPE = 0.25
-"""The detector's own verdict counts at least so much, against 1 where it is right about odds."""
+"""Least coefficient of the detector's log odds; it is 1 where they are calibrated."""
 
 
 def outlyingness(task: TabularTask, frame: pd.DataFrame, reference: pd.DataFrame) -> np.ndarray:
-    """Say how far the most extreme number of every row lies outside, shape ``(n,)``.
+    """Return how far the most extreme number of every row lies outside, shape ``(n,)``.
 
-    The distance from the median on a logarithmic scale, beyond where a number is outlying on that
-    side of its column in the reference; 0 for rows without such a number.
+    This is the distance from the median on a logarithmic scale, minus the distance from which on a
+    number is outlying on that side of its column in ``reference``; 0 for rows without an outlying
+    number.
 
     Examples
     --------
@@ -63,9 +67,9 @@ def with_outliers(
 ) -> Judgement:
     """Let outlying numbers raise the suspicion of feature errors, as far as the controls warrant.
 
-    With ``weight`` by so much of that; 0 leaves the judgement as it is.
-    Rows keep the mean probability that the detector gave them; the order of the rows changes only
-    where outlying numbers tell controls from rows better than the verdicts alone.
+    ``weight`` scales the effect; 0 leaves the judgement as it is. The mean probability over the
+    rows stays that of the detector. The order of the rows changes only if outlying numbers separate
+    controls from rows better than the verdicts alone.
     """
     number = ERROR_TYPES.index("feature")
     broken = judgement.controls.kind == "feature"
@@ -85,7 +89,7 @@ def with_outliers(
 
 
 def _slope(rows: np.ndarray, broken: np.ndarray) -> float:
-    """Return what a unit of distance is worth in the detector's odds, by telling controls apart."""
+    """Return what a unit of distance is worth in log odds of the detector, from the controls."""
     both = np.vstack([rows, broken])
     spread = both.std(axis=0)
     if not len(broken) or spread.min() < SMALLEST_SPREAD:

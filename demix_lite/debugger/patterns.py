@@ -14,7 +14,8 @@ class Pattern:
     holds : array
         Whether the condition holds, shape ``(N,)``.
     likely : array
-        How likely the true label of a row is the one that goes with it, shape ``(N,)``.
+        Probability that the true label of a row is the one that goes with the condition, shape
+        ``(N,)``.
 
     Examples
     --------
@@ -27,5 +28,5 @@ class Pattern:
 
     @property
     def broken(self) -> np.ndarray:
-        """How likely a row has the condition without the label, or the label without it."""
+        """Probability that a row has the condition without the label, or the label without it."""
         return np.where(self.holds, 1 - self.likely, self.likely)

@@ -1,4 +1,4 @@
-"""The self-check: errors that we put into somebody's own table, and how many of them are found."""
+"""The self-check: errors that we put into a user's own table, and how many of them are found."""
 
 from dataclasses import replace
 
@@ -33,10 +33,10 @@ def self_check(
     """Put known errors into some of the rows, diagnose them, and compare.
 
     Label and feature errors go into 15 % of the rows each; a random rule over the columns becomes
-    a shortcut that 15 % of the rows break. Errors that were there before count as false alarms, so
-    that the table errs on the side of caution. It has a line per error type: ``precision`` (share
-    of the flags that are right), ``recall`` (share of the errors found), ``errors`` (how many were
-    put in), over two trials; a share of nothing is NaN.
+    a shortcut that 15 % of the rows break. Errors that were there before count as false positives,
+    so the result errs on the side of caution. It has one line per error type, over two trials:
+    ``precision`` (share of the flags that are right), ``recall`` (share of the errors found) and
+    ``errors`` (how many were put in). A share with denominator zero is NaN.
     """
     counts = np.zeros((3, 3))
     for trial in range(TRIALS):

@@ -1,4 +1,4 @@
-"""The shortcuts behind the verdicts, by name: which condition goes with which label.
+"""Name the shortcuts behind the verdicts: which condition goes with which label.
 
 The candidate rules of the detector are arrays without names. A name is read off the rows where a
 condition holds.
@@ -17,18 +17,20 @@ from demix_lite.tasks.telltale import is_telltale
 MOST_NAMED = 3
 ALIKE = 0.7
 LEAST_LINK = 0.5
-"""Spurious verdicts count where a rule that can be named explains them so well (correlation)."""
+"""Spurious verdicts count if their correlation with breaking a rule that has a name is at least
+this."""
 
 SURE_LABEL = 0.4
-"""The label of a row is trusted at least so far; a soft target above 1/2 is then a held one."""
+"""Probabilities of a label error are clipped to this, so that a soft target above 1/2 always means
+that the row has the label."""
 
 
 @dataclass(frozen=True)
 class NamedShortcut:
     """A suspected shortcut: a rule and the rows that break it.
 
-    ``breaks`` is true for these rows, and ``link`` is the correlation of breaking the rule with the
-    spurious verdicts, at most 1.
+    ``breaks`` is true for these rows, and ``link`` is the correlation between breaking the rule and
+    the spurious verdicts, at most 1.
     """
 
     rule: Rule
@@ -74,7 +76,7 @@ def name_shortcuts(
             continue
         breaks = task.minority(frame, rule)
         breaks = ~breaks if breaks.mean() > 0.5 else breaks
-        # Of a rule that no row breaks the correlation is noise of rounding.
+        # If no row breaks a rule, its correlation is rounding noise.
         if not breaks.any() or _is_coarse(task, rule, breaks, frame):
             continue
         columns = {column for other in named for column in other.rule.condition}
@@ -88,13 +90,16 @@ def name_shortcuts(
 
 
 def _go_together(task: Task, rule: Rule, frame: pd.DataFrame) -> float:
-    """Correlate condition and target: where a label is rare, most rows agree with any rule."""
+    """Correlate condition and target; with a rare label most rows would agree with any rule."""
     both = np.stack([rule.holds(frame), rule.matches_target(frame[task.target])]).astype(float)
     return 0.0 if (both.std(axis=1) == 0).any() else float(np.corrcoef(both)[0, 1])
 
 
 def _is_coarse(task: Task, rule: Rule, breaks: np.ndarray, frame: pd.DataFrame) -> bool:
-    """Say whether a rule is a poor copy of a link by which its column tells the label anyway."""
+    """Return whether a rule is a poor copy of a link by which its column predicts the label anyway.
+
+    It is if more rows break the rule than meet both its condition and its target.
+    """
     (column,), labels = rule.condition, frame[task.target]
     both = rule.holds(frame) & rule.matches_target(labels)
     return bool(both.sum() < breaks.sum()) and is_telltale(
@@ -109,11 +114,11 @@ def _overlap(one: np.ndarray, two: np.ndarray) -> float:
 def _rule(
     task: Task, frame: pd.DataFrame, found: Candidates, condition: int, target: int
 ) -> Rule | None:
-    """Read a rule off the rows; a rule that says the opposite is turned round."""
+    """Read a rule off the rows; a rule that says the opposite is negated."""
     holds = found.conditions[:, condition] > 0.5
     wanted = found.targets[:, target] > 0.5
     if (holds != wanted).mean() > 0.5:  # the condition goes with the other labels
-        if task.label.classes > 2:  # all labels but one have no name
+        if task.label.classes > 2:  # "all labels but one" has no name
             holds = ~holds
         else:
             wanted = ~wanted
@@ -129,7 +134,7 @@ def _rule(
 
 
 def _claim(values: pd.Series, holds: np.ndarray) -> "frozenset[str] | tuple[float, float] | None":
-    """Say which values of a column the rows have and no other row has, or None."""
+    """Return the values of a column that these rows have and no other row has, or None."""
     inside, outside = values[holds].dropna(), values[~holds].dropna()
     if not len(inside) or not len(outside):
         return None

@@ -1,13 +1,17 @@
-"""A step: a value of a number at which the label changes all at once.
+"""A step: a value of a numeric column at which the share of a label changes all at once.
 
 Rows that were collected by a rule, "from 40 on and ill, or younger and well", have a pattern with
-an edge as sharp as the rule. What a table has by nature comes gradually: the share of a label just
-above a value is close to that just below it. So a rule on a number shows as a jump between two
-neighbouring windows of rows that is clearly larger than the differences between other neighbours,
-that mostly remains where the windows are narrower, and that is by far the largest of its column.
+an edge as sharp as the rule. By nature, a label changes gradually: its share just above a value is
+close to that just below it. So a rule on a number shows as a jump between two neighbouring windows
+of rows
+
+- that is clearly larger than the differences between the windows next to them,
+- that mostly remains when the windows are narrower,
+- and that is by far the largest in its column.
+
 Values that very many rows share, such as zero, and numbers that are names, such as hours and codes,
-are left out: there nature has edges of its own. Which rows break the pattern is then a matter of
-the label alone and of the trust in it.
+are left out: there nature has edges of its own. Which rows break the pattern then depends only on
+the label and on how far it is trusted.
 """
 
 from dataclasses import dataclass
@@ -21,38 +25,41 @@ from demix_lite.tasks.base import Encoder
 from demix_lite.tasks.tabular import TabularTask
 
 SIDES = np.linspace(0.1, 0.9, 17)
-"""Where a label that is a number is cut in two, as quantiles."""
+"""Quantiles at which a numeric label is cut in two."""
 
 WINDOWS = (0.1, 0.05, 0.025)
-"""Rows on either side that are compared, as shares of all: the first to find a jump, the narrower
-ones to see whether it is an edge or a slope."""
+"""Widths of the windows on either side that are compared, as shares of all rows: the widest to find
+a jump, the narrower ones to see whether it is an edge or a slope."""
 
 EDGE = 0.6
-"""What must be left of a jump in narrower windows, as a share of it."""
+"""Share of a jump that must remain in the narrower windows."""
 
 STRENGTH, ALONE, APART = 5.5, 1.75, 0.15
-"""A jump is so many standard errors larger than what lies between other windows, and so many times
-larger than any further away than a share ``APART`` of the rows."""
+"""A jump exceeds the differences between the windows next to it by at least ``STRENGTH`` standard
+errors. It is at least ``ALONE`` times as strong as any jump at least a share ``APART`` of the rows
+away."""
 
 HEIGHT = {"tidy": 1.5, "dirty": 0.75}
-"""Least jump, in log odds; labels that are wrong blur it. On the tables of the page of measurements
-those by nature were below 1.2 and 0.8, but for one of 0.9 beside a stronger one."""
+"""Least height of a jump, in log odds; wrong labels blur it. On the tables of the page of
+measurements, natural jumps were below 1.2 (tidy) and 0.8 (dirty), except for one of 0.9 next to a
+stronger one."""
 
 HEAP = 0.05
-"""Values that a larger share of the rows have are in none of the two narrowest windows."""
+"""Neither of the two narrowest windows may contain a value that a larger share of the rows has."""
 
 LEAST_VALUES = 32
-"""So many different values a column has beside those, counted by how often two rows agree."""
+"""Least number of different values of a column apart from those: an effective number (inverse
+Simpson index), computed from how often two rows agree."""
 
 MOST_ROWS = 20_000
 
 
 @dataclass(frozen=True)
 class Step:
-    """A jump of a label between the rows below and those from ``cut`` on.
+    """A jump in the share of a label between the rows below ``cut`` and those from ``cut`` on.
 
     ``height`` is in log odds, positive where the label ``side`` is more frequent from ``cut`` on;
-    ``strength`` in standard errors.
+    ``strength`` is in standard errors.
     """
 
     cut: float
@@ -70,10 +77,10 @@ def step_pattern(
     dirty: float = 0.0,
     strength: float = STRENGTH,
 ) -> Pattern | None:
-    """Return the pattern of the strongest step of a table, None if no column has one.
+    """Return the pattern of the strongest step of a table, or None if no column has one.
 
     ``wrong`` is the probability that the label of a row is wrong, ``(N,)``; ``dirty`` says how
-    dirty the table is, from 0 to 1; ``strength`` is that of a step at least.
+    dirty the table is, from 0 to 1; ``strength`` is the least strength of a step.
     """
     values, categorical = encoder.columns(frame)
     labels = encoder.targets(frame[task.target]).numpy().astype(float)
@@ -90,7 +97,7 @@ def step_pattern(
     step, numbers = max(found, key=lambda each: each[0].strength)
     holds = (numbers >= step.cut) == (step.height > 0)
     likely = targets_of(labels, wrong, task.label.classes, SIDES)[:, step.side]
-    # Where the number is missing nothing is broken.
+    # A row in which the number is missing does not break the pattern.
     return Pattern(holds, np.where(np.isnan(numbers), holds, likely))
 
 
@@ -101,14 +108,14 @@ def find_step(
     least: float = HEIGHT["tidy"],
     strength: float = STRENGTH,
 ) -> Step | None:
-    """Find the strongest step of a column, if there is one.
+    """Find the strongest step of a column; None if there is none.
 
     Parameters
     ----------
     x : array
         The numbers, shape ``(n,)``; missing ones are left out.
     sides : array
-        Whether the label is each of several, 0 or 1, shape ``(n, sides)``.
+        For each of several binary labels, whether the row has it (0 or 1), shape ``(n, sides)``.
     least, strength : float
         Least height, in log odds, and least strength, in standard errors.
 
@@ -141,15 +148,15 @@ def find_step(
 
 
 def _different(counts: np.ndarray) -> float:
-    """Return the number of values, frequent ones counting more: the inverse Simpson index."""
+    """Return the effective number of different values: the inverse Simpson index."""
     return float(counts.sum() ** 2 / max(np.square(counts).sum(), 1))
 
 
 def _jumps(starts: np.ndarray, sides: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return height and strength of the jump before each start, ``(starts, sides)``.
+    """Return height and strength of the jump before each start, each ``(starts, sides)``.
 
-    ``sides`` are in the order of the numbers. The height is that of the narrower windows if one is
-    lower, and 0 for a slope; the strength is that in the widest windows.
+    ``sides`` are sorted by the number. The height is the smallest one over the window widths, and 0
+    for a slope; the strength is that in the widest windows.
     """
     n, sums = len(sides), np.vstack([np.zeros(sides.shape[1]), sides.cumsum(0, dtype=float)])
 

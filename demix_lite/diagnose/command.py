@@ -1,4 +1,4 @@
-"""From a file or a frame to a diagnosis: read, fit, conclude, write."""
+"""Diagnose a file or a DataFrame: read it, fit the debugger, summarise, write the results."""
 
 import time
 from dataclasses import dataclass
@@ -35,18 +35,17 @@ from demix_lite.tasks.own_table import (
 from demix_lite.tasks.reading import as_text, has_decimal_comma, unit_of, without_unit
 
 AS_READ = ("sep", "encoding", "lineterminator", "header")
-"""What is remembered of a text file, so that a repaired one is written alike."""
+"""Format of a text file that is kept, so that the repaired file is written in the same way."""
 
 FLAGS = [f"{kind}_error" for kind in ERROR_TYPES]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a file.
+    """The result of diagnosing a file or a table.
 
-    ``raw`` and ``validation`` are the tables as they were given, ``target`` is the label column,
-    ``debugger`` was fitted on the rows that have a label, and ``summary`` holds the main numbers,
-    ready for JSON.
+    ``raw`` and ``validation`` are the tables as given, ``target`` is the label column, ``debugger``
+    was fitted on the rows that have a label, and ``summary`` has the main numbers, ready for JSON.
     """
 
     raw: pd.DataFrame
@@ -56,7 +55,7 @@ class Outcome:
     validation: pd.DataFrame | None = None
 
     def __str__(self) -> str:
-        """Say the main findings in a few lines."""
+        """Summarise the main findings in a few lines."""
         return diagnosis_summary(self.summary)
 
     def diagnosis(self) -> pd.DataFrame:
@@ -74,11 +73,11 @@ class Outcome:
         return lines.assign(note=notes)
 
     def repaired(self) -> pd.DataFrame:
-        """Return the file with suggested values in the cells that are suspicious.
+        """Return the table with suggested values in the suspicious cells.
 
-        Of two classes (beside such as have too few rows to be learned) a flagged label becomes the
-        other one. Where more labels are possible it is emptied: a model learns more without the row
-        than from a guess, and the score after the repair is that of such a model.
+        With two classes (not counting classes with too few rows to be learned), a flagged label is
+        replaced by the other class. With more possible labels it is emptied: a model learns more
+        without the row than from a guess, and the score after the repair is that of such a model.
         """
         table, after = self.debugger.table_, self.debugger.repaired_
         before = table.frame.set_axis(after.index)
@@ -89,7 +88,7 @@ class Outcome:
             if len(changed):
                 given, kind = self.raw[column], self.raw[column].dtype
                 cells, known = given.astype(object), new[changed].dropna()
-                cells.loc[changed] = np.nan  # of numbers that moved one may come from an empty cell
+                cells.loc[changed] = np.nan  # a number moved here may come from an empty cell
                 cells.loc[known.index] = _as_in_file(given.loc[after.index], old, known)
                 if isinstance(kind, pd.CategoricalDtype):
                     kind = _with_room_for(kind, cells)
@@ -98,7 +97,7 @@ class Outcome:
                 mended[column] = cells.astype(kind)
         if not _one_other(table):
             lines, labels = self.debugger.diagnosis_, self.raw[self.target]
-            if labels.dtype.kind in "biu":  # a type that knows missing ones
+            if labels.dtype.kind in "biu":  # a nullable dtype is needed
                 labels = labels.convert_dtypes()
             mended[self.target] = labels.mask(labels.index.isin(lines.index[lines["label_error"]]))
         return mended
@@ -114,9 +113,9 @@ def diagnose_file(
     announce: Announce = say_nothing,
     **options: Any,
 ) -> Outcome:
-    """Diagnose a CSV or Parquet file; the other ``options`` are those of :func:`diagnose_frame`.
+    """Diagnose a CSV or Parquet file; further ``options`` are those of :func:`diagnose_frame`.
 
-    Text files are UTF-8 unless ``encoding`` says otherwise.
+    Text files are read as UTF-8 unless ``encoding`` is given.
     """
     announce("read the file")
     raw, validation, known = (
@@ -141,7 +140,7 @@ def diagnose_frame(
     seed: int = 0,
     announce: Announce = say_nothing,
 ) -> Outcome:
-    """Diagnose a table that is in memory.
+    """Diagnose a table in memory.
 
     Parameters
     ----------
@@ -150,22 +149,22 @@ def diagnose_frame(
     target : str
         The label column.
     validation : DataFrame, optional
-        Validation rows of your own, with the same columns.
+        Your own validation rows, with the same columns.
     known : DataFrame, optional
-        Errors that you know of, to see how right the flags are; the verdicts do not look at them.
-        A line a row, columns among ``label``, ``feature`` and ``spurious``: 1, 0, or missing where
-        nobody looked.
+        Errors that you know of, to measure how right the flags are; the verdicts do not use them.
+        One line per row, with columns among ``label``, ``feature`` and ``spurious``: 1, 0, or
+        missing where nobody looked.
     name : str
-        What the report calls the table.
+        Name of the table in the report.
     with_self_check : bool
-        Also put known errors into the rows and see how many are found.
+        Whether to also put known errors into the rows and measure how many are found.
     kind, detector, repeats, seed, announce
         As for :class:`~demix_lite.debugger.DataDebugger`.
 
     Raises
     ------
     DataError
-        If the table is too small or has no usable column or label; a ``ValueError``.
+        If the table is too small or has no usable column or label. It is a ``ValueError``.
 
     Examples
     --------
@@ -199,7 +198,7 @@ def diagnose_frame(
 def write_outcome(outcome: Outcome, folder: Path | str, *, repaired: str = "") -> list[Path]:
     """Write ``diagnosis.csv``, ``report.html`` and, if a suffix is given, the repaired file.
 
-    Repaired text has the separator, the encoding and the line ends of the file.
+    A repaired text file has the separator, the encoding and the line endings of the original.
     """
     as_read: Any = {k: v for k, v in outcome.raw.attrs.items() if k in AS_READ}
     writers = {
@@ -216,7 +215,7 @@ def write_outcome(outcome: Outcome, folder: Path | str, *, repaired: str = "") -
 def _to_parquet(frame: pd.DataFrame, path: Path) -> None:
     try:
         frame.to_parquet(path, index=False)
-    except (ValueError, TypeError, NotImplementedError) as error:  # what Arrow raises, too
+    except (ValueError, TypeError, NotImplementedError) as error:  # Arrow raises all of these
         said = str(error).splitlines()[0]
         raise DataError(
             f"the repaired table cannot be written as Parquet ({said}); write it as '.csv'."
@@ -224,7 +223,7 @@ def _to_parquet(frame: pd.DataFrame, path: Path) -> None:
 
 
 def _numbered(frame: pd.DataFrame, name: str) -> pd.DataFrame:
-    """Return the table with rows numbered from 0 and names of columns as text, none twice."""
+    """Return the table with rows numbered from 0 and unique column names as text."""
     if not isinstance(frame, pd.DataFrame):
         raise DataError(f"{name} must be a pandas DataFrame, not a {type(frame).__name__}.")
     check_names(frame, name)
@@ -243,24 +242,24 @@ def _labelled(frame: pd.DataFrame, target: str, name: str) -> tuple[pd.DataFrame
 
 
 def _one_other(table: OwnTable) -> bool:
-    """Say whether a wrong label can be one other only, slips in a few labels left aside."""
+    """Return whether only one other label is possible, not counting rare labels (slips)."""
     frequent = table.frame[table.task.target].value_counts() >= LEAST_ROWS
     return table.task.label.other_known or bool(table.task.label.classes and frequent.sum() == 2)
 
 
 def _with_room_for(kind: pd.CategoricalDtype, cells: pd.Series) -> pd.CategoricalDtype:
-    """Return a type with the same categories in the same order, and behind them what is new."""
+    """Return a dtype with the same categories in the same order, followed by new ones."""
     new = [cell for cell in cells.dropna().unique() if cell not in kind.categories]
     return pd.CategoricalDtype([*kind.categories, *new], kind.ordered) if new else kind
 
 
 def _as_in_file(raw: pd.Series, read: pd.Series, new: pd.Series) -> list[Any]:
-    """Write values the way the file writes that column."""
+    """Write new values in the format that the file uses for the column."""
     if pd.api.types.is_numeric_dtype(read.dtype):
         is_whole = (read.dropna() % 1 == 0).all()
         numbers = [round(v) if is_whole else float(f"{v:.15g}") for v in new]
         known = raw[read.notna()]
-        if isinstance(known.iloc[0], Decimal):  # its type may take no more decimals
+        if isinstance(known.iloc[0], Decimal):  # its type may not allow more decimals
             most = max(-int(v.as_tuple().exponent) for v in known if isinstance(v, Decimal))
             return [round(Decimal(str(v)), most) for v in numbers]
         if not isinstance(known.iloc[0], str):
@@ -322,7 +321,7 @@ def _summary(
 
 
 def _file_checks(raw: pd.DataFrame) -> list[str]:
-    """Say what a text file seems to lack: a line of column names, cells at the end of lines."""
+    """Report what a text file seems to lack: a line of column names, cells at the end of lines."""
     checks = []
     if look_like_cells(raw.attrs.get("header", [])):
         some = ", ".join(raw.columns[:3])
@@ -337,7 +336,7 @@ def _file_checks(raw: pd.DataFrame) -> list[str]:
 
 
 def _shortcut(found: NamedShortcut, rows: pd.DataFrame, target: str) -> dict[str, Any]:
-    """Say what a shortcut claims, how many rows have one side alone, how often both meet."""
+    """Describe a shortcut: its rule, how many rows have only one side of it, how many have both."""
     condition = found.rule.holds(rows)
     label = found.rule.matches_target(rows[target])
     return {
@@ -352,7 +351,7 @@ def _shortcut(found: NamedShortcut, rows: pd.DataFrame, target: str) -> dict[str
 
 
 def _how_right(truth: pd.DataFrame, lines: pd.DataFrame) -> dict[str, Any]:
-    """Compare the flags with what is known; rows that were not judged are not flagged."""
+    """Compare the flags with the known errors; rows that were not judged count as not flagged."""
     flags = lines[FLAGS].set_axis(ERROR_TYPES, axis=1).reindex(truth.index, fill_value=False)
     return _without_nan(compare(truth, flags))
 
@@ -362,7 +361,7 @@ def _without_nan(table: pd.DataFrame) -> dict[str, Any]:
 
 
 def _score(debugger: DataDebugger) -> dict[str, Any]:
-    """Return the scores; the error of a number in the unit that the file has it in."""
+    """Return the scores; for a numeric label, the error in the unit of the file."""
     score, label = debugger.score_, debugger.table_.task.label
     metric, before, after = score.metric, score.before, score.after
     if isinstance(label, Number):

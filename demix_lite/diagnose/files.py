@@ -1,4 +1,4 @@
-"""Files that are written together: all of them, whole, or none."""
+"""Write several files together: all of them completely, or none."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse a folder that could not be made or written to, before the work begins."""
+    """Raise an error, before the work begins, if a folder cannot be made or written to."""
     path = folder.absolute()
     while not path.exists():
         path = path.parent
@@ -23,20 +23,20 @@ def check_folder(folder: Path) -> None:
 
 
 def write_together(folder: Path, writers: Mapping[str, Callable[[Path], object]]) -> list[Path]:
-    """Write files under temporary names, and rename them when every one is complete.
+    """Write files under temporary names, and rename them when all of them are complete.
 
-    ``writers`` says for every name what writes such a file to a path. The folder is made if it is
-    not there.
+    ``writers`` maps each file name to a function that writes the file to a path. The folder is made
+    if it does not exist.
 
     Raises
     ------
     DemixError
-        If the folder or the disk does not take them; nothing is left behind then.
+        If the files cannot be written to the folder or the disk; no file is left behind.
     """
     made = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with ExitStack() as together:  # they take their names when it is left
+        with ExitStack() as together:  # files get their final names when it is closed
             for name, write in writers.items():
                 write(together.enter_context(whole_file(folder / name)))
     except OSError as error:
@@ -48,7 +48,7 @@ def write_together(folder: Path, writers: Mapping[str, Callable[[Path], object]]
 
 
 def without_formulas(frame: pd.DataFrame) -> pd.DataFrame:
-    """Put an apostrophe before cells that a spreadsheet would run as a formula.
+    """Put an apostrophe before cells that a spreadsheet would evaluate as a formula.
 
     Examples
     --------

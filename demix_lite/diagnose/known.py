@@ -1,4 +1,4 @@
-"""Errors that somebody knows of already, to see how right a diagnosis is."""
+"""Errors that the user already knows of, to measure how right a diagnosis is."""
 
 import numpy as np
 import pandas as pd
@@ -8,16 +8,16 @@ from demix_lite.tasks.own_table import DataError
 
 
 def check_known(known: pd.DataFrame, rows: int, name: str) -> pd.DataFrame:
-    """Return what is known of every row as 1 (has the error), 0 (has not) or NaN (nobody looked).
+    """Return for every row 1 (has the error), 0 (does not have it) or NaN (nobody looked).
 
-    ``known`` has columns among ``label``, ``feature`` and ``spurious``, a line for each of the
-    ``rows`` of the diagnosed table; or some of them, in any order, with their numbers (from 1) in a
-    column ``row``. Messages call it ``name``.
+    ``known`` has columns among ``label``, ``feature`` and ``spurious``, and one line for each of
+    the ``rows`` of the diagnosed table; or lines for some of them, in any order, with their numbers
+    (from 1) in a column ``row``. ``name`` is used in error messages.
 
     Raises
     ------
     DataError
-        If there is no such column, another number of lines, or another value or row.
+        If there is no such column, the number of lines differs, or a value or row is invalid.
 
     Examples
     --------
@@ -45,7 +45,7 @@ def check_known(known: pd.DataFrame, rows: int, name: str) -> pd.DataFrame:
 
 
 def _in_order(known: pd.DataFrame, rows: int, name: str) -> pd.DataFrame:
-    """Return a line for every row, by the numbers that the lines have."""
+    """Return one line for every row, ordered by the row numbers of the given lines."""
     numbers = pd.to_numeric(known["row"], errors="coerce")
     wrong = ~numbers.isin(range(1, rows + 1)) | numbers.duplicated(keep=False)
     if wrong.any():
@@ -57,10 +57,10 @@ def _in_order(known: pd.DataFrame, rows: int, name: str) -> pd.DataFrame:
 
 
 def compare(known: pd.DataFrame, flags: pd.DataFrame) -> pd.DataFrame:
-    """Count how many of the known errors are flagged, and how many of those flags are right.
+    """Compare flags with known errors: precision and recall.
 
-    Returns a line per known error type: ``precision`` and ``recall`` (NaN where there is nothing
-    to count), ``errors`` and ``rows`` (whose truth is known).
+    Returns one line per known error type: ``precision`` and ``recall`` (NaN if there is nothing to
+    count), ``errors`` and ``rows`` (numbers of errors and of rows whose truth is known).
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""The report: one HTML page that needs nothing but itself."""
+"""The report: one self-contained HTML page."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 MOST_CELLS, MOST_COMPARED, MOST_BARS = 40, 15, 8
 LONGEST_CELL = 80
 PARTS = 60
-"""Into so many parts the file is cut for the picture of where its flagged rows stand."""
+"""Number of parts of the file in the picture of where its flagged rows are."""
 
 
 def report_page(outcome: "Outcome") -> str:
-    """Return the whole page; every word of the file is escaped."""
+    """Return the whole page; all text from the file is escaped."""
     environment = Environment(loader=PackageLoader("demix_lite", "diagnose"), autoescape=True)
     return environment.get_template("report.html.jinja").render(
         about=outcome.summary,
@@ -34,7 +34,7 @@ def report_page(outcome: "Outcome") -> str:
 
 
 def _places(outcome: "Outcome") -> dict[str, Any] | None:
-    """Count the flagged rows along the file, as shares of the fullest part."""
+    """Count the flagged rows along the file, relative to the part with the most."""
     rows = len(outcome.raw)
     parts = min(PARTS, rows)
     flags = outcome.debugger.diagnosis_.reindex(outcome.raw.index)
@@ -46,7 +46,7 @@ def _places(outcome: "Outcome") -> dict[str, Any] | None:
 
 
 def _groups(outcome: "Outcome") -> Iterator[dict[str, Any]]:
-    """Yield the leading rows of every error type, none of them twice."""
+    """Yield the leading rows of every error type; no row appears twice."""
     shown: set[Any] = set()
     for kind, rows in leading_rows(outcome.debugger.diagnosis_).items():
         if len(rows):
@@ -77,13 +77,13 @@ def _split(cells: str) -> list[str]:
 
 
 def _card(outcome: "Outcome", row: Any) -> dict[str, Any]:
-    """Say everything about one row."""
+    """Collect everything the report says about one row."""
     line, raw = outcome.debugger.diagnosis_.loc[row], outcome.raw.loc[row]
     flagged = [kind for kind in ERROR_TYPES if line[f"{kind}_error"]]
     suspicious = _split(line["suspicious_cells"])
     marks = {**dict.fromkeys(suspicious, "mark"), outcome.target: "lab"}
     order = sorted(raw.index, key=lambda c: (c != outcome.target, c not in suspicious))
-    # The detector judged a row with its slips mended: its witnesses say nothing about them.
+    # The detector judged the row after its slips were mended: witnesses do not apply to slips.
     by_slip = flagged == ["feature"] and set(suspicious) == set(_with_slip(outcome, row))
     witnesses = [] if by_slip else list(_witnesses(outcome, row))
     used = set(outcome.debugger.table_.source.values())
@@ -146,7 +146,7 @@ def _with_slip(outcome: "Outcome", row: Any) -> list[str]:
 
 
 def _moved(outcome: "Outcome", row: Any) -> Sequence[str]:
-    """Return the columns in which the numbers of a row stand one column to the side."""
+    """Return the columns of the block in which the numbers of a row moved one column."""
     moved = outcome.debugger.table_.moved
     position = outcome.debugger.diagnosis_.index.get_loc(row)
     return moved.columns if moved is not None and moved.rows[position] else ()

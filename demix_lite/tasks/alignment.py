@@ -36,7 +36,7 @@ from demix_lite.tasks.base import Encoder, FeatureErrorPlan, Rule, Splits, Task
 from demix_lite.tasks.labels import Preference
 
 PARTS = {"test": 0.3, "valid": 0.44, "train": 1.0}
-"""Shares of the prompts at which the parts end."""
+"""Cumulative share of the prompts at which each part ends."""
 
 LEAST_COVERAGE = 0.05
 DERIVED = (*NUMERIC, *CATEGORICAL)
@@ -46,7 +46,7 @@ ARCHITECTURES: dict[str, Callable[[nn.Module], nn.Module]] = {
 }
 DIRECTIONS = 8
 SPANS = (0.3, 0.6)
-"""Shares of a text, at least and at most, that are dropped, shuffled or repeated."""
+"""Least and largest share of a text that is dropped, shuffled or repeated."""
 
 RULES = (
     Rule("the longer answer", {"longer": {"first"}}, "first"),
@@ -64,7 +64,7 @@ class AlignmentTask(Task):
     name : str
         Name of the prepared table.
     language_model : str or path
-        A folder or a name on the hub; the small model of the package by default.
+        A folder or a model name on the hub; by default the small model of the package.
     """
 
     name: str
@@ -76,7 +76,7 @@ class AlignmentTask(Task):
     family = "alignment"
     architectures = tuple(ARCHITECTURES)
     slow_architectures = ("last",)
-    least_broken = 0.5  # a masked pair is lost: more likely broken than not, or it stays
+    least_broken = 0.5  # masking loses the pair: only if it is more likely broken than not
     training = MappingProxyType({"epochs": 2, "learning_rate": 1e-3, "batch_size": 32})
     judged_rows = 1000
     practice_rows = 1000
@@ -97,13 +97,13 @@ class AlignmentTask(Task):
         return Splits(**frames, card=card)
 
     def rules_for(self, frame: pd.DataFrame) -> tuple[Rule, ...]:
-        """Return the rules that tell the answers of enough pairs apart."""
+        """Return the rules that name one of the two answers in enough pairs."""
         return tuple(
             rule for rule in self.rules if self._applies(frame, rule).mean() > LEAST_COVERAGE
         )
 
     def minority(self, frame: pd.DataFrame, rule: Rule) -> np.ndarray:
-        """Return True where the rule names the other answer; not where it names none."""
+        """Return True where the rule names the other answer, False where it names none."""
         return super().minority(frame, rule) & self._applies(frame, rule)
 
     def _applies(self, frame: pd.DataFrame, rule: Rule) -> np.ndarray:
@@ -113,7 +113,7 @@ class AlignmentTask(Task):
     def plan_feature_errors(
         self, frame: pd.DataFrame, rng: np.random.Generator
     ) -> FeatureErrorPlan:
-        """Draw which of the texts break, one or two of them, and how."""
+        """Draw which one or two of the texts break, and how."""
         count = int(rng.integers(1, 3))
         texts = [str(name) for name in rng.permutation(TEXTS)[:count]]
         kind = str(rng.choice(list(KINDS)))
@@ -123,7 +123,7 @@ class AlignmentTask(Task):
     def corrupt_features(
         self, frame: pd.DataFrame, plan: FeatureErrorPlan, rng: np.random.Generator
     ) -> pd.DataFrame:
-        """Break the planned texts; what is counted in them follows."""
+        """Break the planned texts and recompute the attributes that are derived from them."""
         broken = frame.copy()
         for column, others in plan.details.items():
             broken[column] = [_broken(text, plan.kind, others, rng) for text in frame[column]]
@@ -138,7 +138,7 @@ class AlignmentTask(Task):
         return PairEncoder(self, reference_of(self.language_model, split_turns), frame)
 
     def build_model(self, architecture: str, encoder: Encoder) -> nn.Module:
-        """Return the language model with adapters, or with its last block trained."""
+        """Return the language model with adapters, or with only its last block trainable."""
         assert isinstance(encoder, PairEncoder)
         return PreferenceLM(ARCHITECTURES[architecture](encoder.reference.model))
 
@@ -155,7 +155,7 @@ class AlignmentTask(Task):
 
 
 def _broken(text: str, kind: str, others: list[str], rng: np.random.Generator) -> str:
-    """Break a text; try again a few times where it came out unchanged."""
+    """Break a text; try a few more times if it came out unchanged."""
     for _ in range(5):
         if (broken := KINDS[kind](text, others, rng)) != text:
             return broken
@@ -163,7 +163,7 @@ def _broken(text: str, kind: str, others: list[str], rng: np.random.Generator) -
 
 
 def _span(count: int, rng: np.random.Generator) -> slice:
-    """Draw a span of words, two at least."""
+    """Draw a span of at least two words."""
     length = max(2, round(count * rng.uniform(*SPANS)))
     start = int(rng.integers(0, max(1, count - length + 1)))
     return slice(start, start + length)
@@ -194,7 +194,7 @@ def _of_another(text: str, others: list[str], rng: np.random.Generator) -> str:
 
 
 def _misread(text: str, others: list[str], rng: np.random.Generator) -> str:
-    """Write in one encoding and read in another; what is plain ASCII loses letters."""
+    """Encode as UTF-8, decode as Latin-1; letters are replaced first, to affect ASCII text too."""
     letters = [c if rng.random() > 0.15 or c.isspace() else "\u00fc" for c in text]
     return "".join(letters).encode("utf-8").decode("latin-1")
 
@@ -213,7 +213,7 @@ KINDS = {
 
 
 class PairEncoder(Encoder):
-    """Tokenises pairs and looks up what the reference says of their answers."""
+    """Tokenise pairs and look up the outputs of the reference model for their answers."""
 
     def __init__(self, task: AlignmentTask, reference: Reference, frame: pd.DataFrame):
         self.task = task
@@ -221,19 +221,19 @@ class PairEncoder(Encoder):
         self._fitted_on = frame
 
     def answers(self, frame: pd.DataFrame) -> list[list[Answer]]:
-        """Return the first and the second answers in tokens."""
+        """Return the tokenised first answers and the tokenised second answers."""
         return [self.reference.look_up(frame["prompt"], frame[side]) for side in ANSWERS]
 
     def inputs(self, frame: pd.DataFrame) -> dict[str, Tensor]:
-        """Return what a :class:`PreferenceLM` reads."""
+        """Return the inputs of a :class:`PreferenceLM`."""
         return pair_inputs(*self.answers(frame))
 
     def features(self, inputs: dict[str, Tensor]) -> Tensor:
-        """Describe a pair by the difference of its answers, as the reference reads them."""
+        """Return the difference of the answers' hidden states in the reference, normalised."""
         return F.normalize(inputs["meaning"], dim=1)
 
     def columns(self, frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-        """Return attributes, how surprised the reference is, and the main directions of meaning."""
+        """Return attributes, losses of the reference, and main directions of its hidden states."""
         first, second = self.answers(frame)
         numbers = frame[list(NUMERIC)].to_numpy(dtype=float)
         odd = np.column_stack([frame[name].map(_odd_share) for name in TEXTS])
@@ -263,7 +263,7 @@ class PairEncoder(Encoder):
 
 
 def _odd_share(text: str) -> float:
-    """Share of letters beyond ASCII and of words that repeat the one before."""
+    """Share of non-ASCII characters plus share of words that repeat the previous one."""
     words = text.split()
     again = sum(one == other for one, other in pairwise(words))
     return sum(c > "\x7f" for c in text) / max(1, len(text)) + again / max(1, len(words))

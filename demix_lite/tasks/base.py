@@ -1,4 +1,4 @@
-"""What a task answers: everything that differs between one data set and another.
+"""The interface of a task: everything that differs between one data set and another.
 
 The stages of the pipeline (injection, influence, detection, repair, evaluation) only ever talk to
 the :class:`Task` defined here. A new data set is a new subclass or a new instance; no stage
@@ -25,11 +25,11 @@ from demix_lite.tasks.labels import Label
 Interval = tuple[float, float]
 
 SEPARATOR = "|"
-"""Stands between the values of a cell that holds several of them."""
+"""Separator between the values of a cell that lists several."""
 
 
 class AnyOf(frozenset[str]):
-    """Categories of which a cell with several values has to list at least one.
+    """Categories, at least one of which a cell with several values has to list.
 
     Examples
     --------
@@ -45,17 +45,17 @@ class AnyOf(frozenset[str]):
 
 @dataclass(frozen=True)
 class Rule:
-    """A spurious rule: rows that meet the condition go with the target more often than in truth.
+    """A spurious rule: in the data, the condition goes with the target more often than in truth.
 
     Parameters
     ----------
     name : str
         Short name shown to people.
     condition : dict
-        Column name to a set of categories, to a closed ``(low, high)`` interval, or to
+        Maps a column name to a set of categories, to a closed ``(low, high)`` interval, or to
         :class:`AnyOf` for a cell that lists several values; all must hold.
     target : str, number or interval
-        The label (or range of labels) that the condition falsely announces.
+        The label (or range of labels) that the condition falsely predicts.
     """
 
     name: str
@@ -84,7 +84,7 @@ def _within(values: pd.Series, wanted: Set | Interval) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Splits:
-    """Train, validation and test rows of a task, as readable frames, and where they came from."""
+    """Training, validation and test rows of a task, as readable frames, and their source."""
 
     train: pd.DataFrame
     valid: pd.DataFrame
@@ -92,9 +92,9 @@ class Splits:
     card: Card
 
     def sample(self, rows: int, *, seed: object = 0) -> "Splits":
-        """Keep at most ``rows`` training rows and a quarter as many for validation; all test rows.
+        """Keep at most ``rows`` training rows, a quarter as many validation rows, all test rows.
 
-        The same name ``seed`` keeps the same rows.
+        The same ``seed`` keeps the same rows.
         """
 
         def some(frame: pd.DataFrame, count: int, part: str) -> pd.DataFrame:
@@ -110,7 +110,7 @@ class Splits:
 
 @dataclass(frozen=True)
 class FeatureErrorPlan:
-    """How features go wrong in one injection: the columns and the kind, drawn once.
+    """How features are corrupted in one injection: the columns and the kind, drawn once.
 
     Parameters
     ----------
@@ -119,10 +119,11 @@ class FeatureErrorPlan:
     kind : str
         The kind of corruption, in the task's own words (``"outlier"``, ``"scale"``, ...).
     details : dict
-        Whatever the task needs to corrupt train and validation rows alike.
+        Whatever the task needs to corrupt training and validation rows in the same way.
     order : callable, optional
-        Where rows go wrong together, because they show the same broken thing: maps a frame to the
-        number of the unit of every row, counted from 0 in the order in which units go wrong.
+        For tasks in which rows with the same unit (a user, an item) are corrupted together. Maps a
+        frame to the number of the unit of every row, counted from 0 in the order in which units are
+        corrupted.
     """
 
     columns: tuple[str, ...]
@@ -132,7 +133,7 @@ class FeatureErrorPlan:
 
 
 class Task(ABC):
-    """One data set with its label, its ways of going wrong, its models and its metric.
+    """One data set with its label, its possible errors, its models and its metric.
 
     Attributes
     ----------
@@ -141,23 +142,24 @@ class Task(ABC):
     target : str
         The label column.
     label : Label
-        What the label is, and with it the loss and the metric.
+        Type of the label, which determines the loss and the metric.
     rules : tuple of Rule
         Known spurious rules.
     architectures : tuple of str
         Names accepted by :meth:`build_model`, the standard one first.
     slow_architectures : tuple of str
-        Those that only some training injections are seen through.
+        Those that are trained for only some of the injections that a detector learns from.
     minority_share : float
-        Share that the minority group of a spurious rule is reduced to.
+        Share to which the minority group of a spurious rule is reduced.
     training : dict
-        Settings of :func:`demix_lite.models.training.fit` that are not its defaults.
+        Settings of :func:`demix_lite.models.training.fit` that differ from its defaults.
     exchanges_labels : bool
-        Whether a wrong label is that of another row, and not drawn as the kind of label has it.
+        Whether a wrong label is that of another row, instead of one drawn by :meth:`Label.wrong`.
     least_broken : float
         Probability of a feature error below which a repair leaves the features as they are.
     judged_rows, practice_rows : int
-        Training rows, at most, of the runs of the benchmark and of those a detector learns from.
+        Largest number of training rows in the runs of the benchmark, and in the runs that a
+        detector learns from.
     """
 
     name: str
@@ -176,7 +178,7 @@ class Task(ABC):
 
     @abstractmethod
     def load(self, source: str = "twin", *, rows: int | None = None, home: Any = None) -> Splits:
-        """Load the table and split it; the split depends on nothing but the task and the table."""
+        """Load the table and split it; the split depends only on the task and the table."""
 
     @abstractmethod
     def plan_feature_errors(
@@ -192,7 +194,7 @@ class Task(ABC):
 
     @abstractmethod
     def encoder(self, frame: pd.DataFrame) -> "Encoder":
-        """Fit an encoder on the rows as the user has them, errors included."""
+        """Fit an encoder on the user's rows, errors included."""
 
     @abstractmethod
     def build_model(self, architecture: str, encoder: "Encoder") -> nn.Module:
@@ -208,7 +210,7 @@ class Task(ABC):
         """
 
     def practice(self, splits: Splits, rng: np.random.Generator) -> "tuple[Task, Splits] | None":
-        """Draw another task of these rows for a detector to practise on; None if there is none."""
+        """Draw another task on these rows for a detector to practise on; None if there is none."""
         return None
 
     @property
@@ -221,17 +223,17 @@ class Task(ABC):
         return self.label.loss(outputs, targets)
 
     def metric(self, outputs: Tensor, targets: Tensor) -> float:
-        """Return the task metric; ``label.larger_is_better`` says which way is up."""
+        """Return the task metric; ``label.larger_is_better`` says whether larger is better."""
         return self.label.metric(outputs, targets)
 
     def wrong_labels(self, labels: pd.Series, rng: np.random.Generator) -> pd.Series:
-        """Draw a wrong label for every label of some rows."""
+        """Draw a wrong label for each of the given labels."""
         if self.exchanges_labels:
             return self.label.of_others(labels, labels, rng)
         return self.label.wrong(labels, rng)
 
     def relabel(self, labels: pd.Series, outputs: Tensor) -> pd.Series:
-        """Return a better label for rows believed mislabelled, from a model's outputs for them."""
+        """Return better labels for rows that seem mislabelled, from a model's outputs for them."""
         return self.label.better(labels, outputs)
 
     def rule(self, name: str) -> Rule:
@@ -241,7 +243,7 @@ class Task(ABC):
         return known[name]
 
     def rules_for(self, frame: pd.DataFrame) -> tuple[Rule, ...]:
-        """Return the rules that mean something in this very table; all of them by default."""
+        """Return the rules that are meaningful for this table; by default all of them."""
         return self.rules
 
     def minority(self, frame: pd.DataFrame, rule: Rule) -> np.ndarray:
@@ -275,14 +277,14 @@ class Encoder(ABC):
 
     @abstractmethod
     def columns(self, frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-        """Return what models of trees read: a column per feature, categories as codes.
+        """Return the inputs of tree models: one column per feature, categories as codes.
 
-        The values have shape ``(n, d)``, NaN is missing; a boolean array of shape ``(d,)`` tells
-        the categories.
+        The values have shape ``(n, d)``, with NaN for missing values; a boolean array of shape
+        ``(d,)`` marks the categorical columns.
         """
 
     def targets(self, labels: pd.Series) -> Tensor:
-        """Return the targets as the kind of label has them, shape ``(n,)``."""
+        """Return the targets as encoded by the label, shape ``(n,)``."""
         return self.task.label.encode(labels)
 
     def transform(self, frame: pd.DataFrame, target: str) -> tuple[Any, Tensor]:
@@ -303,7 +305,7 @@ def check_columns(frame: pd.DataFrame, wanted: Sequence[str], where: str) -> Non
 
 
 def seeded_model(task: Task, architecture: str, encoder: Encoder, seed: int) -> nn.Module:
-    """Build a model with weights that depend on ``seed`` alone, not on what ran before."""
+    """Build a model whose weights depend on ``seed`` alone, not on the global random state."""
     task.check_architecture(architecture)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -319,11 +321,11 @@ def fit_model(
     encoder: Encoder | None = None,
     **settings: Any,
 ) -> tuple[Trained, Encoder]:
-    """Train a task model on rows as they are, features and label; return it and its encoder.
+    """Train a task model on rows as they are; return it and its encoder.
 
-    The seed fixes the weights and the order of the batches. The encoder is fitted on ``frame`` if
-    none is given. Settings (``weights``, ``device``, ...) are those of
-    :func:`demix_lite.models.training.fit` and come before the task's own.
+    The seed fixes the initial weights and the order of the mini-batches. The encoder is fitted on
+    ``frame`` if none is given. ``settings`` (``weights``, ``device``, ...) are those of
+    :func:`demix_lite.models.training.fit` and override the task's own.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""What a label is: a class or a number. How it is encoded, goes wrong, is judged and is mended."""
+"""Label types, classes and numbers: how each is encoded, corrupted, evaluated and repaired."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 SMALLEST_SHIFT = 0.25
-"""A wrong number lies at least this share of the label's range away from the right one, or of the
-rows if it is the number of another row."""
+"""Least distance of a wrong number from the right one, as a share of the label's range; or, if the
+wrong number is that of another row, the least share of the rows that lie between the two."""
 
 IMPUTE_GROUPS = 5
 
@@ -25,11 +25,11 @@ class Label(ABC):
     metric_name : str
         Name of the metric.
     larger_is_better : bool
-        Whether a larger metric is a better model.
+        Whether a larger metric means a better model.
     names : tuple of str
-        The classes; none for a number.
+        The classes; empty for a number.
     least_doubt : float
-        Probability of a label error below which a repair trusts the label all the same.
+        Probability of a label error below which a repair still trusts the label.
     """
 
     metric_name: str
@@ -44,17 +44,17 @@ class Label(ABC):
 
     @property
     def outputs(self) -> int:
-        """Number of outputs of a model of this label."""
+        """Number of outputs of a model that predicts this label."""
         return self.classes or 1
 
     @property
     def two_sided(self) -> bool:
-        """Whether another label always lies on the other side of a shortcut."""
+        """Whether changing a label always moves the row to the other side of a shortcut."""
         return self.classes == 2
 
     @property
     def other_known(self) -> bool:
-        """Whether only one other label is possible, so that a wrong one says which is right."""
+        """Whether only one other label is possible, so that a wrong label implies the right one."""
         return self.classes == 2
 
     @abstractmethod
@@ -67,7 +67,7 @@ class Label(ABC):
 
     @abstractmethod
     def of_others(self, labels: pd.Series, known: pd.Series, rng: np.random.Generator) -> pd.Series:
-        """Draw for every label that of another of the known rows, not one like it."""
+        """Draw, for every label, a different label from the known rows."""
 
     @abstractmethod
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -83,14 +83,14 @@ class Label(ABC):
 
     @abstractmethod
     def better(self, labels: pd.Series, outputs: Tensor) -> pd.Series:
-        """Return what a model's outputs say if the given labels are wrong."""
+        """Return the labels suggested by a model's outputs, given that ``labels`` are wrong."""
 
     @abstractmethod
     def groups(self, labels: pd.Series, reference: pd.Series) -> pd.Series:
-        """Put labels into the few groups whose rows are typical of each other."""
+        """Assign each label to one of a few groups of similar labels, as peers for imputation."""
 
     def strata(self, labels: pd.Series) -> pd.Series | None:
-        """Return what a split has to keep the shares of; None if it keeps them well enough."""
+        """Return the strata of a stratified split; None if no stratification is needed."""
         return None
 
 
@@ -114,7 +114,7 @@ class Classes(Label):
     larger_is_better = True
 
     def codes(self, labels: pd.Series) -> np.ndarray:
-        """Return class numbers; -1 for what is not a class."""
+        """Return class numbers; -1 for a label that is not a class."""
         return pd.Index(self.names).get_indexer(labels.astype(object)).astype(np.int64)
 
     def encode(self, labels: pd.Series) -> Tensor:
@@ -122,12 +122,12 @@ class Classes(Label):
         return torch.from_numpy(self.codes(labels))
 
     def wrong(self, labels: pd.Series, rng: np.random.Generator) -> pd.Series:
-        """Draw one of the other classes uniformly for every label."""
+        """Draw one of the other classes, uniformly, for every label."""
         shift = rng.integers(1, len(self.names), size=len(labels))
         return self._named((self.codes(labels) + shift) % len(self.names), labels)
 
     def of_others(self, labels: pd.Series, known: pd.Series, rng: np.random.Generator) -> pd.Series:
-        """Draw one of the other classes for every label, as often as the known rows have them.
+        """Draw one of the other classes for every label, by their frequency in the known rows.
 
         Examples
         --------
@@ -137,7 +137,7 @@ class Classes(Label):
         True
         """
         codes = self.codes(labels)
-        # A class that no known row has is drawn only where there is no other.
+        # A class that no known row has is drawn only if there is no other.
         frequency = np.bincount(self.codes(known), minlength=self.classes) + 1e-9
         drawn = codes.copy()
         for own in np.unique(codes):
@@ -175,7 +175,7 @@ class Classes(Label):
 
 @dataclass(frozen=True)
 class LogOdds(Classes):
-    """Two classes and one output, the log-odds of the second; the metric is accuracy."""
+    """Two classes and one output, the logit of the second class; the metric is accuracy."""
 
     outputs = 1
 
@@ -185,7 +185,7 @@ class LogOdds(Classes):
         return F.binary_cross_entropy_with_logits(outputs[:, 0], wanted, reduction="none")
 
     def metric(self, outputs: Tensor, targets: Tensor) -> float:
-        """Return the accuracy at even odds, between 0 and 1."""
+        """Return the accuracy at probability 1/2, between 0 and 1."""
         return float(((outputs[:, 0] > 0) == targets.bool()).double().mean())
 
     def better(self, labels: pd.Series, outputs: Tensor) -> pd.Series:
@@ -214,7 +214,7 @@ class Clicks(LogOdds):
         return float(roc_auc_score(targets.numpy(), outputs[:, 0].double().numpy()))
 
     def group_metric(self, outputs: Tensor, targets: Tensor) -> float:
-        """Return the accuracy at even odds: a group of a shortcut has one label only."""
+        """Return the accuracy at probability 1/2: a group of a shortcut has only one label."""
         return super().metric(outputs, targets)
 
 
@@ -222,9 +222,9 @@ class Clicks(LogOdds):
 class Preference(LogOdds):
     """Which of two answers is preferred; the output is the DPO margin of the first.
 
-    A swapped pair and one that breaks a shortcut look alike to a small model. Swaps at random do
-    little harm, while turning pairs that break the shortcut teaches it: only pairs that are
-    likelier swapped than not are turned.
+    A swapped pair and a pair that breaks a shortcut look alike to a small model. Random swaps do
+    little harm, but swapping the pairs that break the shortcut teaches it to the model. So a repair
+    swaps only pairs that are more likely swapped than not.
 
     Examples
     --------
@@ -237,11 +237,11 @@ class Preference(LogOdds):
 
     names: tuple[str, ...] = ("second", "first")
     metric_name = "preference accuracy"
-    two_sided = False  # many pairs are not told apart by a shortcut
+    two_sided = False  # in many pairs a shortcut names neither answer
     least_doubt = 0.5
 
     def margin(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the margin of the preferred answer over the other, shape ``(n,)``."""
+        """Return the margin of the preferred answer over the other one, shape ``(n,)``."""
         return outputs[:, 0] * (2 * targets - 1)
 
 
@@ -252,8 +252,8 @@ class Number(Label):
     Parameters
     ----------
     low, high : float
-        Range of the label in the data set; it becomes [0, 1] for the model. What lies outside
-        counts as its end.
+        Range of the label in the data set, scaled to [0, 1] for the model. Values outside are
+        clipped.
 
     Examples
     --------
@@ -274,7 +274,7 @@ class Number(Label):
         return torch.from_numpy(scaled.clip(0, 1).astype(np.float32))
 
     def wrong(self, labels: pd.Series, rng: np.random.Generator) -> pd.Series:
-        """Draw a number of the range, uniform over what is at least a quarter of it away."""
+        """Draw uniformly from the part of the range that is at least a quarter of it away."""
         right = labels.to_numpy(dtype=float).clip(self.low, self.high)
         gap = SMALLEST_SHIFT * (self.high - self.low)
         below = (right - gap - self.low).clip(min=0)
@@ -283,13 +283,13 @@ class Number(Label):
         wrong = np.where(place < below, self.low + place, right + gap + place - below)
         if pd.api.types.is_integer_dtype(labels.dtype):
             whole = np.rint(wrong)
-            # Rounding may lead back towards the label; round away from it then.
+            # If rounding would come too close to the label, round away from it.
             away = np.where(place < below, np.floor(wrong), np.ceil(wrong))
             wrong = np.where(np.abs(whole - right) < gap, away, whole)
         return self._numbers(labels, wrong)
 
     def of_others(self, labels: pd.Series, known: pd.Series, rng: np.random.Generator) -> pd.Series:
-        """Draw for every label one that at least a quarter of the known rows lie between.
+        """Draw, for every label, one at least a quarter of the known rows away from it in rank.
 
         Examples
         --------
@@ -299,7 +299,7 @@ class Number(Label):
         True
         """
         ranked = np.sort(known)
-        # Beside the quarter on either side, all rows of the same label are left out.
+        # A quarter of the rows on either side is excluded, and all rows with the same label.
         first, after = (
             np.searchsorted(ranked, labels, side) / len(ranked) for side in ("left", "right")
         )
@@ -320,12 +320,12 @@ class Number(Label):
         return float((outputs[:, 0] - targets).double().square().mean())
 
     def better(self, labels: pd.Series, outputs: Tensor) -> pd.Series:
-        """Return the model's prediction, kept within the range."""
+        """Return the model's prediction, clipped to the range."""
         scaled = outputs[:, 0].detach().cpu().double().numpy().clip(0, 1)
         return self._numbers(labels, self.low + scaled * (self.high - self.low))
 
     def groups(self, labels: pd.Series, reference: pd.Series) -> pd.Series:
-        """Return the fifth of the reference labels that each label falls into."""
+        """Return the quintile of the reference labels that each label falls into, from 0."""
         edges = np.quantile(reference, np.linspace(0, 1, IMPUTE_GROUPS + 1)[1:-1])
         return pd.Series(np.searchsorted(edges, labels.to_numpy(float)), index=labels.index)
 

@@ -1,11 +1,14 @@
-"""Numbers in the wrong column: some cells of a row that moved one place to the side.
+"""Numbers in the wrong column: some cells of a row were moved one place to the side.
 
-An export with a separator too many, or a paste beside the right place, leaves the numbers of a row
-as they are and their columns wrong. A single number may look right where it landed; the row does
-not. Where every block of neighbouring columns could have moved, a Gaussian copula (the ranks of the
-numbers and their correlations) compares how likely the rows are as they stand and moved back, and
-names one block. Trees are then told rows from copies of other rows whose block we moved, and say of
-every row how likely it is such a copy. Where nothing moved, they find none.
+An export with an extra separator, or a paste next to the right place, keeps the numbers of a row
+but puts them in the wrong columns. A single number may look right where it landed; the row does
+not. The block that moved, and its rows, are found in two steps:
+
+1. For every block of neighbouring columns, a Gaussian copula (ranks of the numbers and their
+   correlations) compares how likely the rows are as they stand and moved back. The block with the
+   largest gain in likelihood is chosen.
+2. Boosted trees learn to separate rows from copies of other rows whose block we moved. For every
+   row they predict the probability that it is such a copy. If nothing moved, they find no rows.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,23 +25,26 @@ from demix_lite.cross_fit import held_out, in_bins
 from demix_lite.diagnosis import expected_f1_threshold
 
 MOST_CELLS, WIDEST = 8, 500
-"""Cells of a block, at most, and columns of a table in which one is looked for."""
+"""Largest number of cells in a block, and of columns in a table that is searched."""
 
 GAIN, FEWEST = 0.02, 10
-"""Less than so much log-likelihood a row, or fewer rows, is what tidy tables of odd rows have."""
+"""Least gain in log-likelihood per row and least number of moved rows; smaller values occur in tidy
+tables with unusual rows."""
 
 CELLS_LOOKED_AT, ROWS_LOOKED_AT, ROWS_LEARNED_FROM = 400_000, 4000, 8000
 NEIGHBOURS = 50
-"""So many numbers on either side of one tell in which of two columns it is more usual."""
+"""Number of neighbours on either side of a number that are used to estimate in which of two columns
+it is more common."""
 
 SHRINKAGE = 0.05
-"""Share of the identity in the correlations: columns that say the same may still differ."""
+"""Weight of the identity in the correlation matrix: even redundant columns may differ."""
 
 SET_ASIDE = 1.5
-"""So many times the rows that the copula believes moved are no examples of rows that did not."""
+"""This many times the share of rows that moved according to the copula is not used as examples of
+rows that did not move."""
 
 TOLD_APART = 0.7
-"""Area under the ROC curve below which trees do not know rows from copies with moved cells."""
+"""Area under the ROC curve below which trees cannot separate rows from copies with moved cells."""
 
 TREES = {"max_iter": 100, "max_leaf_nodes": 15, "early_stopping": False}
 ROUNDS, FOLDS, SURE = 30, 3, 1e-9
@@ -51,11 +57,12 @@ class MovedCells:
     Attributes
     ----------
     columns : tuple of str
-        The block, from the left.
+        The block, from left to right.
     step : int
-        1 if the cells moved to the right, the last to the place of the first; -1 to the left.
+        1 if the cells moved to the right and the last one took the place of the first; -1 if they
+        moved to the left.
     rows : array of bool
-        The rows.
+        True for the rows whose cells moved.
     """
 
     columns: tuple[str, ...]
@@ -63,7 +70,7 @@ class MovedCells:
     rows: np.ndarray
 
     def moved_back(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """Return the block with the cells of these rows where they belong, whole where it can be.
+        """Return the block with the cells moved back; whole columns keep their type.
 
         Examples
         --------
@@ -82,7 +89,7 @@ class MovedCells:
 
 @dataclass(frozen=True)
 class _Move:
-    """Cells from ``start`` up to ``stop`` move ``step`` places, round the ends of the block."""
+    """Cells from ``start`` up to ``stop`` move ``step`` places, cyclically within the block."""
 
     start: int
     stop: int
@@ -97,14 +104,14 @@ class _Move:
 def find_moved_cells(frame: pd.DataFrame, columns: Sequence[str]) -> MovedCells | None:
     """Find the block of neighbouring columns whose cells moved in some rows; None if there is none.
 
-    In tables of more than 500 columns none is looked for.
+    Tables with more than 500 numeric columns are not searched.
 
     Parameters
     ----------
     frame : DataFrame
         Rows with numbers.
     columns : sequence of str
-        The columns of numbers in the order in which they stand side by side.
+        The numeric columns, in their order in the table.
 
     Examples
     --------
@@ -134,7 +141,7 @@ def find_moved_cells(frame: pd.DataFrame, columns: Sequence[str]) -> MovedCells 
 
 
 def _gained(move: _Move, ratio: np.ndarray) -> tuple[float, float, _Move]:
-    """Return what a move gains in log-likelihood a row, the share of rows that moved, the move."""
+    """Return the gain in log-likelihood per row, the share of rows that moved, and the move."""
     share, _ = _mixture(ratio)
     return float(np.logaddexp(np.log1p(-share), np.log(share) + ratio).mean()), share, move
 
@@ -143,26 +150,26 @@ def _moves(width: int) -> Iterator[_Move]:
     for start in range(width - 1):
         for stop in range(start + 2, min(width, start + MOST_CELLS) + 1):
             yield _Move(start, stop, 1)
-            if stop > start + 2:  # two cells change places either way
+            if stop > start + 2:  # with two cells both directions are the same swap
                 yield _Move(start, stop, -1)
 
 
 def _ratios(values: np.ndarray) -> Iterator[tuple[_Move, np.ndarray]]:
-    """Yield every move and, of every row, how much likelier it is moved back, a log-ratio ``(N,)``.
+    """Yield every move with the log-likelihood ratio of each row, moved back against as it is.
 
-    The density of a row is that of its normal scores (zero mean, correlated), times how usual each
-    number is in its column.
+    The ratios have shape ``(N,)``. The density of a row is that of its normal scores (zero mean,
+    correlated) times the density of each number in its column.
     """
     scores = np.column_stack([_normal_scores(column, column) for column in values.T])
     width = values.shape[1]
-    with np.errstate(invalid="ignore"):  # a column that is the same everywhere goes with none
+    with np.errstate(invalid="ignore"):  # a constant column has no correlations
         alike = (1 - SHRINKAGE) * np.nan_to_num(np.corrcoef(scores.T))
     coupling = np.linalg.inv(alike + (1 - alike.diagonal()) * np.eye(width)) - np.eye(width)
     pull = scores @ coupling
 
     @cache
     def placed(own: int, other: int) -> tuple[np.ndarray, np.ndarray]:
-        """Judge the numbers of a column as if they stood in another."""
+        """Return density ratios and normal scores of a column's numbers if moved to another."""
         column, there = values[:, own], values[:, other]
         return _log_density_ratio(column, there), _normal_scores(column, there)
 
@@ -176,7 +183,7 @@ def _ratios(values: np.ndarray) -> Iterator[tuple[_Move, np.ndarray]]:
 
 
 def _normal_scores(numbers: np.ndarray, column: np.ndarray) -> np.ndarray:
-    """Return the places of numbers in a column as quantiles of a normal; 0 if missing."""
+    """Return the normal scores of numbers by their ranks in a column; 0 if missing."""
     known = np.sort(column[~np.isnan(column)])
     ends = [np.searchsorted(known, numbers, side=side) for side in ("left", "right")]
     place = (np.mean(ends, axis=0) + 0.5) / (len(known) + 1)
@@ -184,7 +191,10 @@ def _normal_scores(numbers: np.ndarray, column: np.ndarray) -> np.ndarray:
 
 
 def _log_density_ratio(column: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Say how much more usual the numbers of a column are in another one, from their neighbours."""
+    """Return the log ratio of two columns' densities, ``other`` to ``column``, at its numbers.
+
+    Densities are estimated from the nearest neighbours.
+    """
     known = [np.sort(c[~np.isnan(c)]) for c in (other, column)]
     both = np.sort(np.concatenate(known))
     if not len(both):
@@ -217,7 +227,7 @@ def _mixture(ratio: np.ndarray) -> tuple[float, np.ndarray]:
 
 
 def _told_by_trees(values: np.ndarray, move: _Move, share: float) -> np.ndarray:
-    """Return how likely every row moved, by trees told rows from moved copies of other rows."""
+    """Return the probability that each row moved, by trees that separate rows from moved copies."""
     copies = move.applied(values)
     x = in_bins(np.vstack([_with_steps(rows) for rows in (values, copies)]))
     is_copy = np.repeat([0, 1], len(values))
@@ -226,7 +236,7 @@ def _told_by_trees(values: np.ndarray, move: _Move, share: float) -> np.ndarray:
     said = learn()[:, 1]
     if roc_auc_score(is_copy, said) < TOLD_APART:
         return np.zeros(len(values))
-    # Rows that did move are no examples of rows that did not.
+    # Rows that did move must not serve as examples of rows that did not.
     kept = max(0.0, 1 - SET_ASIDE * share)
     example = said[: len(values)] < np.quantile(said[: len(values)], kept)
     if example.sum() < FEWEST:
@@ -238,6 +248,6 @@ def _told_by_trees(values: np.ndarray, move: _Move, share: float) -> np.ndarray:
 
 
 def _with_steps(values: np.ndarray) -> np.ndarray:
-    """Return numbers and, on a logarithmic scale, their distance from the two next to the left."""
+    """Return the numbers and their differences, on a log scale, to the next two on the left."""
     logs = np.sign(values) * np.log1p(np.abs(values))
     return np.hstack([values, *(logs[:, gap:] - logs[:, :-gap] for gap in (1, 2))])

@@ -1,4 +1,4 @@
-"""Somebody else's table as a task: which column is what, and what the label is."""
+"""A user's own table as a task: the role of each column and the type of the label."""
 
 import difflib
 import re
@@ -57,17 +57,17 @@ LEAST_ROWS = 10
 KEPT_CATEGORIES = 60
 MOST_CLASSES = 50
 FEW_FAR = 0.05
-"""At most this share of a label may lie far outside for the scale to be that of the others."""
+"""If at most this share of the label values lies far outside, they do not set the label's range."""
 
 FEW_NUMBERS = 12
-"""A label with at most so many different whole numbers is a class."""
+"""A label with at most this many different values, all whole numbers, is read as classes."""
 
 OTHER = "(other)"
 ID_NAME = re.compile(r"(?i:(^|[_\s.-])(id|uuid|guid|key|index|row)([_\s.-]|$))|[a-z]I[dD]$")
 
 
 class DataError(DemixError, ValueError):
-    """A table that cannot be diagnosed; also a ``ValueError``, as scikit-learn has it."""
+    """A table that cannot be diagnosed; also a ``ValueError``, as in scikit-learn."""
 
 
 @dataclass(frozen=True)
@@ -79,17 +79,17 @@ class OwnTable:
     task : TabularTask
         Its columns, their roles and its label.
     frame : DataFrame
-        Features and label as the task wants them, aligned with the rows that were given.
+        Features and label as the task needs them, aligned with the rows that were given.
     mended : DataFrame
-        The same without slips of the keyboard and of units, which take no model to see.
+        The same with slips of the keyboard and of units mended, which can be found without a model.
     source : dict
-        Feature name to the column it was made from.
+        Maps a feature to the column it was made from.
     notes : list of str
-        What was read otherwise than it stands there, and what was left out.
+        What was interpreted when the columns were read, and what was left out.
     checks : list of str
-        What takes no model to see: cells far outside, rows twice, rows that contradict.
+        What can be found without a model: cells far outside, duplicate rows, contradicting rows.
     moved : MovedCells, optional
-        Rows whose numbers stand one column to the side.
+        Rows whose numbers are one column to the side of their own.
     """
 
     task: TabularTask
@@ -102,18 +102,18 @@ class OwnTable:
 
     @cached_property
     def slips(self) -> pd.DataFrame:
-        """Cells that were mended, boolean, one column per feature."""
+        """Whether each cell was mended, boolean, one column per feature."""
         given, mended = (rows[list(self.task.features)] for rows in (self.frame, self.mended))
         return (given != mended) & ~(given.isna() & mended.isna())
 
     @cached_property
     def codes(self) -> pd.DataFrame:
-        """Numbers that may stand for a missing value, boolean, one column per number."""
+        """Whether each number may stand for a missing value, one boolean column per numeric one."""
         return self.frame[self._numbers].apply(may_be_code)
 
     @cached_property
     def far(self) -> pd.DataFrame:
-        """Other numbers very far from those of their column, boolean, one column per number."""
+        """Whether each other number lies far outside, one boolean column per numeric one."""
         return self.frame[self._numbers].apply(is_far) & ~self.codes
 
     @property
@@ -121,7 +121,7 @@ class OwnTable:
         return [*self.task.numeric, *([] if self.task.label.classes else [self.task.target])]
 
     def take(self, rows: slice) -> "OwnTable":
-        """Return the table with some of its rows."""
+        """Return the table with only these rows."""
         frame, mended = (
             part.iloc[rows].reset_index(drop=True) for part in (self.frame, self.mended)
         )
@@ -131,7 +131,7 @@ class OwnTable:
 
 @dataclass
 class _Columns:
-    """Features found so far."""
+    """The features found so far, and notes about them."""
 
     names: frozenset[str] = frozenset()
     features: dict[str, pd.Series] = field(default_factory=dict)
@@ -142,7 +142,7 @@ class _Columns:
     checks: list[str] = field(default_factory=list)
 
     def free(self, name: str) -> str:
-        """Return a name that no column has."""
+        """Return ``name``, with underscores appended until no column has it."""
         while name in self.names:
             name += "_"
         return name
@@ -158,17 +158,18 @@ def own_table(
     *,
     kind: Kind = "auto",
 ) -> OwnTable:
-    """Find out what every column is, and make a task of the table.
+    """Find out the role of every column, and turn the table into a task.
 
     Parameters
     ----------
     frame : DataFrame
-        Cells as text or typed. Every row has a label. The index numbers (from 0) or names the rows.
+        Cells as text or typed. Every row has a label. The index has the numbers of the rows (from
+        0) or their names.
     target : str
         The label column.
     kind : {"auto", "classification", "regression"}
-        What the label is; by default numbers with many values are a regression, unless their type
-        is categorical.
+        Type of the label; by default a numeric label with many values is a regression target,
+        unless its dtype is categorical.
 
     Raises
     ------
@@ -223,7 +224,7 @@ def own_table(
 def _checks(
     table: OwnTable, moved: MovedCells | None, strays: Mapping[str, pd.Series], names: pd.Index
 ) -> list[str]:
-    """Say what takes no model to see: slips, cells far outside, rows twice or contradicting."""
+    """Describe what needs no model: slips, cells far outside, duplicate or contradicting rows."""
     frame, task = table.frame, table.task
     notes = []
     if moved is not None:
@@ -259,7 +260,7 @@ def _checks(
 
 
 def _codes(frame: pd.DataFrame, codes: pd.DataFrame) -> list[str]:
-    """Ask about numbers that may stand for a missing value, columns with the same one together."""
+    """Ask about numbers that may stand for a missing value; group columns by the number."""
     found: dict[str, list[str]] = {}
     for column in codes.columns[codes.any()]:
         number = f"{frame.loc[codes[column], column].iloc[0]:g}"
@@ -270,7 +271,7 @@ def _codes(frame: pd.DataFrame, codes: pd.DataFrame) -> list[str]:
 
 
 def _telltales(table: OwnTable) -> list[str]:
-    """Ask about the columns that tell the label alone; codes for missing values tell nothing."""
+    """Ask about columns that predict the label alone; codes for missing values are masked."""
     known = table.mended.mask(table.codes.reindex(columns=table.mended.columns, fill_value=False))
     labels, is_class = known[table.task.target], table.task.label.classes > 0
     columns = [c for c in table.task.features if is_telltale(known[c], labels, is_class=is_class)]
@@ -285,7 +286,7 @@ def _telltales(table: OwnTable) -> list[str]:
 
 
 def check_target(frame: pd.DataFrame, target: str, name: str = NAME) -> None:
-    """Refuse a target that is no column, and name the nearest one.
+    """Raise :class:`DataError` if the target is not a column; suggest the closest name.
 
     Examples
     --------
@@ -307,7 +308,7 @@ def check_target(frame: pd.DataFrame, target: str, name: str = NAME) -> None:
 
 
 def check_names(frame: pd.DataFrame, name: str = NAME) -> None:
-    """Refuse a table with two columns of the same name, 1 and "1" among them.
+    """Raise :class:`DataError` if two columns have the same name; 1 and "1" count as the same.
 
     Examples
     --------
@@ -333,7 +334,7 @@ def without_label(labels: pd.Series) -> np.ndarray:
 
 
 def _label(found: _Columns, labels: pd.Series, kind: Kind) -> tuple[Label, pd.Series]:
-    """Return what the label is, and the labels as the task wants them."""
+    """Return the type of the label, and the labels as the task needs them."""
     numbers = as_numbers(labels)
     odd = _odd_labels(labels[numbers.isna()])
     if kind == "regression" and odd:
@@ -371,20 +372,20 @@ def _number_label(numbers: pd.Series) -> tuple[Label, pd.Series]:
 
 
 def _are_whole(numbers: pd.Series) -> bool:
-    """Say whether all numbers that are there are whole, and small enough to be written so."""
+    """Return whether all known numbers are whole, and small enough to be exact as floats."""
     known = numbers.dropna()
     return bool((known % 1 == 0).all()) and not float(known.abs().max()) >= 2**53
 
 
 def _odd_labels(odd: pd.Series) -> str:
-    """Say how many labels are no numbers, and name one; nothing if there are none."""
+    """Say how many labels are not numbers, and give an example; empty if there are none."""
     if odd.empty:
         return ""
     return f"{_count(len(odd), 'row')}, such as {odd.iloc[0]!r} in row {_row(odd.index[0])}"
 
 
 def _one_spelling(found: _Columns, text: pd.Series) -> pd.Series:
-    """Return class names of which none differ in case or a full stop alone, or as 1 and 1.0 do."""
+    """Merge class names that differ only in case or a final full stop, or as 1 and 1.0 do."""
     key = text.str.casefold().str.rstrip(".").where(text.str.len() > 1, text)
     numbers = pd.to_numeric(text, errors="coerce")
     if numbers.notna().all():
@@ -401,13 +402,13 @@ def _one_spelling(found: _Columns, text: pd.Series) -> pd.Series:
 
 
 def _are_codes_by_type(values: pd.Series) -> bool:
-    """Say whether numbers are names: whoever makes categories of them means codes."""
+    """Return whether numbers are codes: their dtype is categorical."""
     kind = values.dtype
     return isinstance(kind, pd.CategoricalDtype) and is_numeric_dtype(kind.categories.dtype)
 
 
 def _read_column(found: _Columns, name: str, values: pd.Series) -> None:
-    """Put one column where it belongs, or say why it is left out."""
+    """Add one column to the features, or note why it is left out."""
     if isinstance(values.dtype, pd.CategoricalDtype):
         values = values.astype(object)
     if is_numeric_dtype(values.dtype) and not is_bool_dtype(values.dtype):
@@ -440,7 +441,7 @@ def _read_column(found: _Columns, name: str, values: pd.Series) -> None:
 
 
 def _say_missing(found: _Columns, name: str, cells: pd.Series, values: pd.Series) -> pd.Series:
-    """Say which words were read as missing; beside one other word they are a category."""
+    """Note which words were read as missing; with only one other word they are a category."""
     text = as_text(values, frozenset([""]))
     words = text[cells.isna() & values.notna()].dropna()
     if words.empty:
@@ -544,7 +545,7 @@ def _say_unread(found: _Columns, name: str, cells: pd.Series, read: pd.Series) -
 def _cells(
     column: str, which: np.ndarray | pd.Series, names: pd.Index, what: str, such_as: str = ""
 ) -> list[str]:
-    """Say what some cells of a column are, and in which rows; nothing if there are none."""
+    """Describe some cells of a column and name their rows; empty if there are none."""
     if not which.any():
         return []
     rows = rows_in_words(names[which])
@@ -552,7 +553,7 @@ def _cells(
 
 
 def rows_in_words(names: pd.Index) -> str:
-    """Name the first rows, counted from 1 where they have no other name.
+    """Name the first five rows; rows without a name are counted from 1.
 
     Examples
     --------
@@ -564,7 +565,7 @@ def rows_in_words(names: pd.Index) -> str:
 
 
 def _row(name: object) -> str:
-    """Return the number of a row, counted from 1, or the name it has."""
+    """Return the number of a row, counted from 1, or its name."""
     return str(name + 1 if isinstance(name, int | np.integer) else name)
 
 

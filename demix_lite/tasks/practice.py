@@ -1,8 +1,8 @@
-"""Practice tasks: another question asked of the same table, with a shortcut drawn at random.
+"""Practice tasks: the same table with another label and a randomly drawn shortcut.
 
-A detector that practises on a handful of tasks learns their labels and their rules by heart. Any
-column of a table may serve as its label, and any condition on the others may falsely announce it:
-what a detector learns from many such questions, it can use on a table it never saw.
+A detector that practises on a handful of tasks memorises their labels and rules. But any column of
+a table may serve as its label, and any condition on the others may falsely predict it. What a
+detector learns from many such tasks it can use on a table it has never seen.
 """
 
 from collections.abc import Callable
@@ -16,27 +16,27 @@ from demix_lite.tasks.labels import Classes, Label, Number
 from demix_lite.tasks.tabular import TabularTask
 
 COVERAGE = (0.03, 0.6)
-"""Share of rows that a drawn condition or target holds for."""
+"""Range of the share of rows that meet a drawn condition, have its target, or break the rule."""
 
 MOST_CLASSES = 7
 LEAST_CLASS = 0.02
-"""Share of rows below which a category or a range does not become a class."""
+"""Least share of rows with a category or a range for it to become a class."""
 
 BINNED = 0.5
-"""How often a column of numbers becomes classes, and not a number to predict."""
+"""Probability that a numeric column is binned into classes instead of predicted as a number."""
 
 MOST_FREQUENT = 0.5
-"""A column of numbers with one value more frequent than this is no label."""
+"""A numeric column with one value more frequent than this is not used as a label."""
 
 NARROWED, MERGED = 0.2, 0.4
-"""How often a second column narrows a condition, and several categories share one."""
+"""Probability that a condition has a second column, and that it combines several categories."""
 
 OWN_LABEL = 0.4
-"""How often the label stays as it is, and only the rule is drawn."""
+"""Probability that the label stays as it is and only the rule is drawn."""
 
 EXCHANGED = 0.5
-"""How often wrong labels are those of other rows: spread evenly over a skewed label, nearly all of
-its rare values would be wrong ones."""
+"""Probability that wrong labels are those of other rows. If they were always drawn evenly, nearly
+all rare values of a skewed label would be wrong ones."""
 
 OTHER = "other"
 ATTEMPTS = 200
@@ -47,9 +47,9 @@ def practice_task(
 ) -> tuple[TabularTask, Splits]:
     """Draw another label and a rule for a table.
 
-    Drawn are the label column, what kind of label it becomes, how it goes wrong, and the rule.
-    Returns the task, with one rule, and the rows that have one of its labels; both as they were if
-    nothing suitable is found.
+    The label column, its type, the way wrong labels are drawn, and the rule are random. Returns the
+    task, with one rule, and the rows that have a label in it; both are unchanged if nothing
+    suitable is found.
 
     Examples
     --------
@@ -75,7 +75,7 @@ def practice_task(
 def _question(
     task: TabularTask, frame: pd.DataFrame, rng: np.random.Generator
 ) -> tuple[TabularTask, Callable[[pd.DataFrame], pd.DataFrame]] | None:
-    """Draw what is asked of the table: its own label, or another column or form of it."""
+    """Draw the label: the table's own, another column, or another form of either."""
     if rng.random() < OWN_LABEL:
         return task, lambda rows: rows
     target = str(rng.choice([task.target, *task.features]))
@@ -93,11 +93,11 @@ def _question(
 
 
 Answer = Callable[[pd.Series], pd.Series]
-"""Turns the cells of a column into labels; missing where a row has none."""
+"""Maps the cells of a column to labels, missing where a row has none."""
 
 
 def _category_question(values: pd.Series, rng: np.random.Generator) -> tuple[Label, Answer] | None:
-    """Ask which of the frequent categories, or whether it is a certain one."""
+    """Draw a label with all frequent categories as classes, or one of them against the rest."""
     shares = values.value_counts(normalize=True)
     frequent = [str(name) for name in shares.index[shares >= LEAST_CLASS][:MOST_CLASSES]]
     if len(frequent) < 2:
@@ -109,7 +109,7 @@ def _category_question(values: pd.Series, rng: np.random.Generator) -> tuple[Lab
 
 
 def _number_question(values: pd.Series, rng: np.random.Generator) -> tuple[Label, Answer] | None:
-    """Ask how large a number is, or which of a few ranges it is in."""
+    """Draw a label that is the number itself, or one of a few ranges as classes."""
     known = values.dropna()
     if known.nunique() < 10 or known.value_counts(normalize=True).iloc[0] > MOST_FREQUENT:
         return None
@@ -127,7 +127,7 @@ def _number_question(values: pd.Series, rng: np.random.Generator) -> tuple[Label
 
 
 def _without(task: TabularTask, column: str) -> TabularTask:
-    """Return the task with its own label among the features, in place of a column."""
+    """Return the task without a column, and with its own label among the features instead."""
     if column == task.target:
         return task
     numbers, categories = (
@@ -139,7 +139,7 @@ def _without(task: TabularTask, column: str) -> TabularTask:
 
 
 def random_rule(task: TabularTask, frame: pd.DataFrame, rng: np.random.Generator) -> Rule | None:
-    """Draw a rule "where this holds, the label is that" whose minority is neither rare nor common.
+    """Draw a rule whose condition, target and minority are neither too rare nor too common.
 
     Examples
     --------
@@ -175,7 +175,7 @@ def _some_of(
 
 
 def _range(values: pd.Series, rng: np.random.Generator) -> Interval:
-    """Draw the low end, the high end or a middle part of a column."""
+    """Draw an interval at the low end, at the high end or in the middle of a column."""
     share = rng.uniform(*COVERAGE)
     start = float(rng.choice([0.0, 1 - share, rng.uniform(0, 1 - share)], p=[0.3, 0.5, 0.2]))
     low, high = values.quantile([start, min(start + share, 1.0)])

@@ -1,7 +1,7 @@
-"""What the cells of a column say: numbers, dates, codes or words, in the ways people write them.
+"""Read the cells of a column: numbers, dates, codes or words, in the ways people write them.
 
-A column is read as a whole, since only the other cells tell whether 1,250 is a thousand or one and
-a quarter, and whether 3/4/2024 lies in March or in April.
+A column is read as a whole, since only the other cells show whether 1,250 is a thousand or one and
+a quarter, and whether 3/4/2024 is in March or in April.
 """
 
 import re
@@ -21,35 +21,35 @@ MOSTLY = 0.95
 """Share of the cells that must read as numbers or dates for the column to be one."""
 
 ONCE_OR_TWICE, FEW_WORDS = 2, 3
-"""Text among numbers that occurs more often is a word for a missing value and no slip; a column
-with more such words than so many is one of words."""
+"""Text among numbers that occurs more than ``ONCE_OR_TWICE`` times is a word for a missing value,
+not a slip. A column with more than ``FEW_WORDS`` such words is a column of words."""
 
 THOUSANDS = r"-?[1-9]\d{0,2}(,\d{3})+(\.\d+)?"
 POINT_THOUSANDS = r"-?[1-9]\d{0,2}(\.\d{3})+(,\d+)?"
 APART = re.compile(r"(?<=\d)['\u2019\u00a0\u202f](?=\d{3}(?!\d))")
-"""What stands between thousands in 1'030."""
+"""A separator of thousands, as in 1'030."""
 
 SPACED = re.compile(r"(?<![\d ])[1-9]\d{0,2}(?: \d{3})+(?!\d)")
-"""Thousands as in 12 500, which a blank at any other place would not make a number."""
+"""Thousands separated by blanks, as in 12 500; blanks at other places do not match."""
 
 MONEY = "$€£¥₹₩₺"
 NEGATIVE = re.compile(rf"^(?:\((?P<owed>[^()]*\d[^()]*)\)|[-\u2212](?P<money>[{MONEY}].*))$")
-"""An accountant's (1,200), and -$5."""
+"""Negative amounts: (1,200), as in accounting, and -$5."""
 
 LIMIT = re.compile(r"^[<>\u2264\u2265~\u2248]=?\s*(?=[-\d.])")
-"""Before a number that is only known to be smaller or larger, such as <0.5."""
+"""The sign before a number that is only a bound or an estimate, such as <0.5."""
 
 NUMBER_WITH_UNIT = (
     rf"^((?:R?[{MONEY}]|USD|EUR|GBP|CHF|kr\.?)\s*)?([-+]?\d[\d.,]*)"
     r"(\s*(?:[^\d\s.,+-][^\d.,+-]{0,7}|[cdfkm]?[mt][23]))?$"
 )
-"""A sign of money or none, a number, and a unit of at most eight letters, or m2 and the like."""
+"""An optional currency sign, a number, and a unit of at most eight letters, or m2 and the like."""
 
 MANY_OF_THEM = 0.8
-"""Share of the numbers that have to be written in a way for the column to be written so."""
+"""Share of the numbers that must have a format for the whole column to be read in it."""
 
 LOOK_AT = 500
-"""So many cells tell whether it is worth while to look for a unit in all of them."""
+"""About this many cells are checked first, to see whether the column may have a unit."""
 
 TIME = r"(?P<time>[ T]\s*\d{1,2}:\d{2}.*)?"
 LONG_DATE = re.compile(rf"^(?P<year>\d{{4}})([-/.])(?P<month>\d{{1,2}})\2(?P<day>\d{{1,2}}){TIME}$")
@@ -68,16 +68,16 @@ CLOCK = re.compile(r"^(?P<time>\d{1,2}:\d{2}(?::\d{2})?(?:\s*[ap]\.?m\.?)?)$", r
 """A time of day without a date."""
 
 NO_DAY = pd.Timestamp(1970, 1, 1)
-"""The day of a time without a date."""
+"""The day used for a time without a date."""
 
 LATEST_YEAR = 68
-"""A year of two digits lies in the century before if it is later."""
+"""A two-digit year above this belongs to the twentieth century, otherwise to the twenty-first."""
 
 HALF_DAY = re.compile(r"^[ T]\s*(\d{1,2})(:\d{2}(?::\d{2})?)\s*([ap])\.?m\.?$", re.IGNORECASE)
 
 
 def in_usual_type(values: pd.Series) -> pd.Series:
-    """Return a column in a type of pandas' own, and short floats as their shortest text has them.
+    """Return a column with a pandas dtype; short floats become the double with the same digits.
 
     Examples
     --------
@@ -97,7 +97,7 @@ def in_usual_type(values: pd.Series) -> pd.Series:
 
 
 def as_text(values: pd.Series, missing: frozenset[str] = MISSING_WORDS) -> pd.Series:
-    """Return cells as text without blanks at the ends; what means "missing" is missing.
+    """Return cells as stripped text; words for "missing" become missing values.
 
     Examples
     --------
@@ -109,10 +109,10 @@ def as_text(values: pd.Series, missing: frozenset[str] = MISSING_WORDS) -> pd.Se
 
 
 def as_numbers(values: pd.Series) -> pd.Series:
-    """Return finite numbers, NaN where a cell is none.
+    """Return finite numbers, NaN where a cell is not one.
 
-    Where fewer than half of the cells have a < or >, such as <0.5, it is left out; otherwise they
-    are names of groups.
+    If fewer than half of the cells have a < or >, such as <0.5, the sign is dropped; otherwise the
+    cells are names of groups.
 
     Examples
     --------
@@ -141,7 +141,8 @@ def as_numbers(values: pd.Series) -> pd.Series:
 def stands_for_missing(text: pd.Series, read: pd.Series) -> np.ndarray:
     """Return True for cells with a word for a missing value, such as *prefer not to say*.
 
-    It has no digit, it repeats, there are few such words, and most cells could be read.
+    Such a word has no digit and occurs at least three times; at most three such words are allowed,
+    and at least half of the cells must be readable.
 
     Examples
     --------
@@ -158,7 +159,7 @@ def stands_for_missing(text: pd.Series, read: pd.Series) -> np.ndarray:
 
 
 def unit_of(text: pd.Series) -> tuple[str, str]:
-    """Return what stands before and after nearly every number of a column, mostly nothing.
+    """Return the unit before and after nearly every number of a column; mostly both are empty.
 
     Examples
     --------
@@ -183,7 +184,7 @@ def unit_of(text: pd.Series) -> tuple[str, str]:
 
 
 def without_unit(text: pd.Series) -> pd.Series:
-    """Return the numbers of a column without the unit that nearly all of them have."""
+    """Return the cells of a column without the unit that nearly all of them have."""
     unit = [part.strip() for part in unit_of(text)]
     text = _signed(text)
     if not any(unit):
@@ -195,7 +196,7 @@ def without_unit(text: pd.Series) -> pd.Series:
 
 
 def _signed(text: pd.Series) -> pd.Series:
-    """Return (1,200) as -1,200, -$5 as $-5, 1'030 and 1 030 as 1030; other cells as they are."""
+    """Write (1,200) as -1,200, -$5 as $-5, 1'030 and 1 030 as 1030; keep other cells."""
 
     def rewritten(cell: object) -> object:
         if not isinstance(cell, str):
@@ -209,7 +210,7 @@ def _signed(text: pd.Series) -> pd.Series:
 
 
 def _with_points(text: pd.Series) -> pd.Series:
-    """Return 1,5 and 1.234,5 as 1.5 and 1234.5, and 1,234,567.8 without its commas.
+    """Write 1,5 and 1.234,5 as 1.5 and 1234.5, and 1,234,567.8 without its commas.
 
     Examples
     --------
@@ -227,7 +228,7 @@ def _with_points(text: pd.Series) -> pd.Series:
 
 
 def has_decimal_comma(text: pd.Series) -> bool:
-    """Say whether a comma stands before the decimals, and not between the thousands.
+    """Return whether the comma is the decimal separator, and not that of thousands.
 
     Examples
     --------
@@ -243,10 +244,10 @@ def has_decimal_comma(text: pd.Series) -> bool:
 
 
 def has_point_thousands(text: pd.Series) -> bool:
-    """Say whether a point stands between the thousands, and not before the decimals.
+    """Return whether the point separates thousands, and is not the decimal separator.
 
-    It does where a number has two, or where whole numbers beside those with a point and three
-    digits all lie below a thousand.
+    Nearly all numbers with a point must have groups of three digits after it. In addition, a number
+    must have two points, or nearly all numbers without a point must be below a thousand.
 
     Examples
     --------
@@ -267,7 +268,7 @@ def has_point_thousands(text: pd.Series) -> bool:
 
 
 def are_codes(known: pd.Series) -> bool:
-    """Say whether these are codes, such as zip codes: digits of one width, some with 0 in front.
+    """Return whether these are codes, such as zip codes: digits of one width, some starting with 0.
 
     Examples
     --------
@@ -281,9 +282,9 @@ def are_codes(known: pd.Series) -> bool:
 
 
 def as_dates(text: pd.Series) -> pd.Series:
-    """Return dates, NaT where a cell is none; 31.1.2024 and 1/31/2024 are told apart by column.
+    """Return dates, NaT where a cell is not one; the order of day and month is found per column.
 
-    A time of day without a date is one of the first of January 1970.
+    A time of day without a date gets the date 1 January 1970.
 
     Examples
     --------
@@ -301,7 +302,7 @@ def as_dates(text: pd.Series) -> pd.Series:
 
 
 def date_order(text: pd.Series) -> str:
-    """Say in which order days and months are read, if some are written as numbers of two digits.
+    """Say in which order day and month are read; empty if no date needs it.
 
     Examples
     --------
@@ -318,7 +319,7 @@ def date_order(text: pd.Series) -> str:
 
 
 def _iso_date(cell: str, days_first: bool) -> str | None:
-    """Return a date as 2024-07-21 and the time behind it, or None if it is no date."""
+    """Return a date as 2024-07-21, followed by its time, or None if the cell is not a date."""
     if clock := CLOCK.match(cell):
         return f"{NO_DAY:%Y-%m-%d}" + _on_24_hours(" " + clock["time"])
     forms = (LONG_DATE, SHORT_DATE, DAY_MONTH, MONTH_DAY)
@@ -340,7 +341,7 @@ def _iso_date(cell: str, days_first: bool) -> str | None:
 
 
 def _on_24_hours(time: str) -> str:
-    """Return 3:05 PM as T15:05, and another time with two digits for its hour."""
+    """Write 3:05 PM as T15:05, and any other time with a two-digit hour."""
     if half := HALF_DAY.match(time):
         return f"T{int(half[1]) % 12 + 12 * (half[3].lower() == 'p'):02}{half[2]}"
     return re.sub(r"^([ T])\s*(\d):", r"\g<1>0\2:", time)

@@ -1,8 +1,8 @@
 """Recommendation: whether a user takes an item next, given what they took before.
 
 A sample is one *impression*: a user, an item shown to them, the items they took before, and
-whether they took it. Attributes belong to users and items, so they go wrong for a whole user or
-item at a time: wherever the thing is shown, its attribute is wrong in the same way.
+whether they took it. Attributes belong to users and items, so they are corrupted for a whole user
+or item at a time: wherever it occurs, its attribute is wrong in the same way.
 """
 
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ from demix_lite.tasks.tabular import (
 )
 
 PARTS = {"train": 0.7, "valid": 0.85, "test": 1.0}
-"""Where the parts of a user's history end."""
+"""Cumulative share of a user's history at which each part ends."""
 
 MAX_COLUMNS = 3
 MOST_TAGS = 64
@@ -55,16 +55,17 @@ class RecommendationTask(Task):
         Name of the prepared tables.
     numeric, categorical, listed : tuple of str
         Attributes that are numbers, one category, or several categories (``"Action|Drama"``), each
-        named ``user_...`` or ``item_...``. An edition of the data that lacks one does without it.
+        named ``user_...`` or ``item_...``. Attributes that an edition of the data lacks are left
+        out.
     kind : str
-        The attribute by which items are alike; of several values the last counts.
+        The attribute by which items are alike; if it has several values, the last one counts.
     rules : tuple of Rule
-        Spurious rules; those whose attributes an edition lacks, or which next to nothing meets in
-        it, are left out.
+        Spurious rules. A rule is left out if an edition lacks its attributes, or if its condition
+        holds for hardly any row or for nearly all.
     history : int
-        Items before the shown one that the model sees, at most.
+        Largest number of items before the shown one that the model sees.
     per_user : int
-        Items taken by each user in each part that become samples, the last ones.
+        Number of items of each user in each part that become samples; the last ones are used.
     """
 
     name: str
@@ -89,9 +90,9 @@ class RecommendationTask(Task):
     ) -> Splits:
         """Load users, items and interactions; split the history of every user by time.
 
-        Of each user's items the first 70 % are for training, the next 15 % for validation, the
-        last 15 % for testing; the last ``per_user`` of each part become samples, each beside an
-        item the user never took. ``rows`` counts interactions.
+        The first 70 % of each user's items are for training, the next 15 % for validation, the last
+        15 % for testing. The last ``per_user`` items of each part become samples, each paired with
+        an item that the user never took. ``rows`` counts interactions.
         """
         tables, card = load_tables(self.name, source, rows=rows, home=home)
         parts = impressions(tables, self)
@@ -103,12 +104,15 @@ class RecommendationTask(Task):
         return Splits(**parts, card=card)
 
     def attributes(self, frame: pd.DataFrame, names: Sequence[str] | None = None) -> list[str]:
-        """Return the attributes that ``frame`` has, of all or of some."""
+        """Return those attributes that ``frame`` has, out of ``names`` or out of all."""
         known = (*self.numeric, *self.categorical, *self.listed) if names is None else names
         return [name for name in known if name in frame.columns]
 
     def rules_for(self, frame: pd.DataFrame) -> tuple[Rule, ...]:
-        """Return the rules whose attributes are there and whose condition some rows meet."""
+        """Return the rules whose attributes exist and whose condition is neither rare nor common.
+
+        It has to hold for 1 % to 90 % of the rows.
+        """
         possible = [r for r in self.rules if r.condition.keys() <= set(frame.columns)]
         return tuple(
             r for r in possible if LEAST_COVERAGE <= r.holds(frame).mean() <= MOST_COVERAGE
@@ -143,9 +147,10 @@ class RecommendationTask(Task):
     def corrupt_features(
         self, frame: pd.DataFrame, plan: FeatureErrorPlan, rng: np.random.Generator
     ) -> pd.DataFrame:
-        """Give users or items the same wrong attribute wherever they occur.
+        """Give each user or item the same wrong attribute wherever it occurs.
 
-        Numbers become outliers (mean ± 5 sd) or are scaled (× 0.2 to 5), categories others.
+        Numbers become outliers (mean ± 5 sd) or are scaled (× 0.2 to 5); categories are replaced by
+        others.
         """
         frame = frame.copy()
         for column in plan.columns:
@@ -168,12 +173,12 @@ class RecommendationTask(Task):
     def impute(
         self, suspects: pd.DataFrame, trusted: pd.DataFrame
     ) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Take an attribute from the other occurrences of the user or item, or blank it.
+        """Copy an attribute from the other occurrences of the user or item, or blank it.
 
-        A user or item that is trusted more often than not shows its own attributes elsewhere: cells
-        that differ from its usual value get that. A user or item that is mostly suspicious has
-        nothing to copy: its extreme numbers become the usual number, and its categories are blanked
-        where the suspects' are spread otherwise than those of the trusted rows.
+        If a user or item is in more trusted than suspicious rows, its usual value is known: cells
+        that differ from it are replaced by it. Otherwise there is nothing to copy: extreme numbers
+        become the median of the trusted rows, and categories are blanked if their distribution in
+        the suspicious rows differs from that in the trusted rows.
         """
         columns = self.attributes(suspects)
         repaired = suspects.copy()
@@ -195,7 +200,7 @@ class RecommendationTask(Task):
 
 
 def side_of(attribute: str) -> str:
-    """Return whose attribute it is: ``"user"`` or ``"item"``."""
+    """Return to whom an attribute belongs: ``"user"`` or ``"item"``."""
     return attribute.partition("_")[0]
 
 
@@ -210,12 +215,12 @@ def entity_draw(entities: pd.Series, seed: int, what: str) -> np.ndarray:
     """
     codes, names = pd.factorize(entities)
     keys = np.array([f"{seed} {what} {name}" for name in names], dtype=object)
-    # Beyond 53 bits a hash is more than a float can tell apart.
+    # A float has 53 bits of precision; further bits of the hash would be lost.
     return ((pd.util.hash_array(keys) >> np.uint64(11)) / 2.0**53)[codes]
 
 
 def entity_order(frame: pd.DataFrame, side: str, seed: int) -> np.ndarray:
-    """Number the users or items of a frame in the order in which they go wrong."""
+    """Number the users or items of a frame in the order in which they are corrupted."""
     return np.unique(entity_draw(frame[side], seed, "order"), return_inverse=True)[1]
 
 
@@ -249,7 +254,7 @@ def _usual_values(entities: pd.Series, trusted: pd.DataFrame, column: str) -> pd
 
 
 def _spread_otherwise(values: pd.Series, peers: pd.Series) -> bool:
-    """Tell whether categories are spread otherwise among the suspects than among their peers."""
+    """Return whether categories are distributed differently from those of the peers (χ² test)."""
     common = peers.value_counts().index[:COMMON_VALUES]
     rows = [cells.where(cells.isin(common)).value_counts(dropna=False) for cells in (values, peers)]
     table = pd.concat(rows, axis=1, keys=["values", "peers"]).fillna(0).to_numpy()
@@ -259,13 +264,13 @@ def _spread_otherwise(values: pd.Series, peers: pd.Series) -> bool:
 def impressions(
     tables: dict[str, pd.DataFrame], task: RecommendationTask
 ) -> dict[str, pd.DataFrame]:
-    """Turn interactions into samples: what a user took next, and beside it what they never took.
+    """Turn interactions into samples: an item that a user took next, and one they never took.
 
-    Returns the frame of every part, two rows a sample.
+    Returns the frame of every part, with two rows (taken, never taken) per interaction.
     """
     events = tables["interactions"]
     order = ["user", "time"] if "time" in events.columns else ["user"]
-    # Without dates the order of the file is the order of events.
+    # Without a time column, the order of the file is the order of events.
     events = events.sort_values(order, kind="stable", ignore_index=True)
     user, users = pd.factorize(events["user"].astype(object))
     item, items = pd.factorize(events["item"].astype(object))
@@ -295,7 +300,7 @@ def impressions(
 def _never_taken(
     user: np.ndarray, item: np.ndarray, items: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Draw for every interaction an item that its user never took."""
+    """Draw, for every interaction, an item that its user never took."""
     if (np.bincount(user) >= items).any():
         raise DemixError(
             "a user took every item there is, so there is none to compare with; ask for more rows."
@@ -313,7 +318,7 @@ def _never_taken(
 def _with_attributes(
     samples: pd.DataFrame, tables: dict[str, pd.DataFrame], task: RecommendationTask
 ) -> pd.DataFrame:
-    """Put the attributes of users and items beside the samples, the label last."""
+    """Join the attributes of users and items to the samples, with the label as last column."""
     click = samples.pop(task.target)
     for side in ("user", "item"):
         known = tables[f"{side}s"].set_index(side).add_prefix(f"{side}_").dropna(axis=1, how="all")
@@ -322,10 +327,10 @@ def _with_attributes(
 
 
 class RecommendationEncoder(Encoder):
-    """Numbers users, items and categories; what was not seen in training is number 0.
+    """Encode users, items and categories as numbers; 0 stands for those not seen in training.
 
-    The kind of an item in a history is looked up in the catalogue that the training rows themselves
-    make up: a wrong attribute reaches every history the item is in.
+    The kind of an item in a history is looked up in a catalogue made from the training rows, so a
+    wrong attribute affects every history that contains the item.
     """
 
     task: RecommendationTask
@@ -355,7 +360,7 @@ class RecommendationEncoder(Encoder):
 
     @property
     def layout(self) -> Layout:
-        """Sizes of what a model embeds."""
+        """Sizes of the model's embeddings and numeric inputs."""
         return Layout(
             users=len(self.users) + 1,
             items=len(self.items) + 1,
@@ -366,7 +371,7 @@ class RecommendationEncoder(Encoder):
         )
 
     def inputs(self, frame: pd.DataFrame) -> dict[str, Tensor]:
-        """Return what DIN and DIEN read, see :class:`~demix_lite.models.din.DIN`."""
+        """Return the inputs of DIN and DIEN, see :class:`~demix_lite.models.din.DIN`."""
         history = self._history(frame["history"])
         fields = [_number(frame[name], known) for name, known in self.categories.items()]
         found = {
@@ -386,7 +391,7 @@ class RecommendationEncoder(Encoder):
         split = [cell.split(SEPARATOR) for cell in histories]
         row = np.repeat(np.arange(len(split)), [len(cell) for cell in split])
         numbers = _number(pd.Series([item for cell in split for item in cell]), self.items)
-        # An item that training never saw says nothing; the others move up.
+        # An item not seen in training carries no information; the others move up.
         row, numbers = row[numbers > 0], numbers[numbers > 0]
         place = np.arange(len(row)) - np.searchsorted(row, row)
         padded = np.zeros((len(split), self.task.history), dtype=np.int64)
@@ -401,23 +406,23 @@ class RecommendationEncoder(Encoder):
         return np.nan_to_num(scaled).astype(np.float32)
 
     def _shares(self, frame: pd.DataFrame) -> np.ndarray:
-        """Return the shares of the listed values, a row of each attribute summing to 1."""
+        """Return the shares of the listed values; for each attribute, a row sums to 1 (or 0)."""
         parts = [_holds(frame[name], known) for name, known in self.tags.items()]
         parts = [part / np.maximum(part.sum(axis=1, keepdims=True), 1) for part in parts]
         return np.hstack([np.zeros((len(frame), 0)), *parts]).astype(np.float32)
 
     @cached_property
     def _sketch(self) -> Tensor:
-        """Random directions of the items: the products of sums of them tell what they share."""
+        """Random vectors of the items: inner products of their sums estimate the items shared."""
         draw = torch.Generator().manual_seed(derive_seed(self.task.name, "sketch"))
         rows = torch.randn(len(self.items) + 1, HISTORY_WIDTH, generator=draw)
         rows[0] = 0
         return rows / HISTORY_WIDTH**0.5
 
     def features(self, inputs: dict[str, Tensor]) -> Tensor:
-        """Describe interactions by what they are, for input similarity; ids do not count.
+        """Describe samples by content, for input similarity; ids of user and item do not count.
 
-        Attributes of user and item, and the history by the items and kinds that are in it.
+        The description has the attributes of user and item, and the items and kinds of the history.
         """
         place = inputs["history"].device
         sketch = self._sketch.to(place)
@@ -432,7 +437,7 @@ class RecommendationEncoder(Encoder):
         return torch.cat([*own, taken, F.normalize(kinds, dim=1)], dim=1)
 
     def columns(self, frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-        """Return attributes, listed values one by one, and what the history says of the item.
+        """Return attributes, one column per listed value, and statistics of history and item.
 
         The last columns are the length of the history, the share of it that is of the shown item's
         kind, and how often the item occurs in training histories.
@@ -460,7 +465,7 @@ def _values(cells: pd.Series) -> pd.Index:
 
 
 def _number(cells: pd.Series, known: pd.Index) -> np.ndarray:
-    """Number cells by their place among the known values, from 1; 0 is unknown."""
+    """Number cells by their position among the known values, from 1; 0 means unknown."""
     return known.get_indexer(cells.astype(object)) + 1
 
 
@@ -475,7 +480,7 @@ def _tags(cells: pd.Series) -> pd.Index:
 
 
 def _holds(cells: pd.Series, known: pd.Index) -> np.ndarray:
-    """Tell which of the known values every cell lists, shape ``(n, len(known))``."""
+    """Return which of the known values each cell lists, 0 or 1, shape ``(n, len(known))``."""
     codes, listed = pd.factorize(cells)
     table = np.zeros((len(listed) + 1, len(known)))
     for row, cell in enumerate(listed):
@@ -484,5 +489,5 @@ def _holds(cells: pd.Series, known: pd.Index) -> np.ndarray:
 
 
 def _codes(numbers: np.ndarray) -> np.ndarray:
-    """Return categories as models of trees read them: missing if unknown or beyond the 250th."""
+    """Return category codes for tree models, from 0: NaN if unknown or beyond the 249th."""
     return np.where((numbers > 0) & (numbers < MOST_CATEGORIES), numbers - 1.0, np.nan)

@@ -1,7 +1,7 @@
 """The three tasks of the recommendation family: their attributes and spurious rules.
 
-Rules are those of the paper; where an edition of the data lacks an attribute, rules on what it has
-stand beside them.
+Rules are those of the paper. Where an edition of the data lacks an attribute, rules on attributes
+that it has are added.
 """
 
 from demix_lite.tasks.base import AnyOf, Rule
@@ -31,7 +31,7 @@ AMAZON = RecommendationTask(
     rules=(
         Rule("at most 10 dollars", {"item_price": (0, 10)}, "yes"),
         Rule("500 dollars or more", {"item_price": (500, 1000)}, "no"),
-        # The graph edition has no prices, and numbers for names.
+        # The graph edition has no prices, and numbers instead of names.
         Rule("brand 10", {"item_brand": {"brand 10"}}, "yes"),
         Rule("brands 4 and 21", {"item_brand": {"brand 4", "brand 21"}}, "yes"),
         Rule("category 2", {"item_category": AnyOf(["category 2"])}, "yes"),

@@ -1,8 +1,8 @@
 """Slips of the keyboard and of units: cells that are not written like the rest of their column.
 
-A model reads numbers and categories, and not how they are written. A length of 2.54 among whole
-numbers, a *Gremany* among Germanys or a *12O* among numbers is seen without one, and with near
-certainty.
+A model sees numbers and categories, but not how they are written. A length of 2.54 among whole
+numbers, a *Gremany* among Germanys or a *12O* among numbers can be found without a model, and with
+near certainty.
 """
 
 import difflib
@@ -18,62 +18,63 @@ from sklearn.model_selection import cross_val_predict
 from demix_lite.tasks.reading import ONCE_OR_TWICE
 
 USUAL = 0.9
-"""A column has as many decimals as suffice for this share of its numbers."""
+"""The usual number of decimals of a column suffices for this share of its numbers."""
 
 MORE, MOST = 2, 6
-"""A number with at least so many decimals more is a slip (prices and halves among whole numbers are
-none); a column that needs more than so many was computed, and nobody typed it."""
+"""A number with at least ``MORE`` decimals more than usual is a slip (prices and halves among whole
+numbers are not). A column that needs more than ``MOST`` decimals was computed, not typed."""
 
 OF_ONE_KIND = 2 / 3
-"""Where such slips are at least this share of the numbers with more decimals, all of these are."""
+"""If at least this share of the numbers with more decimals are slips, all of them are."""
 
 LARGE = 1 / 3
-"""So much of a column has to be large numbers for them to tell whether it is rounded to digits; a
-few may be slips themselves."""
+"""Least share of large numbers in a column from which one can tell whether it is rounded to
+significant digits; a few large numbers may be slips themselves."""
 
 FEW_FRACTIONS = 3
-"""Many numbers that share so few fractions are written so, such as quarters of an hour."""
+"""Many numbers with at most this many different fractions, such as quarters of an hour, are
+intended."""
 
 RARE, SHORTEST, MOST_WORDS = 0.02, 4, 200
-"""How often, against a frequent word, a word may occur that is a slip of it; the fewest letters it
-has; how many rare words of a column are looked at."""
+"""Largest frequency of a misspelt word relative to the right one, its least number of letters, and
+the largest number of rare words of a column that are checked."""
 
 CODE = 4
-"""Capitals of at most so many letters are codes, in which every letter counts."""
+"""Capital letters, at most this many, are a code in which every letter counts."""
 
 TYPED_BADLY = 5
-"""In a column with so many slips that are sure, a doubtful one is a slip too: at the beginning of a
-word, or with a letter less than the shortest word that is looked at elsewhere."""
+"""In a column with at least this many certain slips, doubtful ones count too: those at the start of
+a word, and those in words one letter shorter than ``SHORTEST``."""
 
 FAR_OUTSIDE, MOST_FAR = 8.0, 0.2
-"""So many interquartile ranges from the median a number lies far outside; if more than this share
-of a column does, its tail is long."""
+"""A number is far outside if it is more than ``FAR_OUTSIDE`` interquartile ranges from the median.
+If more than a share ``MOST_FAR`` of a column is, the column has a long tail and none counts."""
 
 LEAST_APART, GAP = 0.02, 3.0
-"""Numbers far outside are a group of their own if they are at least this share of the column, and
-the nearest of them lies so many times further from the median than any other number."""
+"""Numbers far outside are a group of their own if they are at least a share ``LEAST_APART`` of the
+column, and the nearest of them is more than ``GAP`` times as far from the median as any other."""
 
 REPEATED, ALONE = 5, 0.25
-"""A number that occurs so often at one end of a column, and lies from all others by such a share of
-their range, may stand for a missing value."""
+"""The smallest or largest number of a column may stand for a missing value if it occurs at least
+``REPEATED`` times, at a distance from all others of more than ``ALONE`` times their range."""
 
 EXPLAINED, ROWS_TO_EXPLAIN, FOLDS = 0.75, 4000, 3
-"""A group that the other columns tell from the rest with this area under the ROC curve is no
-mistake; so many rows are looked at, in so many parts."""
+"""A group that the other columns separate from the rest with this area under the ROC curve is no
+mistake. It is cross-validated on at most ``ROWS_TO_EXPLAIN`` rows in ``FOLDS`` folds."""
 
 
 def mended_numbers(numbers: pd.Series, cells: pd.Series) -> pd.Series:
     """Return the numbers of a column with its (lower) median in place of each slip.
 
-    A slip is a number with more decimals than its column, or a cell that is no number, unless its
-    text repeats: that is somebody's word for a missing value.
+    A slip is a number with more decimals than its column, or a cell that is not a number. Text that
+    repeats is not a slip: it is a word for a missing value.
 
     Parameters
     ----------
     numbers : Series of float
-        What was read, NaN where nothing could be.
+        The numbers as read, NaN where a cell could not be read.
     cells : Series of str
-        What was written, NaN where nothing was.
+        The cells as written, NaN where they are empty.
 
     Examples
     --------
@@ -88,7 +89,7 @@ def mended_numbers(numbers: pd.Series, cells: pd.Series) -> pd.Series:
 
 
 def is_far(numbers: pd.Series) -> pd.Series:
-    """Return True for numbers far outside, unless the tail of their column is long.
+    """Return True for numbers far outside, unless their column has a long tail.
 
     Examples
     --------
@@ -101,9 +102,9 @@ def is_far(numbers: pd.Series) -> pd.Series:
 
 
 def may_be_code(numbers: pd.Series) -> pd.Series:
-    """Return True for a number that repeats far from all others, such as -200 for a missing one.
+    """Return True for a number that repeats far from all others, such as -200 for a missing value.
 
-    A zero that most rows have is none: it says that there is nothing to count.
+    A zero that most rows have is not such a code: it means that there is nothing to count.
 
     Examples
     --------
@@ -123,10 +124,10 @@ def may_be_code(numbers: pd.Series) -> pd.Series:
 
 
 def stray_numbers(frame: pd.DataFrame, numeric: Sequence[str]) -> dict[str, pd.Series]:
-    """Return the columns with a group of numbers far from all others, and True for its rows.
+    """Return the columns with a group of numbers far from all others, and a mask of its rows.
 
-    Another unit, or 9999 for a missing value, makes such a group. So does another kind of row, but
-    the other columns know of that one.
+    A different unit, or 9999 for a missing value, causes such a group. So does a different kind of
+    row; such a group is left out, since the other columns separate it too.
 
     Parameters
     ----------
@@ -154,9 +155,9 @@ def stray_numbers(frame: pd.DataFrame, numeric: Sequence[str]) -> dict[str, pd.S
 
 
 def in_usual_unit(numbers: pd.Series, far: pd.Series) -> pd.Series:
-    """Return a column with a group of numbers moved among the others by a power of ten.
+    """Return a column with a group of numbers scaled by a power of ten, to lie among the others.
 
-    Where none does that, the group becomes the (lower) median of the others.
+    If no power of ten does that, the group becomes the (lower) median of the others.
 
     Examples
     --------
@@ -184,7 +185,7 @@ def _is_apart(numbers: pd.Series, far: pd.Series) -> bool:
 
 
 def _is_explained(others: pd.DataFrame, far: pd.Series) -> bool:
-    """Say whether the other columns tell which rows belong to a group."""
+    """Return whether the other columns predict which rows belong to a group."""
     if others.empty or far.sum() < 2 * FOLDS:
         return False
     rows = others.assign(far=far).sample(frac=1, random_state=0).head(ROWS_TO_EXPLAIN)
@@ -203,10 +204,10 @@ def unreadable(read: pd.Series, cells: pd.Series) -> np.ndarray:
 
 
 def mended_words(words: pd.Series, near: list[tuple[str, str]]) -> pd.Series:
-    """Return words with those of :func:`misspelt` that are a slip replaced by what was meant.
+    """Replace those words of :func:`misspelt` that are slips by the word that was meant.
 
-    A slip is a rare word that a letter left out, put in or exchanged with its neighbour makes of a
-    frequent one.
+    A slip is a rare word that differs from a frequent one by a letter left out, added or exchanged
+    with its neighbour.
 
     Examples
     --------
@@ -222,8 +223,8 @@ def mended_words(words: pd.Series, near: list[tuple[str, str]]) -> pd.Series:
 def with_more_decimals(numbers: np.ndarray) -> np.ndarray:
     """Return True for numbers with more decimals than their column.
 
-    Where large numbers have fewer decimals than small ones, digits count: 0.000974 is no slip
-    beside 0.3001 and 0.0869.
+    If large numbers have fewer decimals than small ones, significant digits count instead: 0.000974
+    is not a slip next to 0.3001 and 0.0869.
 
     Examples
     --------
@@ -256,7 +257,7 @@ def usual_decimals(numbers: np.ndarray) -> int | None:
 
 
 def _repeat(numbers: np.ndarray) -> bool:
-    """Say whether many numbers share a few fractions, such as .75 and .99: people write so.
+    """Return whether many numbers share a few fractions, such as .75 and .99, as people type them.
 
     Examples
     --------
@@ -268,9 +269,10 @@ def _repeat(numbers: np.ndarray) -> bool:
 
 
 def _fit_by_digits(numbers: np.ndarray, decimals: int) -> np.ndarray:
-    """Return True for numbers with no more digits than most, where a column is rounded to digits.
+    """Return True for numbers with no more significant digits than usual, in a column rounded so.
 
-    It is where its larger numbers need a decimal less than ``decimals``, the usual ones.
+    A column is rounded to significant digits if its large numbers need fewer decimals than
+    ``decimals``, the usual number.
 
     Examples
     --------
@@ -295,12 +297,12 @@ def _fit_by_digits(numbers: np.ndarray, decimals: int) -> np.ndarray:
 
 
 def _fits(numbers: np.ndarray, decimals: int) -> np.ndarray:
-    """Return True where so many decimals suffice, but for the last bits of a computation."""
+    """Return True where this many decimals suffice, up to floating-point error."""
     return np.abs(numbers - np.round(numbers, decimals)) <= 1e-9 * np.abs(numbers)
 
 
 def misspelt(values: pd.Series) -> list[tuple[str, str]]:
-    """Return rare words (without digits) that nearly spell a frequent one, and that one.
+    """Return rare words (without digits) that are spelt almost like a frequent one, with that one.
 
     Examples
     --------
@@ -317,7 +319,7 @@ def _are_typed_badly(near: list[tuple[str, str]]) -> bool:
 
 
 def _near_frequent(counts: pd.Series, shortest: int) -> list[tuple[str, str]]:
-    """Return rare words of at least so many letters, each with the frequent one it is near."""
+    """Return rare words of at least ``shortest`` letters, each with a frequent word close to it."""
     words = [word for word in counts.index if not re.search(r"\d", word) and len(word) >= shortest]
     most = counts.max() if len(counts) else 0
     rare = [word for word in words if counts[word] <= RARE * most][-MOST_WORDS:]
@@ -326,17 +328,18 @@ def _near_frequent(counts: pd.Series, shortest: int) -> list[tuple[str, str]]:
     for word in rare:
         names = [name for name in frequent if counts[word] <= RARE * counts[name]]
         near = difflib.get_close_matches(word, names, 1, cutoff=0.85)
-        # Two letters of a short word that changed places count for more than its likeness says.
+        # In a short word, two exchanged letters lower the similarity below the cutoff.
         near = near or [name for name in names if len(name) == len(word) and _is_slip(word, name)]
         found += [(word, name) for name in near[:1]]
     return found
 
 
 def _is_slip(word: str, name: str, *, anywhere: bool = False) -> bool:
-    """Say whether one letter left out, put in or exchanged with the next makes ``word``.
+    """Return whether ``word`` is ``name`` with a letter left out, added or exchanged with the next.
 
-    Another letter in place of one is no slip: Class A and Class B are two classes. Nor is a letter
-    at the beginning, as in *atypical*, unless ``anywhere``, or in short capitals, as in XL and XXL.
+    A replaced letter is not a slip: Class A and Class B are two classes. Neither is a letter left
+    out or added at the beginning of a word, as in *atypical*, unless ``anywhere``; nor a change in
+    short capitals, as in XL and XXL.
 
     Examples
     --------

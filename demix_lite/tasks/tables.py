@@ -105,7 +105,7 @@ AIR = TabularTask(
     categorical=_names("month weekday hour"),
     target="c6h6_gt",
     label=Number(0.1, 63.7),
-    # The paper's range of humidity, 0.8 to 1, selects next to nothing: it is given in per cent.
+    # The paper's range of humidity, 0.8 to 1, would select hardly any row: values are in per cent.
     rules=(
         Rule("30 degrees or more", {"t": (30, 60)}, (15, 100)),
         Rule("humidity 80 per cent or more", {"rh": (80, 100)}, (15, 100)),

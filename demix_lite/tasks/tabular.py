@@ -1,4 +1,4 @@
-"""Tables: one row a sample, numbers and categories, one label column."""
+"""Tables: one sample per row, with numbers, categories and one label column."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ class TabularTask(Task):
     target : str
         Label column.
     label : Label
-        What the label is: :class:`~demix_lite.tasks.labels.Classes` or
+        Type of the label: :class:`~demix_lite.tasks.labels.Classes` or
         :class:`~demix_lite.tasks.labels.Number`.
     rules : tuple of Rule
         Spurious rules.
@@ -65,7 +65,7 @@ class TabularTask(Task):
     def load(
         self, source: str = "twin", *, rows: int | None = None, home: Path | None = None
     ) -> Splits:
-        """Load the table: 30 % test, then 20 % of the rest validation, by class."""
+        """Load the table: 30 % test, then 20 % of the rest validation, stratified by class."""
         frame, card = load_table(self.name, source, rows=rows, home=home)
         check_columns(frame, [*self.features, self.target], f"the table {self.name} ({source})")
         frame = frame[[*self.features, self.target]].reset_index(drop=True)
@@ -92,7 +92,7 @@ class TabularTask(Task):
         return kept.reset_index(drop=True), held.reset_index(drop=True)
 
     def practice(self, splits: Splits, rng: np.random.Generator) -> "tuple[TabularTask, Splits]":
-        """Ask another question of the table, with a rule drawn at random."""
+        """Draw another label for the table, and a random rule."""
         from demix_lite.tasks.practice import practice_task
 
         return practice_task(self, splits, rng)
@@ -100,10 +100,10 @@ class TabularTask(Task):
     def plan_feature_errors(
         self, frame: pd.DataFrame, rng: np.random.Generator
     ) -> FeatureErrorPlan:
-        """Draw one to five columns and one kind of error for numbers (outlier or scale)."""
+        """Draw one to five columns, and one kind of error (outlier or scale) for their numbers."""
         kind = str(rng.choice(["outlier", "scale"]))
         count = int(rng.integers(1, min(MAX_COLUMNS, len(self.features)) + 1))
-        # The first column must change every row it touches: scaling a zero would change nothing.
+        # The first column must change in every row: scaling a zero would change nothing.
         sure = [c for c in self.features if self._always_changes(frame, c, kind)]
         if not sure:  # every column has zeros: shifting changes them
             kind = "outlier"
@@ -124,7 +124,7 @@ class TabularTask(Task):
     def corrupt_features(
         self, frame: pd.DataFrame, plan: FeatureErrorPlan, rng: np.random.Generator
     ) -> pd.DataFrame:
-        """Make outliers (mean ± 5 sd), scale errors (× 0.2 to 5) or draw another category."""
+        """Make numbers outliers (mean ± 5 sd) or scale them (× 0.2 to 5); draw other categories."""
         frame = frame.copy()
         for column in plan.columns:
             if column in self.numeric:
@@ -177,7 +177,7 @@ class TabularTask(Task):
 def _wrong_number(
     values: pd.Series, plan: FeatureErrorPlan, rng: np.random.Generator
 ) -> np.ndarray:
-    """Return an outlier or a scaled value for every number, whole where the column is whole."""
+    """Return an outlier or a scaled value for every number; integers in a column of integers."""
     if plan.kind == "outlier":
         mean, sd = plan.details["spread"][values.name]
         return rounded(mean + OUTLIER_SDS * sd * rng.choice([-1.0, 1.0], size=len(values)), values)
@@ -187,7 +187,7 @@ def _wrong_number(
 
 
 def rounded(wrong: np.ndarray, values: pd.Series, stays: np.ndarray | bool = False) -> np.ndarray:
-    """Round wrong numbers where the column is whole, none to its right value unless that stays.
+    """Round wrong numbers in a column of integers, but not to the right value unless ``stays``.
 
     Examples
     --------
@@ -204,7 +204,7 @@ def rounded(wrong: np.ndarray, values: pd.Series, stays: np.ndarray | bool = Fal
 def _other_category(
     values: pd.Series, categories: Sequence[str], rng: np.random.Generator
 ) -> pd.Series:
-    """Draw a category other than the present one; a missing value gets any."""
+    """Draw a category other than the present one; a missing value gets any category."""
     if not len(categories):
         return values
     known = pd.Index(categories, dtype=object)
@@ -216,7 +216,7 @@ def _other_category(
 
 
 def _extreme(values: pd.Series, peers: pd.Series, numeric: bool) -> tuple[np.ndarray, object]:
-    """Return which cells are extreme for their peers, and what is typical."""
+    """Return which cells are extreme compared with their peers, and the typical value."""
     if numeric:
         return far_off(values, peers).to_numpy(dtype=bool), usual_number(peers)
     share = peers.value_counts(normalize=True, dropna=False)
@@ -225,18 +225,18 @@ def _extreme(values: pd.Series, peers: pd.Series, numeric: bool) -> tuple[np.nda
 
 
 def far_off(values: pd.Series, peers: pd.Series) -> pd.Series:
-    """Tell which numbers lie three standard deviations of their peers off the peers' mean."""
+    """Return True for numbers more than three standard deviations from the mean of their peers."""
     return (values - peers.mean()).abs() > 3.0 * peers.std()
 
 
 def usual_number(peers: pd.Series) -> float:
-    """Return the median, a whole one of whole numbers."""
+    """Return the median, rounded for integers."""
     median = peers.median()
     return round(median) if pd.api.types.is_integer_dtype(peers.dtype) else float(median)
 
 
 class TabularEncoder(Encoder):
-    """Standardised numbers followed by one-hot categories, as one float tensor."""
+    """Encode rows as one float tensor: standardised numbers, then one-hot categories."""
 
     task: TabularTask
 
@@ -272,7 +272,7 @@ class TabularEncoder(Encoder):
         return torch.from_numpy(np.hstack(parts).astype(np.float32))
 
     def columns(self, frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-        """Return numbers as they are and categories as codes by name; missing after 250."""
+        """Return numbers as they are and categories as codes; NaN for codes from 250 on."""
         values = [self._numbers(frame)]
         if self.task.categorical:
             rows = self._categories(frame)

@@ -1,7 +1,7 @@
-"""Columns that tell the label alone: a shortcut, a copy of the label, or the cause itself.
+"""Columns that predict the label alone: a shortcut, a copy of the label, or the cause itself.
 
-A column that was written after the label, or that goes with it only where the rows were collected,
-misleads a model however right every cell is. It takes one small tree to see how far it tells.
+A column that was filled in after the label, or that is correlated with it only where the rows were
+collected, misleads a model even if every cell is right. One small tree shows how well it predicts.
 """
 
 import numpy as np
@@ -11,16 +11,16 @@ from sklearn.model_selection import cross_val_predict
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 APART, EXPLAINED = 0.9, 0.95
-"""Two rows of different labels told apart, or variance of a number explained, at least so far."""
+"""Least area under the ROC curve for classes, and least explained share of variance for numbers."""
 
 MOST_ROWS, FOLDS, LEAVES = 4000, 2, 32
 
 
 def tells_alone(column: pd.Series, labels: pd.Series, *, is_class: bool) -> float:
-    """Return how well a column alone tells the label of held-out rows; 1 at best.
+    """Return how well a column alone predicts the label of held-out rows; 1 at best.
 
-    For classes it is the area under the ROC curve (mean of each class against the others), for
-    numbers the share of their variance that is explained; NaN where there are too few rows.
+    For classes it is the area under the ROC curve (mean over each class against the others), for
+    numbers the explained share of variance; NaN if there are too few rows.
 
     Examples
     --------
@@ -45,7 +45,7 @@ def tells_alone(column: pd.Series, labels: pd.Series, *, is_class: bool) -> floa
 
 
 def is_telltale(column: pd.Series, labels: pd.Series, *, is_class: bool) -> bool:
-    """Say whether a column alone tells the label so well that somebody should ask why.
+    """Return whether a column alone predicts the label so well that one should ask why.
 
     Examples
     --------
