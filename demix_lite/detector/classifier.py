@@ -105,7 +105,7 @@ class ErrorDetector:
             }
         parts = {name: nn.ModuleList(chain) for name, chain in self.chains.items()}
         self.network = nn.ModuleDict({"first": self.first, **parts})
-        self.calibration = np.tile([1.0, 0.0], (len(names), 3, 1))
+        self.calibration: np.ndarray | None = None
         self.pooled_scale: RelativeScale | None = None
         self.facts: dict[str, Any] = {}
 
@@ -146,6 +146,7 @@ class ErrorDetector:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(training.seed)
             train_first_pass(self.first, splits[0][0], training)
+            calibration = np.tile([1.0, 0.0], (len(self.chains), 3, 1))
             judge = cache(self._first_pass)  # both chains learn from some of the same runs
             chains = zip(self.chains.values(), splits, strict=True)
             for number, (chain, (_, second, held)) in enumerate(chains):
@@ -154,7 +155,8 @@ class ErrorDetector:
                 self._train_rounds(chain, judged, [e.errors for e in second])
                 logits = [_logits(chain, judge(e.run)) for e in tqdm(held, **BAR)]
                 truths = np.concatenate([e.errors for e in held])
-                self.calibration[number] = calibrate(np.concatenate(logits), truths)
+                calibration[number] = calibrate(np.concatenate(logits), truths)
+        self.calibration = calibration
         self.facts = dict(facts or {})
         return self
 
@@ -163,10 +165,16 @@ class ErrorDetector:
 
         Runs over the parts of one table, with one encoder, are judged as one, part after part;
         values are relative to their own part.
+
+        Raises
+        ------
+        DemixError
+            If the detector was not fitted.
         """
+        calibration = self._learned()
         judged = self._first_pass(*runs)
         said = np.stack([_logits(chain, judged) for chain in self.chains.values()])
-        slopes, shifts = self.calibration[:, None, :, 0], self.calibration[:, None, :, 1]
+        slopes, shifts = calibration[:, None, :, 0], calibration[:, None, :, 1]
         return expit((slopes * said + shifts).mean(axis=0))
 
     def predict(self, run: Run, *, margin: float = 0.0) -> Diagnosis:
@@ -188,7 +196,7 @@ class ErrorDetector:
             "format": FORMAT,
             "channels": CHANNELS,
             "settings": asdict(self.settings),
-            "calibration": self.calibration.tolist(),
+            "calibration": self._learned().tolist(),
             "facts": self.facts,
         }
         weights, words = _files(path)
@@ -245,6 +253,14 @@ class ErrorDetector:
         (1, 3, 2)
         """
         return cls.load(SHIPPED / name)
+
+    def _learned(self) -> np.ndarray:
+        """Return the calibration; without one, the weights are the first ones and say nothing."""
+        if self.calibration is None:
+            raise DemixError(
+                f"fit the detector {self.name} first, or take one that is: ErrorDetector.shipped."
+            )
+        return self.calibration
 
     @torch.no_grad()
     def _first_pass(self, *runs: Run) -> Judged:
