@@ -758,6 +758,16 @@ def test_settings_reach_the_judges(monkeypatch):
     assert (asked["repeats"], asked["validation"], asked["seed"]) == (4, 77, 5)
 
 
+@pytest.mark.parametrize("number", [1e39, -np.finfo(float).max])
+def test_a_number_too_large_for_a_tree_is_a_broken_cell_and_no_crash(number):
+    frame = people()
+    frame["income"] = frame["income"].astype(float).where(frame.index != 3, number)
+    debugger = DataDebugger(detector=LossDetector(), repeats=1)
+    found = debugger.fit(frame[["age", "income"]], frame["buys"]).diagnosis_
+    assert found["feature_error"].iloc[3]
+    assert found["suspicious_cells"].iloc[3] == "income"
+
+
 def test_a_label_gets_a_name_that_no_column_has():
     frame, name = estimator._joined(pd.DataFrame({"label": [1, 2], "label_": [3, 4]}), [5, 6])
     assert (name, frame[name].tolist(), frame["label"].tolist()) == ("label__", [5, 6], [1, 2])
