@@ -359,10 +359,12 @@ def test_mistakes_are_value_errors_with_a_sentence():
         debugger.fit(features, ["same"] * len(frame))
     with pytest.raises(DemixError, match="lacks the column"):
         debugger.fit(features, labels, features[["age"]], labels)
-    for missing in ("NA", "", None):
+    for missing in ("NA", "", None, np.nan, pd.NA):
         holed = labels.astype(object).where(labels.index != 3, missing)
         with pytest.raises(ValueError, match=r"missing in 1 row\(s\), the first at position 3"):
             debugger.fit(features, holed)
+    with pytest.raises(ValueError, match=r"missing in 1 row\(s\), the first at position 3"):
+        debugger.fit(features, (labels == labels[0]).astype("Int64").where(labels.index != 3))
     for held in ((features, None), (None, labels)):
         with pytest.raises(ValueError, match="come together"):
             debugger.fit(features, labels, *held)
