@@ -365,6 +365,8 @@ def test_mistakes_are_value_errors_with_a_sentence():
             debugger.fit(features, holed)
     with pytest.raises(ValueError, match=r"missing in 1 row\(s\), the first at position 3"):
         debugger.fit(features, (labels == labels[0]).astype("Int64").where(labels.index != 3))
+    with pytest.raises(DemixError, match="no column to learn the label from"):
+        debugger.fit(features[[]], labels)
     for held in ((features, None), (None, labels)):
         with pytest.raises(ValueError, match="come together"):
             debugger.fit(features, labels, *held)

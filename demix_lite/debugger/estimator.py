@@ -155,6 +155,8 @@ class DataDebugger(BaseEstimator):
         """
         if isinstance(X, pd.DataFrame):
             check_names(X)
+            if X.columns.empty:
+                raise DataError("X has no column to learn the label from.")
         if y is not None:  # scikit-learn would not say which rows, or that it means the labels
             _refuse_missing(labels := _labels(y), labels.isna().to_numpy())
         # Columns of several kinds (dates beside numbers) have no common type but object.
