@@ -273,6 +273,12 @@ def test_a_missing_detector_is_told(tmp_path):
         ErrorDetector.load(tmp_path / "nothing")
 
 
+@pytest.mark.parametrize("name", ["adult", None])
+def test_the_names_of_the_shipped_detectors_are_told(name):
+    with pytest.raises(DemixError, match=f"unknown detector '{name}'.* Known: .*tabular, tabular-"):
+        ErrorDetector.shipped(name)
+
+
 def test_a_detector_that_was_not_fitted_judges_nothing(tmp_path, environments):
     with pytest.raises(DemixError, match="fit the detector demix_lite first"):
         ErrorDetector(TINY).predict(environments[0].run)

@@ -21,7 +21,7 @@ from demix_lite.detector.second_pass import Judged, Rows, SecondPass, calibrate
 from demix_lite.detector.set_transformer import Pooling
 from demix_lite.detector.training import FirstPass, TrainingSettings, train_first_pass
 from demix_lite.diagnosis import Diagnosis
-from demix_lite.errors import DemixError
+from demix_lite.errors import DemixError, refuse_unknown
 from demix_lite.whole_file import whole_file
 
 FORMAT = 2
@@ -245,13 +245,21 @@ class ErrorDetector:
 
     @classmethod
     def shipped(cls, name: str) -> "ErrorDetector":
-        """Load the weights that come with the package for a task.
+        """Load weights that come with the package.
+
+        Those of a family of tasks have its name, such as ``"tabular"``.
+
+        Raises
+        ------
+        DemixError
+            If there are none of this name; the sentence lists the names.
 
         Examples
         --------
         >>> ErrorDetector.shipped("tabular").calibration.shape
         (1, 3, 2)
         """
+        refuse_unknown("detector", [name], sorted(path.stem for path in SHIPPED.glob("*.json")))
         return cls.load(SHIPPED / name)
 
     def _learned(self) -> np.ndarray:
