@@ -1,7 +1,7 @@
 """The influence engine against the slow and obvious way: one full gradient a sample."""
 
 import importlib.util
-from collections import namedtuple
+from collections import UserDict, namedtuple
 
 import numpy as np
 import psutil
@@ -1080,6 +1080,10 @@ def test_a_channel_may_be_named_without_a_list():
         (lambda x, y: x, "must be .inputs, targets., two torch tensors, not a Tensor"),
         (lambda x, y: TensorDataset(x, y), "must be .*not a TensorDataset.*its .tensors"),
         (lambda x, y: (x.numpy(), y), "must hold torch tensors, not ndarray; torch.as_tensor"),
+        (lambda x, y: (UserDict(x=x), y), "must hold torch tensors, not UserDict; dict makes"),
+        (lambda x, y: ({"x": x, "mask": None}, y), "must hold .* not NoneType; leave it out"),
+        (lambda x, y: (x, {"y": y}), "must have one tensor of targets, not a dict"),
+        (lambda x, y: (x, (y, y)), "must have one tensor of targets, not a tuple"),
         (lambda x, y: (x, y[:3]), r"has .* different lengths: \[\d+, 3\]"),
         (lambda x, y: ((x, torch.tensor(2.0)), y), "holds a single number"),
     ],
