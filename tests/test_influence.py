@@ -928,6 +928,15 @@ def test_a_loss_that_is_already_reduced_is_refused():
         influence_vectors(model, F.cross_entropy, train, valid)
 
 
+@pytest.mark.parametrize("wrong", [None, 1.0])
+def test_a_loss_that_is_no_tensor_and_a_model_that_is_no_module_are_refused(wrong):
+    model, loss, train, valid = problem("mlp")
+    with pytest.raises(DemixError, match=f"the loss must .* not a {type(wrong).__name__}"):
+        influence_vectors(model, lambda *_: wrong, train, valid)
+    with pytest.raises(DemixError, match="the model must be a torch.nn.Module, not a function"):
+        influence_vectors(loss, model, train, valid)
+
+
 def test_a_model_with_nothing_to_train_is_refused():
     model, loss, train, valid = problem("mlp")
     with pytest.raises(DemixError, match="no trainable parameter"):

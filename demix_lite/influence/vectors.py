@@ -265,6 +265,8 @@ class InfluenceSource:
         for name, match in layered.items():
             if not match and (name not in CHANNELS or "[" in name):
                 raise unknown_name("channel", name, CHANNELS)
+        if not isinstance(model, nn.Module):
+            raise DemixError(f"the model must be a torch.nn.Module, not a {type(model).__name__}.")
         model = getattr(model, "_orig_mod", model)  # compiled, its modules cannot be watched
         self.model = model.to(self.device)
         # Tells the length of every sample, if the model knows of lengths.
