@@ -644,6 +644,20 @@ def test_the_task_may_say_what_input_similarity_compares():
     assert_same(found["input_similarity"], same.double())
 
 
+@pytest.mark.parametrize(
+    ("features", "got"),
+    [
+        (lambda x: x[:, 0], r"\(\d+,\)"),
+        (lambda x: x[:, None], r"\(\d+, 1, \d+\)"),
+        (lambda x: x.sum(), r"\(\)"),
+        (lambda x: x.numpy(), "ndarray"),
+    ],
+)
+def test_features_that_are_no_vectors_are_refused(features, got):
+    with pytest.raises(DemixError, match=f"one vector per sample, .*, not {got}"):
+        influence_vectors(*problem("mlp"), channels=["input_similarity"], features=features)
+
+
 def test_a_zero_gradient_has_influence_zero():
     model = nn.Linear(2, 1, bias=False).double()
     train = (torch.tensor([[1.0, 2.0], [0.0, 0.0], [3.0, 1e-8]]).double(), torch.ones(3).double())

@@ -414,6 +414,12 @@ class InfluenceSource:
         squared = {n: squared_norms(factor) for n, factor in factors.items()}
         whole = torch.stack(list(squared.values())).sum(0).sqrt()
         features, linear = self.features(inputs), _linear(captured)
+        shape = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+        if shape[:-1] != (len(targets),):
+            raise DemixError(
+                f"features must return one vector per sample, a tensor of shape ({len(targets)}, "
+                f"d), not {shape}."
+            )
         padded = self._lengths is not None
         compared: dict[str, Callable[[Any], Tensor]] = {
             "input_similarity": lambda _: features,
