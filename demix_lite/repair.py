@@ -11,7 +11,7 @@ from torch import Tensor
 
 from demix_lite.cross_fit import in_bins, without_empty
 from demix_lite.diagnosis import Diagnosis
-from demix_lite.errors import refuse_unknown
+from demix_lite.errors import DemixError, refuse_unknown
 from demix_lite.tasks.base import Task
 
 SPURIOUS_WEIGHT = 2.0
@@ -110,8 +110,12 @@ def repair(
     Raises
     ------
     DemixError
-        If ``labels`` or ``features`` is not one of these options.
+        If ``labels`` or ``features`` is not one of these options, or ``diagnosis`` or ``outputs``
+        has another number of rows than ``frame``.
     """
+    for name, other_rows in (("diagnosis", len(diagnosis.flag)), ("outputs", len(outputs))):
+        if other_rows != len(frame):
+            raise DemixError(f"{name}: {other_rows} rows, but the frame has {len(frame)}.")
     for part, way in (("labels", labels), ("features", features)):
         refuse_unknown(f"way to repair {part}", [way], WAYS[part])
     flag, chance = diagnosis.flag, diagnosis.probability["feature"].to_numpy()

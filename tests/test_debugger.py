@@ -359,10 +359,14 @@ def test_mistakes_are_value_errors_with_a_sentence():
         debugger.fit(features, ["same"] * len(frame))
     with pytest.raises(DemixError, match="lacks the column"):
         debugger.fit(features, labels, features[["age"]], labels)
-    for missing in ("NA", "", None):
+    for missing in ("NA", "", None, np.nan, pd.NA):
         holed = labels.astype(object).where(labels.index != 3, missing)
         with pytest.raises(ValueError, match=r"missing in 1 row\(s\), the first at position 3"):
             debugger.fit(features, holed)
+    with pytest.raises(ValueError, match=r"missing in 1 row\(s\), the first at position 3"):
+        debugger.fit(features, (labels == labels[0]).astype("Int64").where(labels.index != 3))
+    with pytest.raises(DemixError, match="no column to learn the label from"):
+        debugger.fit(features[[]], labels)
     for held in ((features, None), (None, labels)):
         with pytest.raises(ValueError, match="come together"):
             debugger.fit(features, labels, *held)
@@ -756,6 +760,16 @@ def test_settings_reach_the_judges(monkeypatch):
             frame[["age", "income"]], frame["buys"]
         )
     assert (asked["repeats"], asked["validation"], asked["seed"]) == (4, 77, 5)
+
+
+@pytest.mark.parametrize("number", [1e39, -np.finfo(float).max])
+def test_a_number_too_large_for_a_tree_is_a_broken_cell_and_no_crash(number):
+    frame = people()
+    frame["income"] = frame["income"].astype(float).where(frame.index != 3, number)
+    debugger = DataDebugger(detector=LossDetector(), repeats=1)
+    found = debugger.fit(frame[["age", "income"]], frame["buys"]).diagnosis_
+    assert found["feature_error"].iloc[3]
+    assert found["suspicious_cells"].iloc[3] == "income"
 
 
 def test_a_label_gets_a_name_that_no_column_has():

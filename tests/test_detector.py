@@ -204,6 +204,7 @@ def test_a_channel_that_is_left_out_has_no_effect_on_the_verdict(pooling, enviro
     left_out, kept = "label_agreement", "influence"
     channels = tuple(name for name in CHANNELS if name != left_out)
     blind = ErrorDetector(replace(TINY, channels=channels, pooling=pooling, rounds=0))
+    blind.calibration = np.tile([1.0, 0.0], (1, 3, 1))  # what it says is not asked here
     run = environments[2].run
     other, seen = (replace(run, scale=Shifted(run.scale, name)) for name in (left_out, kept))
     verdict = blind.predict_proba(run)
@@ -270,6 +271,20 @@ def test_weights_of_another_version_are_refused(change, tmp_path, detector):
 def test_a_missing_detector_is_told(tmp_path):
     with pytest.raises(DemixError, match="no detector"):
         ErrorDetector.load(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("name", ["adult", None])
+def test_the_names_of_the_shipped_detectors_are_told(name):
+    with pytest.raises(DemixError, match=f"unknown detector '{name}'.* Known: .*tabular, tabular-"):
+        ErrorDetector.shipped(name)
+
+
+def test_a_detector_that_was_not_fitted_judges_nothing(tmp_path, environments):
+    with pytest.raises(DemixError, match="fit the detector demix_lite first"):
+        ErrorDetector(TINY).predict(environments[0].run)
+    with pytest.raises(DemixError, match="fit the detector demix_lite first"):
+        ErrorDetector(TINY).save(tmp_path / "empty")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.usefixtures("hurried")

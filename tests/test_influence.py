@@ -1,7 +1,7 @@
 """The influence engine against the slow and obvious way: one full gradient a sample."""
 
 import importlib.util
-from collections import namedtuple
+from collections import UserDict, namedtuple
 
 import numpy as np
 import psutil
@@ -644,6 +644,20 @@ def test_the_task_may_say_what_input_similarity_compares():
     assert_same(found["input_similarity"], same.double())
 
 
+@pytest.mark.parametrize(
+    ("features", "got"),
+    [
+        (lambda x: x[:, 0], r"\(\d+,\)"),
+        (lambda x: x[:, None], r"\(\d+, 1, \d+\)"),
+        (lambda x: x.sum(), r"\(\)"),
+        (lambda x: x.numpy(), "ndarray"),
+    ],
+)
+def test_features_that_are_no_vectors_are_refused(features, got):
+    with pytest.raises(DemixError, match=f"one vector per sample, .*, not {got}"):
+        influence_vectors(*problem("mlp"), channels=["input_similarity"], features=features)
+
+
 def test_a_zero_gradient_has_influence_zero():
     model = nn.Linear(2, 1, bias=False).double()
     train = (torch.tensor([[1.0, 2.0], [0.0, 0.0], [3.0, 1e-8]]).double(), torch.ones(3).double())
@@ -928,6 +942,15 @@ def test_a_loss_that_is_already_reduced_is_refused():
         influence_vectors(model, F.cross_entropy, train, valid)
 
 
+@pytest.mark.parametrize("wrong", [None, 1.0])
+def test_a_loss_that_is_no_tensor_and_a_model_that_is_no_module_are_refused(wrong):
+    model, loss, train, valid = problem("mlp")
+    with pytest.raises(DemixError, match=f"the loss must .* not a {type(wrong).__name__}"):
+        influence_vectors(model, lambda *_: wrong, train, valid)
+    with pytest.raises(DemixError, match="the model must be a torch.nn.Module, not a function"):
+        influence_vectors(loss, model, train, valid)
+
+
 def test_a_model_with_nothing_to_train_is_refused():
     model, loss, train, valid = problem("mlp")
     with pytest.raises(DemixError, match="no trainable parameter"):
@@ -1080,6 +1103,10 @@ def test_a_channel_may_be_named_without_a_list():
         (lambda x, y: x, "must be .inputs, targets., two torch tensors, not a Tensor"),
         (lambda x, y: TensorDataset(x, y), "must be .*not a TensorDataset.*its .tensors"),
         (lambda x, y: (x.numpy(), y), "must hold torch tensors, not ndarray; torch.as_tensor"),
+        (lambda x, y: (UserDict(x=x), y), "must hold torch tensors, not UserDict; dict makes"),
+        (lambda x, y: ({"x": x, "mask": None}, y), "must hold .* not NoneType; leave it out"),
+        (lambda x, y: (x, {"y": y}), "must have one tensor of targets, not a dict"),
+        (lambda x, y: (x, (y, y)), "must have one tensor of targets, not a tuple"),
         (lambda x, y: (x, y[:3]), r"has .* different lengths: \[\d+, 3\]"),
         (lambda x, y: ((x, torch.tensor(2.0)), y), "holds a single number"),
     ],

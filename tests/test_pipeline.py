@@ -98,6 +98,8 @@ def test_the_worst_group_is_the_worst_of_the_groups(outcome):
         ({"clean_ratio": 0.0}, "clean ratio"),
         ({"rule": "nobody"}, "unknown rule"),
         ({"source": "moon"}, "moon"),
+        ({"train_rows": 0}, "train_rows must be a whole number of at least 1, not 0"),
+        ({"train_rows": 2.5}, "train_rows must be a whole number of at least 1, not 2.5"),
     ],
 )
 def test_bad_requests_are_refused_in_one_sentence(options, sentence):

@@ -77,6 +77,14 @@ def test_an_unknown_way_to_repair_is_refused(rows, option):
         mend(rows, flags(rows, feature=[3]), **{option: "drop"})
 
 
+def test_a_diagnosis_and_outputs_of_other_rows_are_refused(rows):
+    task, said = get_task("adult"), certain(flags(rows, feature=[3]))
+    with pytest.raises(DemixError, match=f"diagnosis: {len(rows)} rows, but the frame has 50"):
+        repair(task, rows[:50], said, torch.zeros(50, 2))
+    with pytest.raises(DemixError, match=f"outputs: 50 rows, but the frame has {len(rows)}"):
+        repair(task, rows, said, torch.zeros(50, 2))
+
+
 def test_no_flag_changes_nothing(rows):
     done = mend(rows, flags(rows))
     pd.testing.assert_frame_equal(done.frame, rows)

@@ -245,8 +245,8 @@ def load_tables(
     check_source(source)
     known = known_tables(home)
     refuse_unknown("table", [name], known)
-    if rows is not None and (isinstance(rows, bool) or not isinstance(rows, Integral) or rows < 1):
-        raise DemixError(f"rows must be a whole number of at least 1, not {rows!r}.")
+    if rows is not None:
+        check_rows(rows)
     if source == "twin" and rows is not None and rows > MOST_TWIN_ROWS:
         raise DemixError(f"a twin gives at most {MOST_TWIN_ROWS:,} rows, not {rows:,}.")
     if source == "real":
@@ -255,6 +255,17 @@ def load_tables(
     card = make_card(twin["card"], source="twin", rows=0, sha256="")
     tables = _sample(twin, rows, seed)
     return tables, describe(tables, card)
+
+
+def check_rows(rows: Any, name: str = "rows") -> None:
+    """Refuse a number of rows that is none.
+
+    Examples
+    --------
+    >>> check_rows(1000)
+    """
+    if isinstance(rows, bool) or not isinstance(rows, Integral) or rows < 1:
+        raise DemixError(f"{name} must be a whole number of at least 1, not {rows!r}.")
 
 
 def check_source(source: str) -> None:

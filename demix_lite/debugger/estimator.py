@@ -163,6 +163,10 @@ class DataDebugger(BaseEstimator):
         """
         if isinstance(X, pd.DataFrame):
             check_names(X)
+            if X.columns.empty:
+                raise DataError("X has no column to learn the label from.")
+        if y is not None:  # scikit-learn would not say which rows, or that it means the labels
+            _refuse_missing(labels := _labels(y), labels.isna().to_numpy())
         # Columns of different types (dates and numbers) have no common dtype except object.
         plain = X.astype(object) if isinstance(X, pd.DataFrame) else X
         validate_data(self, plain, y, dtype=None, ensure_all_finite="allow-nan")
@@ -170,11 +174,7 @@ class DataDebugger(BaseEstimator):
         if self.repeats is not None and not counted:
             raise DataError(f"repeats must be a whole number of at least 1, not {self.repeats}.")
         frame, target = _joined(X, y)
-        if len(missing := np.flatnonzero(without_label(frame[target]))):
-            raise DataError(
-                f"the label is missing in {len(missing)} row(s), the first at position "
-                f"{missing[0]} ({frame[target].iloc[missing[0]]!r}); leave such rows out."
-            )
+        _refuse_missing(frame[target], without_label(frame[target]))
         if (X_valid is None) != (y_valid is None):
             raise DataError("X_valid and y_valid come together: pass both, or neither.")
         held = None if X_valid is None else _joined(X_valid, y_valid, target)[0]
@@ -244,10 +244,23 @@ def _joined(X: Any, y: Any, target: str | None = None) -> tuple[pd.DataFrame, st
     name = target or str(getattr(y, "name", None) or "label")
     while target is None and name in features.columns:
         name += "_"
-    labels = y if isinstance(y, pd.Series) else pd.Series(np.asarray(y).ravel())
+    labels = _labels(y)
     if len(labels) != len(features):
         raise DataError(f"there are {len(features)} rows, but {len(labels)} labels.")
     return features.assign(**{name: labels.set_axis(features.index)}), name
+
+
+def _labels(y: Any) -> pd.Series:
+    return y if isinstance(y, pd.Series) else pd.Series(np.asarray(y).ravel())
+
+
+def _refuse_missing(labels: pd.Series, missing: np.ndarray) -> None:
+    if missing.any():
+        first = int(missing.argmax())
+        raise DataError(
+            f"the label is missing in {missing.sum()} row(s), the first at position {first} "
+            f"({labels.astype(object).iloc[first]!r}); leave such rows out."
+        )
 
 
 def _read(

@@ -21,7 +21,7 @@ from demix_lite.detector.second_pass import Judged, Rows, SecondPass, calibrate
 from demix_lite.detector.set_transformer import Pooling
 from demix_lite.detector.training import FirstPass, TrainingSettings, train_first_pass
 from demix_lite.diagnosis import Diagnosis
-from demix_lite.errors import DemixError
+from demix_lite.errors import DemixError, refuse_unknown
 from demix_lite.whole_file import whole_file
 
 FORMAT = 2
@@ -109,7 +109,7 @@ class ErrorDetector:
             }
         parts = {name: nn.ModuleList(chain) for name, chain in self.chains.items()}
         self.network = nn.ModuleDict({"first": self.first, **parts})
-        self.calibration = np.tile([1.0, 0.0], (len(names), 3, 1))
+        self.calibration: np.ndarray | None = None
         self.pooled_scale: RelativeScale | None = None
         self.facts: dict[str, Any] = {}
 
@@ -150,6 +150,7 @@ class ErrorDetector:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(training.seed)
             train_first_pass(self.first, splits[0][0], training)
+            calibration = np.tile([1.0, 0.0], (len(self.chains), 3, 1))
             judge = cache(self._first_pass)  # the two chains share some of their runs
             chains = zip(self.chains.values(), splits, strict=True)
             for number, (chain, (_, second, held)) in enumerate(chains):
@@ -158,7 +159,8 @@ class ErrorDetector:
                 self._train_rounds(chain, judged, [e.errors for e in second])
                 logits = [_logits(chain, judge(e.run)) for e in tqdm(held, **BAR)]
                 truths = np.concatenate([e.errors for e in held])
-                self.calibration[number] = calibrate(np.concatenate(logits), truths)
+                calibration[number] = calibrate(np.concatenate(logits), truths)
+        self.calibration = calibration
         self.facts = dict(facts or {})
         return self
 
@@ -167,10 +169,16 @@ class ErrorDetector:
 
         Several runs must be the parts of one table, with one encoder. They are judged together and
         their rows are returned in order; values are relative to their own part.
+
+        Raises
+        ------
+        DemixError
+            If the detector was not fitted.
         """
+        calibration = self._learned()
         judged = self._first_pass(*runs)
         said = np.stack([_logits(chain, judged) for chain in self.chains.values()])
-        slopes, shifts = self.calibration[:, None, :, 0], self.calibration[:, None, :, 1]
+        slopes, shifts = calibration[:, None, :, 0], calibration[:, None, :, 1]
         return expit((slopes * said + shifts).mean(axis=0))
 
     def predict(self, run: Run, *, margin: float = 0.0) -> Diagnosis:
@@ -192,7 +200,7 @@ class ErrorDetector:
             "format": FORMAT,
             "channels": CHANNELS,
             "settings": asdict(self.settings),
-            "calibration": self.calibration.tolist(),
+            "calibration": self._learned().tolist(),
             "facts": self.facts,
         }
         weights, words = _files(path)
@@ -243,12 +251,28 @@ class ErrorDetector:
     def shipped(cls, name: str) -> "ErrorDetector":
         """Load weights that ship with the package, by name.
 
+        A family of tasks has one of its own name, such as ``"tabular"``.
+
+        Raises
+        ------
+        DemixError
+            If there are none of this name; the message lists the names.
+
         Examples
         --------
         >>> ErrorDetector.shipped("tabular").calibration.shape
         (1, 3, 2)
         """
+        refuse_unknown("detector", [name], sorted(path.stem for path in SHIPPED.glob("*.json")))
         return cls.load(SHIPPED / name)
+
+    def _learned(self) -> np.ndarray:
+        """Return the calibration; without one, the weights are the first ones and say nothing."""
+        if self.calibration is None:
+            raise DemixError(
+                f"fit the detector {self.name} first, or take one that is: ErrorDetector.shipped."
+            )
+        return self.calibration
 
     @torch.no_grad()
     def _first_pass(self, *runs: Run) -> Judged:

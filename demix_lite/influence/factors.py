@@ -311,6 +311,11 @@ class FactorCapture:
 
     def _losses(self, inputs: Any, targets: Tensor) -> Tensor:
         losses = self.loss_fn(self.model(inputs), targets)
+        if not isinstance(losses, Tensor):
+            raise DemixError(
+                f"the loss must return a tensor with one number per sample, not a "
+                f"{type(losses).__name__}."
+            )
         if losses.shape != (len(targets),):
             remedy = "average over the other dimensions" if losses.ndim else "use reduction='none'"
             raise DemixError(

@@ -6,7 +6,7 @@ the validation sample); ``"influence"`` is the cosine of the two full loss gradi
 
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -183,10 +183,20 @@ def _check_samples(samples: Any, name: str) -> None:
             "of a TensorDataset these are its .tensors."
         )
     parts = tree_leaves(samples)
-    other = [type(part).__name__ for part in parts if not isinstance(part, Tensor)]
+    other = [part for part in parts if not isinstance(part, Tensor)]
     if other:
+        remedy = "torch.as_tensor makes one of it"
+        if other[0] is None:
+            remedy = "leave it out"
+        elif isinstance(other[0], Mapping):
+            remedy = "dict makes a dict of tensors of it"
         raise DemixError(
-            f"{name} must hold torch tensors, not {other[0]}; torch.as_tensor makes one of it."
+            f"{name} must hold torch tensors, not {type(other[0]).__name__}; {remedy}."
+        )
+    if not isinstance(samples[1], Tensor):
+        raise DemixError(
+            f"{name} must have one tensor of targets, not a {type(samples[1]).__name__}; put "
+            "several side by side into one, or among the inputs for a model that passes them on."
         )
     if any(part.dim() == 0 for part in parts):
         raise DemixError(f"{name} holds a single number; every tensor needs one row a sample.")
@@ -256,6 +266,8 @@ class InfluenceSource:
         for name, match in layered.items():
             if not match and (name not in CHANNELS or "[" in name):
                 raise unknown_name("channel", name, CHANNELS)
+        if not isinstance(model, nn.Module):
+            raise DemixError(f"the model must be a torch.nn.Module, not a {type(model).__name__}.")
         model = getattr(model, "_orig_mod", model)  # a compiled model hides its modules from hooks
         self.model = model.to(self.device)
         # Returns the length of every sample, if the model has such a method.
@@ -403,6 +415,12 @@ class InfluenceSource:
         squared = {n: squared_norms(factor) for n, factor in factors.items()}
         whole = torch.stack(list(squared.values())).sum(0).sqrt()
         features, linear = self.features(inputs), _linear(captured)
+        shape = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+        if shape[:-1] != (len(targets),):
+            raise DemixError(
+                f"features must return one vector per sample, a tensor of shape ({len(targets)}, "
+                f"d), not {shape}."
+            )
         padded = self._lengths is not None
         compared: dict[str, Callable[[Any], Tensor]] = {
             "input_similarity": lambda _: features,

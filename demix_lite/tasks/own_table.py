@@ -381,7 +381,8 @@ def _odd_labels(odd: pd.Series) -> str:
     """Say how many labels are not numbers, and give an example; empty if there are none."""
     if odd.empty:
         return ""
-    return f"{_count(len(odd), 'row')}, such as {odd.iloc[0]!r} in row {_row(odd.index[0])}"
+    first = odd.astype(object).iloc[0]
+    return f"{_count(len(odd), 'row')}, such as {first!r} in row {_row(odd.index[0])}"
 
 
 def _one_spelling(found: _Columns, text: pd.Series) -> pd.Series:

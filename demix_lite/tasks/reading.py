@@ -109,7 +109,7 @@ def as_text(values: pd.Series, missing: frozenset[str] = MISSING_WORDS) -> pd.Se
 
 
 def as_numbers(values: pd.Series) -> pd.Series:
-    """Return finite numbers, NaN where a cell is not one.
+    """Return finite numbers, NaN where a cell is not one or is too large for single precision.
 
     If fewer than half of the cells have a < or >, such as <0.5, the sign is dropped; otherwise the
     cells are names of groups.
@@ -135,7 +135,8 @@ def as_numbers(values: pd.Series) -> pd.Series:
         values = pd.to_numeric(text, errors="coerce")
         if (values.isna() & text.notna()).any() or has_point_thousands(text):
             values = pd.to_numeric(_with_points(without_unit(text)), errors="coerce")
-    return values.astype(float).replace([np.inf, -np.inf], np.nan)
+    numbers = values.astype(float)
+    return numbers.where(numbers.abs() <= np.finfo(np.float32).max)
 
 
 def stands_for_missing(text: pd.Series, read: pd.Series) -> np.ndarray:
