@@ -176,7 +176,7 @@ def test_every_baseline_fits_predicts_saves_and_loads(tiny, name, tmp_path):
     assert list(said.probability.columns) == list(ERROR_TYPES)
     assert said.flag.index.equals(second.run.index)
     baseline.save(tmp_path / "deep" / "b.json")
-    loaded = BASELINES[name].load(tmp_path / "deep" / "b.json")
+    loaded = BASELINES[name].load(str(tmp_path / "deep" / "b.json"))
     assert loaded.settings == baseline.settings
     again = loaded.predict(second.run)
     np.testing.assert_allclose(again.probability, said.probability, atol=1e-6)

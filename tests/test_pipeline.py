@@ -137,7 +137,7 @@ def test_the_ledger_gives_back_what_was_written(tmp_path_factory, values):
     path = tmp_path_factory.mktemp("ledger") / "ledger.csv"
     for seed, value in enumerate(values):
         append_row(path, fake_row(seed, value))
-    ledger = read_ledger(path)
+    ledger = read_ledger(str(path))
     assert list(ledger.columns) == list(COLUMNS)
     assert ledger["seed"].tolist() == list(range(len(values)))
     np.testing.assert_array_equal(ledger["f1_label"].to_numpy(float), np.array(values))

@@ -99,17 +99,18 @@ class Baseline(ABC):
             raise DemixError(f"fit the baseline {self.name} before it judges a run.")
         return self._diagnose(_places(self.scores(run)), run)
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
         """Write settings and mapping as JSON."""
+        path = Path(path)
         rates = None if self.rates is None else self.rates.round(6).tolist()
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as part:
             part.write_text(json.dumps({"settings": self.settings, "rates": rates}) + "\n", "utf-8")
 
     @classmethod
-    def load(cls, path: Path) -> Self:
+    def load(cls, path: str | Path) -> Self:
         """Read what :meth:`save` wrote."""
-        kept = json.loads(path.read_text("utf-8"))
+        kept = json.loads(Path(path).read_text("utf-8"))
         baseline = cls(**kept["settings"])
         baseline.rates = None if kept["rates"] is None else np.array(kept["rates"])
         return baseline

@@ -41,13 +41,13 @@ COLUMNS = (
 """Columns of the ledger; the first seven identify a run."""
 
 
-def append_row(path: Path, row: dict[str, Any]) -> None:
+def append_row(path: str | Path, row: dict[str, Any]) -> None:
     """Append one finished run to a ledger, unless another process has finished the same run."""
     append_rows(path, [row], key=KEY)
 
 
 def append_rows(
-    path: Path,
+    path: str | Path,
     rows: Sequence[dict[str, Any]],
     columns: Sequence[str] = COLUMNS,
     *,
@@ -66,6 +66,7 @@ def append_rows(
     missing = sorted({column for row in rows for column in columns if column not in row})
     if missing:
         raise DemixError(f"the result lacks the ledger column(s) {', '.join(missing)}.")
+    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     header = ",".join(columns)
     with FileLock(lock_of(path)):
@@ -132,7 +133,7 @@ def lock_of(path: Path) -> str:
     return str(Path(tempfile.gettempdir()) / f"demix_lite-{name}.lock")
 
 
-def read_ledger(path: Path) -> pd.DataFrame:
+def read_ledger(path: str | Path) -> pd.DataFrame:
     """Read a ledger; a missing file is an empty ledger.
 
     Raises
@@ -142,9 +143,10 @@ def read_ledger(path: Path) -> pd.DataFrame:
 
     Examples
     --------
-    >>> read_ledger(Path("no-such-ledger.csv")).empty
+    >>> read_ledger("no-such-ledger.csv").empty
     True
     """
+    path = Path(path)
     if not path.exists():
         return pd.DataFrame(columns=list(COLUMNS))
     _lines(path)  # pandas would pad a line that is too short
