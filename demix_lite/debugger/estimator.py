@@ -105,7 +105,8 @@ class DataDebugger(BaseEstimator):
     shortcuts_ : list of NamedShortcut
         Suspected shortcuts.
     repaired_ : DataFrame
-        Features and label as the model reads them, after the repair, with the suggested labels.
+        Features and label as the model reads them, after the repair, with the suggested labels;
+        classes are text. :meth:`demix_lite.diagnose.Outcome.repaired` keeps the types you gave.
     witnesses_ : DataFrame
         The validation rows that the most suspicious rows help and harm most.
     score_ : Score
