@@ -430,6 +430,7 @@ def test_detectors_of_pairs_begin_with_that_of_the_tables(monkeypatch, tmp_path)
 
     def fit(self, environments, **_):
         begun.append(self)
+        self.calibration = np.tile([1.0, 0.0], (len(self.chains), 3, 1))
         return self
 
     monkeypatch.setenv("DEMIX_DATA", str(tmp_path))
