@@ -32,6 +32,9 @@ APART = re.compile(r"(?<=\d)['\u2019\u00a0\u202f](?=\d{3}(?!\d))")
 SPACED = re.compile(r"(?<![\d ])[1-9]\d{0,2}(?: \d{3})+(?!\d)")
 """Thousands separated by blanks, as in 12 500; blanks at other places do not match."""
 
+LARGEST = 1e30
+"""Scaled, or ten times as large, a larger number would not fit in single precision."""
+
 MONEY = "$€£¥₹₩₺"
 NEGATIVE = re.compile(rf"^(?:\((?P<owed>[^()]*\d[^()]*)\)|[-\u2212](?P<money>[{MONEY}].*))$")
 """Negative amounts: (1,200), as in accounting, and -$5."""
@@ -109,7 +112,7 @@ def as_text(values: pd.Series, missing: frozenset[str] = MISSING_WORDS) -> pd.Se
 
 
 def as_numbers(values: pd.Series) -> pd.Series:
-    """Return finite numbers, NaN where a cell is not one or is too large for single precision.
+    """Return numbers, NaN where a cell is not one or is larger than :data:`LARGEST`.
 
     If fewer than half of the cells have a < or >, such as <0.5, the sign is dropped; otherwise the
     cells are names of groups.
@@ -136,7 +139,7 @@ def as_numbers(values: pd.Series) -> pd.Series:
         if (values.isna() & text.notna()).any() or has_point_thousands(text):
             values = pd.to_numeric(_with_points(without_unit(text)), errors="coerce")
     numbers = values.astype(float)
-    return numbers.where(numbers.abs() <= np.finfo(np.float32).max)
+    return numbers.where(numbers.abs() <= LARGEST)
 
 
 def stands_for_missing(text: pd.Series, read: pd.Series) -> np.ndarray:
