@@ -181,6 +181,8 @@ def test_every_baseline_fits_predicts_saves_and_loads(tiny, name, tmp_path):
     again = loaded.predict(second.run)
     np.testing.assert_allclose(again.probability, said.probability, atol=1e-6)
     assert json.loads((tmp_path / "deep" / "b.json").read_text())["settings"] == loaded.settings
+    with pytest.raises(DemixError, match=f"is a file of {name}, not of"):
+        BASELINES[next(n for n in NAMES if n != name)].load(tmp_path / "deep" / "b.json")
 
 
 @pytest.mark.parametrize("name", NAMES)

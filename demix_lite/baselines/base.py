@@ -100,17 +100,26 @@ class Baseline(ABC):
         return self._diagnose(_places(self.scores(run)), run)
 
     def save(self, path: str | Path) -> None:
-        """Write settings and mapping as JSON."""
+        """Write name, settings and mapping as JSON."""
         path = Path(path)
         rates = None if self.rates is None else self.rates.round(6).tolist()
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as part:
-            part.write_text(json.dumps({"settings": self.settings, "rates": rates}) + "\n", "utf-8")
+            kept = {"name": self.name, "settings": self.settings, "rates": rates}
+            part.write_text(json.dumps(kept) + "\n", "utf-8")
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read what :meth:`save` wrote."""
+        """Read what :meth:`save` wrote.
+
+        Raises
+        ------
+        DemixError
+            If the file belongs to another baseline.
+        """
         kept = json.loads(Path(path).read_text("utf-8"))
+        if kept.get("name", cls.name) != cls.name:  # older files have no name
+            raise DemixError(f"{path} is a file of {kept['name']}, not of {cls.name}.")
         baseline = cls(**kept["settings"])
         baseline.rates = None if kept["rates"] is None else np.array(kept["rates"])
         return baseline
