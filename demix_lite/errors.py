@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Collection, Iterable
+from numbers import Integral
 from typing import Any
 
 
@@ -33,3 +34,14 @@ def refuse_unknown(kind: str, names: Iterable[object], known: Collection[Any]) -
     for name in names:
         if name not in known:
             raise unknown_name(kind, name, known)
+
+
+def check_count(number: object, name: str, error: type[DemixError] = DemixError) -> None:
+    """Raise ``error`` unless ``number`` is a whole number of at least 1.
+
+    Examples
+    --------
+    >>> check_count(1000, "rows")
+    """
+    if isinstance(number, bool) or not isinstance(number, Integral) or number < 1:
+        raise error(f"{name} must be a whole number of at least 1, not {number!r}.")

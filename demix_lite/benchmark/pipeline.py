@@ -12,9 +12,9 @@ from torch import Tensor
 from demix_lite.benchmark.evaluate import Evaluation, evaluate
 from demix_lite.benchmark.ledger import COLUMNS, STAGES, peak_megabytes, provenance
 from demix_lite.benchmark.protocols import shipped_detector
-from demix_lite.data.store import check_rows
 from demix_lite.detector import Run, open_run
 from demix_lite.diagnosis import Diagnosis, certain, score
+from demix_lite.errors import check_count
 from demix_lite.injection import Injection, check_clean_ratio, inject
 from demix_lite.models.training import Trained, predict, resolve_device
 from demix_lite.repair import Repaired, repair
@@ -198,7 +198,7 @@ def prepare(
     architecture = task.check_architecture(architecture or task.architectures[0])
     check_clean_ratio(clean_ratio)
     if train_rows is not None:
-        check_rows(train_rows, "train_rows")
+        check_count(train_rows, "train_rows")
     resolve_device(device)
     clock = _Clock(announce)
     fit_seed = derive_seed(task.name, "fit", architecture, seed)

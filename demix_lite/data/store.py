@@ -9,7 +9,6 @@ import json
 import os
 import tempfile
 from dataclasses import asdict, dataclass, replace
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import pandas as pd
 from demix_lite.data.instructions import sample_instructions
 from demix_lite.data.twin import load_twin, sample_twin, twin_names
 from demix_lite.data.world import sample_world
-from demix_lite.errors import DemixError, refuse_unknown
+from demix_lite.errors import DemixError, check_count, refuse_unknown
 from demix_lite.seeds import generator
 
 SOURCES = ("twin", "real")
@@ -246,7 +245,7 @@ def load_tables(
     known = known_tables(home)
     refuse_unknown("table", [name], known)
     if rows is not None:
-        check_rows(rows)
+        check_count(rows, "rows")
     if source == "twin" and rows is not None and rows > MOST_TWIN_ROWS:
         raise DemixError(f"a twin gives at most {MOST_TWIN_ROWS:,} rows, not {rows:,}.")
     if source == "real":
@@ -255,17 +254,6 @@ def load_tables(
     card = make_card(twin["card"], source="twin", rows=0, sha256="")
     tables = _sample(twin, rows, seed)
     return tables, describe(tables, card)
-
-
-def check_rows(rows: Any, name: str = "rows") -> None:
-    """Refuse a number of rows that is none.
-
-    Examples
-    --------
-    >>> check_rows(1000)
-    """
-    if isinstance(rows, bool) or not isinstance(rows, Integral) or rows < 1:
-        raise DemixError(f"{name} must be a whole number of at least 1, not {rows!r}.")
 
 
 def check_source(source: str) -> None:

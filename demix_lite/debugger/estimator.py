@@ -18,6 +18,7 @@ from demix_lite.debugger.evidence import Evidence
 from demix_lite.debugger.judging import Announce, Judgement, judge_table, train_model
 from demix_lite.detector import ErrorDetector
 from demix_lite.diagnosis import ERROR_TYPES, Diagnosis
+from demix_lite.errors import check_count
 from demix_lite.models.training import predict, take
 from demix_lite.repair import Repaired, repair
 from demix_lite.tasks.base import check_columns
@@ -171,9 +172,15 @@ class DataDebugger(BaseEstimator):
         # Columns of different types (dates and numbers) have no common dtype except object.
         plain = X.astype(object) if isinstance(X, pd.DataFrame) else X
         validate_data(self, plain, y, dtype=None, ensure_all_finite="allow-nan")
-        counted = isinstance(self.repeats, int | np.integer) and self.repeats >= 1
-        if self.repeats is not None and not counted:
-            raise DataError(f"repeats must be a whole number of at least 1, not {self.repeats}.")
+        if self.repeats is not None:
+            check_count(self.repeats, "repeats", DataError)
+        check_count(self.validation, "validation", DataError)
+        detector = self.detector or ErrorDetector.shipped("tabular-practised")
+        if not hasattr(detector, "predict_proba"):
+            raise DataError(
+                f"detector must be an ErrorDetector, not {detector!r}; load one with "
+                "ErrorDetector.load or ErrorDetector.shipped."
+            )
         frame, target = _joined(X, y)
         _refuse_missing(frame[target], without_label(frame[target]))
         if (X_valid is None) != (y_valid is None):
@@ -186,7 +193,7 @@ class DataDebugger(BaseEstimator):
         judgement = judge_table(
             self.table_.task,
             self.table_.mended,
-            self.detector or ErrorDetector.shipped("tabular-practised"),
+            detector,
             valid=valid,
             repeats=self.repeats,
             validation=self.validation,

@@ -16,7 +16,7 @@ from scipy.special import ndtri
 from scipy.stats import rankdata
 from torch import Tensor
 
-from demix_lite.errors import DemixError
+from demix_lite.errors import check_count
 from demix_lite.influence import InfluenceSource
 from demix_lite.influence.vectors import Samples
 from demix_lite.models.training import Trained, count, take
@@ -188,8 +188,7 @@ def open_run(
     device : optional
         Device for computing influence; the CPU by default.
     """
-    if validation < 1:
-        raise DemixError(f"validation must be at least 1 sample, not {validation}.")
+    check_count(validation, "validation")
     draw = torch.Generator().manual_seed(derive_seed(task.name, "run", seed))
     samples = encoder.transform(train, task.target)
     chosen = torch.randperm(len(valid), generator=draw)[:validation]

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves, tree_map
 from tqdm import tqdm
 
-from demix_lite.errors import DemixError, refuse_unknown, unknown_name
+from demix_lite.errors import DemixError, check_count, refuse_unknown, unknown_name
 from demix_lite.influence.factors import (
     CHECKED_SAMPLES,
     Captured,
@@ -349,8 +349,7 @@ class InfluenceSource:
         inputs, targets = train
         n = count(inputs)
         size = self._block_size() if block_size is None else block_size
-        if size < 1:
-            raise DemixError(f"block_size must be at least 1, not {size}.")
+        check_count(size, "block_size")
         with tqdm(
             total=n, desc="influence", unit="sample", disable=not progress, leave=False
         ) as bar:
