@@ -776,6 +776,13 @@ def test_a_number_too_large_for_a_tree_is_a_broken_cell_and_no_crash(number):
     assert found["suspicious_cells"].iloc[3] == "income"
 
 
+def test_whole_labels_stay_whole_beside_validation_labels_with_a_point():
+    frame = people(60).assign(buys=lambda f: (f["buys"] == "yes").astype(int))
+    held = frame[:40].astype({"buys": float})
+    table, valid = estimator._read(frame, held, "buys", "auto")
+    assert set(table.frame["buys"]) == set(valid["buys"]) == {"0", "1"}
+
+
 def test_a_label_gets_a_name_that_no_column_has():
     frame, name = estimator._joined(pd.DataFrame({"label": [1, 2], "label_": [3, 4]}), [5, 6])
     assert (name, frame[name].tolist(), frame["label"].tolist()) == ("label__", [5, 6], [1, 2])

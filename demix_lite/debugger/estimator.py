@@ -282,6 +282,9 @@ def _read(
     # ``pd.concat`` drops the categorical dtype where the two frames have different categories.
     declared = [c for c in frame if isinstance(frame[c].dtype, pd.CategoricalDtype)]
     together = pd.concat([frame, named]).astype(dict.fromkeys(declared, "category"))
+    labels = together[target]
+    if frame[target].dtype.kind in "iu" and labels.dtype.kind == "f" and not (labels % 1).any():
+        together[target] = labels.astype(frame[target].dtype)  # 1, not 1.0
     table = own_table(together, target, kind=kind)
     own, valid = table.take(slice(len(frame))), table.take(slice(len(frame), None)).frame
     if table.task.label.classes and (new := set(valid[target]) - set(own.frame[target])):
