@@ -174,7 +174,7 @@ def _real_run(task: Any, *, validation: int) -> Any:
 
 def measure_run(source: str) -> dict[str, float]:
     """Seconds of one run on the twin or the real table, as on the command line."""
-    command = [sys.executable, "-m", "demix_lite.cli", "run", "adult", "--source", source]
+    command = [sys.executable, "-m", "demix_lite", "run", "adult", "--source", source]
     return {"seconds": _timed(subprocess.run, command, check=True, stdout=subprocess.DEVNULL)[0]}
 
 

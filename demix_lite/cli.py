@@ -403,7 +403,3 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     written = json.dumps(known, indent=2, allow_nan=False)
     with whole_file(path) as part:
         part.write_text(f"{written}\n", encoding="utf-8")
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -261,7 +261,7 @@ def test_every_example_in_the_help_is_understood():
 
 
 def test_the_command_starts_as_a_module(root):
-    command = [sys.executable, "-m", "demix_lite.cli", "--version"]
+    command = [sys.executable, "-m", "demix_lite", "--version"]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True)
     assert done.returncode == 0
     assert done.stdout.startswith("demix-lite ")
@@ -288,7 +288,7 @@ def test_the_tasks_are_listed_without_pytorch():
 def run(tmp_path_factory):
     """A tiny run: what it printed and what it wrote."""
     path = tmp_path_factory.mktemp("cli") / "result.json"
-    command = [sys.executable, "-m", "demix_lite.cli", *TINY, "--json", str(path)]
+    command = [sys.executable, "-m", "demix_lite", *TINY, "--json", str(path)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done, path

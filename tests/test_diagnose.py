@@ -1119,7 +1119,7 @@ def test_the_error_of_a_number_is_in_its_own_unit(quick, tmp_path):
 @pytest.mark.parametrize("seconds", [1, 3])
 def test_a_user_who_stops_it_finds_nothing_half_written(seconds, table, tmp_path):
     people(9000).to_csv(table, index=False)  # enough to be still at work
-    command = [sys.executable, "-m", "demix_lite.cli", "diagnose", table, "--target", "buys"]
+    command = [sys.executable, "-m", "demix_lite", "diagnose", table, "--target", "buys"]
     with subprocess.Popen([*command, "--out", tmp_path / "o"], stderr=subprocess.PIPE) as running:
         time.sleep(seconds)
         running.send_signal(signal.SIGINT)

@@ -1135,15 +1135,11 @@ def test_nothing_to_compare_is_refused(channels, rows):
 
 @pytest.mark.parametrize("size", [0, -1])
 def test_a_block_of_nothing_is_refused(size, tmp_path):
-    with pytest.raises(
-        DemixError, match=f"block_size must be a whole number .* not {size}"
-    ):
+    with pytest.raises(DemixError, match=f"block_size must be a whole number .* not {size}"):
         influence_vectors(*problem("mlp"), block_size=size, out=tmp_path / "v.npy")
     assert not list(tmp_path.iterdir())
     model, loss, train, valid = problem("mlp")
-    with pytest.raises(
-        DemixError, match=f"block_size must be a whole number .* not {size}"
-    ):
+    with pytest.raises(DemixError, match=f"block_size must be a whole number .* not {size}"):
         list(InfluenceSource(model, loss, valid).blocks(train, block_size=size))
 
 
