@@ -24,6 +24,9 @@ LONGEST_LABEL = 30
 INK = "#404040"
 """Colour of the numbers beside the dots: small print in the colour of a dot is hard to read."""
 
+EQUAL_CONTRAST = 0.18
+"""Relative luminance at which black and white text can be read equally well (WCAG 2)."""
+
 COLOURS = {
     "none": "#8c8c8c",
     "label": "#0072B2",
@@ -300,7 +303,12 @@ def confusion(table: pd.DataFrame) -> "Axes":
     counts = table.map("{:,}\n".format) + share.map("{:.0%}".format)
     shown = share.rename(index=_said, columns=_said)
     how: Any = {"cmap": "Blues", "vmin": 0, "vmax": 1, "cbar": False, "ax": axes}
-    _drawing()[1].heatmap(shown, annot=counts, fmt="", annot_kws={"fontsize": 9}, **how)
+    seaborn = _drawing()[1]
+    seaborn.heatmap(shown, annot=counts, fmt="", annot_kws={"fontsize": 9}, **how)
+    cells: Any = axes.collections[0]
+    for count, colour in zip(axes.texts, cells.get_facecolors(), strict=True):
+        light = seaborn.utils.relative_luminance(colour) > EQUAL_CONTRAST
+        count.set_color("black" if light else "white")
     axes.tick_params(axis="y", rotation=0)
     axes.set(xlabel="what the detector says (rows, share per true error)", ylabel="true error")
     return axes

@@ -95,6 +95,16 @@ def test_confusion_shows_counts_and_shares():
     assert said == ["3\n75%", "1\n25%", "0\n0%", "0\n0%"]
 
 
+def test_counts_of_the_confusion_can_be_read_on_every_shade():
+    rows = [[k, 20 - k] for k in range(21)]
+    axes = plots.confusion(pd.DataFrame(rows, columns=["none", "label"]))
+    relative_luminance = pytest.importorskip("seaborn.utils").relative_luminance
+    for text, colour in zip(axes.texts, axes.collections[0].get_facecolors(), strict=True):
+        light, dark = (relative_luminance(c) for c in (colour, text.get_color()))
+        light, dark = max(light, dark), min(light, dark)
+        assert (light + 0.05) / (dark + 0.05) >= 4.5
+
+
 def test_stages_stand_in_order():
     axes = plots.stage_seconds({"load": 1.0, "fit": 2.5})
     assert [bar.get_width() for bar in axes.patches] == [1.0, 2.5]
