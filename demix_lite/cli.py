@@ -121,7 +121,7 @@ def _add_diagnose(commands: Any) -> None:
         ),
     )
     add = diagnose.add_argument
-    words = "CSV (commas, semicolons, tabs or bars) or Parquet file"
+    words = "CSV (commas, semicolons, tabs, bars or blanks) or Parquet file"
     add("file", type=Path, help=words).complete = shtab.FILE
     add("--target", required=True, metavar="COLUMN", help="the label column")
     add("--out", type=Path, metavar="DIR", help="where to write (default: NAME-diagnosis)")

@@ -400,12 +400,27 @@ def test_lines_that_end_early_are_counted_as_rows(text, short, tmp_path):
         ("a|b|c|d,x,y\n1,2,3\n4,5,6\n", 3),
         ("text\nhello\nyou\n", 1),
         ("a,b,c\n1,2\n3,4,5\n6\n", 3),  # lines that end early
+        ("first name,y\nAnn Lee,1\nBo Li,2\n", 2),  # blanks split just as well
+        ("a remark\nsome words here\nfew words\n", 1),
     ],
 )
 def test_the_separator_is_what_divides_the_first_lines(text, columns, tmp_path):
     path = tmp_path / "t.csv"
     path.write_text(text)
     assert len(read_user_file(path).columns) == columns
+
+
+def test_an_aligned_table_is_read_and_written_with_single_blanks(tmp_path):
+    path = tmp_path / "t.txt"
+    path.write_text('  age  "home town"   buys \n   7  "New York"   yes\n 123   Rome       no \n')
+    read = read_user_file(path)
+    assert read.to_dict("list") == {
+        "age": ["7", "123"],
+        "home town": ["New York", "Rome"],
+        "buys": ["yes", "no"],
+    }
+    again = read.to_csv(index=False, sep=read.attrs["sep"], header=read.attrs["header"])
+    assert again == 'age "home town" buys\n7 "New York" yes\n123 Rome no\n'
 
 
 def test_a_first_line_that_is_a_row_is_told(quick, tmp_path, capsys):

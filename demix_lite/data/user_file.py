@@ -59,7 +59,7 @@ def read_user_file(path: Path | str, *, encoding: str | None = None) -> pd.DataF
     ----------
     path : path
         ``.parquet`` or ``.pq`` is Parquet, everything else is text with a separator (comma,
-        semicolon, tab or bar) and one line of column names.
+        semicolon, tab, bar, or blanks as in an aligned table) and one line of column names.
     encoding : str, optional
         Encoding of the text; by default UTF-8. A byte order mark takes precedence.
 
@@ -162,6 +162,9 @@ def _read_text(path: Path, encoding: str | None) -> pd.DataFrame:
     told = SEPARATOR_LINE.match(text)
     text = (text[told.end() :] if told else text).lstrip("\r\n")
     header, delimiter = _header(text, path, (told[1],) if told else DELIMITERS)
+    if len(header) == 1 and _blanks_separate(text):
+        text = _with_single_blanks(text)
+        header, delimiter = _header(text, path, (" ",))
     names = [name.strip() or f"column {i}" for i, name in enumerate(header, 1)]
     # A rough count, too high if cells contain line breaks: it avoids parsing a huge table.
     check_shape(min(text.count("\n"), MOST_ROWS), names, path)
@@ -227,6 +230,16 @@ def _header(text: str, path: Path, delimiters: Sequence[str]) -> tuple[list[str]
     if not any(name.strip() for name in names):
         raise DemixError(f"{path} has no column names in its first line.")
     return names, delimiter
+
+
+def _blanks_separate(text: str) -> bool:
+    """Return whether blanks split all of the first lines into equally many cells, at least two."""
+    several, alike, _ = _how_alike(_first_lines(_with_single_blanks(text[: 2**20]), " "))
+    return several and alike == 1
+
+
+def _with_single_blanks(text: str) -> str:
+    return re.sub(" +", " ", re.sub("^ +| +$", "", text, flags=re.MULTILINE))
 
 
 def _first_lines(text: str, delimiter: str) -> list[list[str]]:
