@@ -4,7 +4,9 @@ The candidate rules of the detector are arrays without names. A name is read off
 condition holds.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -68,6 +70,11 @@ def name_shortcuts(
         conditions = np.column_stack([found.conditions, pattern.holds.astype(np.float32)])
         found = replace(found, conditions=conditions)
     links = quality(found, verdicts[:, 2])
+
+    @cache
+    def tells(column: str) -> bool:
+        return is_telltale(frame[column], frame[task.target], is_class=task.label.classes > 0)
+
     named: list[NamedShortcut] = []
     for chosen in np.argsort(-links)[:50]:
         condition, target = divmod(int(chosen), found.targets.shape[1])
@@ -77,7 +84,7 @@ def name_shortcuts(
         breaks = task.minority(frame, rule)
         breaks = ~breaks if breaks.mean() > 0.5 else breaks
         # If no row breaks a rule, its correlation is rounding noise.
-        if not breaks.any() or _is_coarse(task, rule, breaks, frame):
+        if not breaks.any() or _is_coarse(task, rule, breaks, frame, tells):
             continue
         columns = {column for other in named for column in other.rule.condition}
         if columns.isdisjoint(rule.condition) and all(
@@ -95,16 +102,21 @@ def _go_together(task: Task, rule: Rule, frame: pd.DataFrame) -> float:
     return 0.0 if (both.std(axis=1) == 0).any() else float(np.corrcoef(both)[0, 1])
 
 
-def _is_coarse(task: Task, rule: Rule, breaks: np.ndarray, frame: pd.DataFrame) -> bool:
+def _is_coarse(
+    task: Task,
+    rule: Rule,
+    breaks: np.ndarray,
+    frame: pd.DataFrame,
+    tells: Callable[[str], bool],
+) -> bool:
     """Return whether a rule is a poor copy of a link by which its column predicts the label anyway.
 
-    It is if more rows break the rule than meet both its condition and its target.
+    It is if more rows break the rule than meet both its condition and its target. ``tells`` says
+    whether a column alone predicts the label.
     """
-    (column,), labels = rule.condition, frame[task.target]
-    both = rule.holds(frame) & rule.matches_target(labels)
-    return bool(both.sum() < breaks.sum()) and is_telltale(
-        frame[column], labels, is_class=task.label.classes > 0
-    )
+    (column,) = rule.condition
+    both = rule.holds(frame) & rule.matches_target(frame[task.target])
+    return bool(both.sum() < breaks.sum()) and tells(column)
 
 
 def _overlap(one: np.ndarray, two: np.ndarray) -> float:
