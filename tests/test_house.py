@@ -280,11 +280,19 @@ def test_an_installation_that_fails_is_a_failure(install):
     install("uv", "pip --disable-pip-version-check install")
 
 
-def test_ci_runs_the_checks_and_the_tests():
-    lines = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
-    assert lines[0] == "#!/usr/bin/env bash"
-    assert {"set -eu", "make lint", "make test"} <= set(lines)
-    assert os.access(ROOT / ".ci" / "run", os.X_OK)
+@pytest.mark.parametrize("failing", ["venv", "lint", "test", "nothing"])
+def test_ci_runs_the_checks_and_the_tests_and_fails_with_either(failing, tmp_path):
+    pretended = tmp_path / "make"
+    pretended.write_text(f'#!/bin/sh\necho "$1 begins"\necho "$1 ends"\n[ "$1" != {failing} ]\n')
+    pretended.chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        [ROOT / ".ci" / "run"], env=os.environ | {"PATH": path}, capture_output=True, text=True
+    )
+    assert bool(done.returncode) == (failing != "nothing")
+    targets = ["venv"] if failing == "venv" else ["venv", "test", "lint"]
+    wanted = [f"{target} {word}" for target in targets for word in ("begins", "ends")]
+    assert done.stdout.splitlines() == wanted
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / ".github" / "workflows").glob("*.yml")), ids=str)
