@@ -331,6 +331,8 @@ def run_notebook(book: Book, page: Page, stopped: Event) -> float:
             # Not `cwd`: it would change the folder of the whole process, also for other threads.
             resources={"metadata": {"path": str(page.source.parent)}},
             progress_bar=False,
+            # What a kernel has done is there if it dies; of minutes it is worth the time.
+            request_save_on_cell_execute=not page.parameters.get("quick"),
             execution_timeout=CELL_TIMEOUT,
             # A kernel with PyTorch takes seconds to shut down by itself, and has nothing to save.
             shutdown_kernel="immediate",
