@@ -1,8 +1,7 @@
 """The grid of the benchmark: no row twice, none lost, whatever is killed or runs beside it."""
 
-import signal
+import multiprocessing
 import subprocess
-import sys
 import time
 from collections import Counter
 from dataclasses import replace
@@ -134,8 +133,8 @@ def row(method="random", seed=0, **more) -> dict:
     return dict.fromkeys(COLUMNS, 0.25) | dict(zip(KEY, key, strict=True)) | more
 
 
-def cell(*methods, seed=0):
-    return suite.Cell("adult", "mlp1", 0.5, seed, tuple((m, "in-task") for m in methods))
+def cell(*methods, seed=0, architecture="mlp1"):
+    return suite.Cell("adult", architecture, 0.5, seed, tuple((m, "in-task") for m in methods))
 
 
 def test_only_missing_rows_are_left(tmp_path):
@@ -220,31 +219,37 @@ def rows_of(ledger: Path) -> list[tuple]:
 
 # ------------------------------------------------------------------ killed, and side by side
 
-SLOW_SUITE = """
-import sys, time
-from pathlib import Path
-from demix_lite.benchmark import suite
-judge, METHODS = suite.judge, ("random", "oracle", "composite")
-judged = []
-def slowly(*arguments, **options):
-    time.sleep(float(sys.argv[2]) if judged else 0)
-    judged.append(judge(*arguments, **options))
-    return judged[-1]
-suite.judge = slowly
-suite.TUNING_INJECTIONS, suite.TUNING_ROWS = 1, 200
-suite.environment_bank = lambda tasks, **options: {task: [] for task in tasks}
-suite._kept = lambda name, task, source: Path(sys.argv[1]).parent / f"{name}.json"
-cells = [
-    suite.Cell("adult", "mlp2", 0.5, seed, tuple((m, "in-task") for m in METHODS))
-    for seed in range(2)
-]
-suite.run_suite(cells, Path(sys.argv[1]), source="twin", train_rows=250, jobs=1)
-"""
+
+@pytest.fixture(scope="module")
+def start():
+    """Start a function in a process of its own, all as copies of one that has the libraries."""
+    kind = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    context = multiprocessing.get_context(kind)
+    context.set_forkserver_preload(["tests.test_suite"])
+
+    def begin(function, *arguments):
+        process = context.Process(target=function, args=arguments)
+        process.start()
+        return process
+
+    return begin
 
 
-def start(ledger: Path, pause: float) -> subprocess.Popen:
-    command = [sys.executable, "-W", "ignore", "-c", SLOW_SUITE, str(ledger), str(pause)]
-    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+def run_slowly(ledger: Path, pause: float) -> None:
+    """Run a small suite with a pause after the first row."""
+    judge, methods, judged = suite.judge, ("random", "oracle", "composite"), []
+
+    def slowly(*arguments, **options):
+        time.sleep(pause if judged else 0)
+        judged.append(judge(*arguments, **options))
+        return judged[-1]
+
+    suite.judge = slowly
+    suite.TUNING_INJECTIONS, suite.TUNING_ROWS = 1, 200
+    suite.environment_bank = lambda tasks, **options: {task: [] for task in tasks}
+    suite._kept = lambda name, task, source: ledger.parent / f"{name}.json"
+    cells = [cell(*methods, seed=seed, architecture="mlp2") for seed in range(2)]
+    suite.run_suite(cells, ledger, source="twin", train_rows=250, jobs=1)
 
 
 @pytest.fixture
@@ -258,22 +263,21 @@ def learned(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_suite_goes_on_where_it_stopped(tmp_path, learned):
+def test_a_killed_suite_goes_on_where_it_stopped(tmp_path, learned, start):
     ledger = tmp_path / "ledger.csv"
-    process = start(ledger, pause=60)
+    process = start(run_slowly, ledger, 60)
     deadline = time.monotonic() + 120
     while len(read_ledger(ledger)) < 1:
-        assert process.poll() is None, process.stderr.read()
+        assert process.is_alive()
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    process.stderr.close()
+    process.kill()
+    process.join()
     first = ledger.read_text()
     assert len(read_ledger(ledger)) == 1
-    done = start(ledger, pause=0)
-    assert done.communicate()[1] is not None
-    assert done.returncode == 0
+    done = start(run_slowly, ledger, 0)
+    done.join()
+    assert done.exitcode == 0
     assert ledger.read_text().startswith(first), "the finished row stays as it was"
     expected = {
         ("adult", method, "mlp2", 0.5, seed, "in-task", "twin")
@@ -288,27 +292,21 @@ def test_a_killed_suite_goes_on_where_it_stopped(tmp_path, learned):
     assert not list(tmp_path.glob("*.part"))
 
 
-APPEND = """
-import sys
-from pathlib import Path
-from demix_lite.benchmark import suite
-from types import SimpleNamespace
-from tests.test_suite import cell, row
-suite.prepare = lambda task, seed, **_: SimpleNamespace(seed=seed)
-suite._method = lambda name, *_: name
-suite.judge = lambda p, method, protocol: SimpleNamespace(row=row(method, p.seed))
-for seed in range(25):
-    suite._run_cell(cell(sys.argv[2], seed=seed), Path(sys.argv[1]), "twin", 10)
-"""
+def append(ledger: Path, name: str) -> None:
+    """Append 25 rows that cost nothing."""
+    suite.prepare = lambda task, seed, **_: SimpleNamespace(seed=seed)
+    suite._method = lambda name, *_: name
+    suite.judge = lambda p, method, protocol: SimpleNamespace(row=row(method, p.seed))
+    for seed in range(25):
+        suite._run_cell(cell(name, seed=seed), ledger, "twin", 10)
 
 
-def test_two_processes_append_side_by_side_and_lose_nothing(tmp_path):
+def test_two_processes_append_side_by_side_and_lose_nothing(tmp_path, start):
     ledger, names = tmp_path / "ledger.csv", ("random", "oracle")
-    running = [
-        subprocess.Popen([sys.executable, "-W", "ignore", "-c", APPEND, str(ledger), n], cwd=ROOT)
-        for n in names
-    ]
-    assert [process.wait() for process in running] == [0, 0]
+    running = [start(append, ledger, name) for name in names]
+    for process in running:
+        process.join()
+    assert [process.exitcode for process in running] == [0, 0]
     expected = [cell(name, seed=seed) for name in names for seed in range(25)]
     assert Counter(rows_of(ledger)) == Counter(keys(expected, "twin"))
 
@@ -635,6 +633,7 @@ def test_rows_of_the_ledger_do_not_make_the_code_dirty(monkeypatch, tmp_path):
     assert ledger._commit() == "unknown"
 
 
+@pytest.mark.usefixtures("hurried")
 def test_the_study_of_samples_counts_shares_of_what_is_there(monkeypatch):
     from demix_lite.benchmark import pipeline, studies
 
