@@ -246,15 +246,21 @@ def test_errors_are_seen_through_the_whole_line(loaded):
     assert roc_auc_score(swapped, scores[:, 0]) > 0.7
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("architecture", ["lora", "last"])
-def test_a_model_learns_which_answer_is_better(architecture):
+@pytest.fixture(scope="module")
+def samples():
+    """An encoder, and what it makes of rows to train and to test on."""
     pytest.importorskip("transformers", reason="needs demix_lite[llm]")
     task = get_task("ultrafeedback")
     splits = task.load(rows=2500)
     encoder = task.encoder(splits.train)
+    parts = (splits.train, splits.test.head(400))
+    return encoder, *(encoder.transform(part, task.target) for part in parts)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["lora", "last"])
+def test_a_model_learns_which_answer_is_better(architecture, samples):
+    task, (encoder, train, (inputs, targets)) = get_task("ultrafeedback"), samples
     model = seeded_model(task, architecture, encoder, 0)
-    samples = encoder.transform(splits.train, task.target)
-    trained = fit(model, task.loss, *samples, **task.training)
-    inputs, targets = encoder.transform(splits.test.head(400), task.target)
+    trained = fit(model, task.loss, *train, **task.training)
     assert task.metric(predict(trained.model, inputs), targets) >= 0.9

@@ -99,10 +99,14 @@ def test_every_kind_of_label_is_judged_and_the_same_again(name, pair):
     assert once.flag.index.equals(pair[1].run.index)
 
 
+@pytest.fixture(scope="module")
+def made_twice():
+    return [environment("3", "again", rows=150) for _ in range(2)]
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_same_seed_same_scores_on_a_run_made_anew(name):
-    first, second = (environment("3", "again", rows=150) for _ in range(2))
-    scores = [BASELINES[name]().scores(made.run) for made in (first, second)]
+def test_same_seed_same_scores_on_a_run_made_anew(name, made_twice):
+    scores = [BASELINES[name]().scores(made.run) for made in made_twice]
     np.testing.assert_array_equal(*scores)
 
 

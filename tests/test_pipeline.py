@@ -32,8 +32,14 @@ SETTINGS = {"rows": 900, "architecture": "mlp2", "validation": 48}
 
 
 @pytest.fixture(scope="module")
-def outcome():
-    return run_pipeline("adult", **SETTINGS)
+def heard():
+    """The stages that were announced in the run that the tests share."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def outcome(heard):
+    return run_pipeline("adult", **SETTINGS, announce=heard.append)
 
 
 def test_the_row_holds_every_ledger_column(outcome):
@@ -42,9 +48,7 @@ def test_the_row_holds_every_ledger_column(outcome):
     assert outcome.row["data_sha256"] == outcome.splits.card.sha256
 
 
-def test_stages_are_announced_in_order():
-    heard = []
-    run_pipeline("adult", **SETTINGS, announce=heard.append)
+def test_stages_are_announced_in_order(outcome, heard):
     assert list(dict.fromkeys(heard)) == [
         "load", "inject", "fit", "influence", "refit", "evaluate", "detect", "repair",
     ]  # fmt: skip
@@ -60,7 +64,7 @@ def test_same_seed_same_bits(outcome):
 
 
 def test_another_seed_gives_other_errors(outcome):
-    other = run_pipeline("adult", **SETTINGS, seed=1)
+    other = prepare("adult", **SETTINGS, seed=1)
     assert not other.injection.train.frame.equals(outcome.injection.train.frame)
     pd.testing.assert_frame_equal(other.splits.test, outcome.splits.test)
 

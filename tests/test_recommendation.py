@@ -1,6 +1,7 @@
 """What a recommendation task answers: impressions, rules, errors of whole things, repair."""
 
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -33,16 +34,25 @@ PARTS = ("train", "valid", "test")
 few = settings(max_examples=15)
 
 
+@cache
+def loaded(name):
+    task = get_task(name)
+    return task, task.load()
+
+
+@cache
+def prepared(name):
+    return prepare(name, seed=1)
+
+
 @pytest.fixture(scope="module", params=NAMES)
 def three(request):
-    task = get_task(request.param)
-    return task, task.load()
+    return loaded(request.param)
 
 
 @pytest.fixture(scope="module")
 def films():
-    task = get_task("movielens")
-    return task, task.load()
+    return loaded("movielens")
 
 
 def small_world(taken=10, users=3, items=40):
@@ -340,13 +350,13 @@ def test_a_frame_without_rows_has_inputs_without_rows(three):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_errors_hurt_and_knowing_them_helps(name):
-    prepared = prepare(name, seed=1)
-    assert prepared.facts["architecture"] == "din"
-    assert prepared.facts["metric_name"] == "AUC"
-    assert not prepared.run.sources[0].capture.fallback
-    reached = {kind: done.metric for kind, done in prepared.evaluations.items()}
+    done = prepared(name)
+    assert done.facts["architecture"] == "din"
+    assert done.facts["metric_name"] == "AUC"
+    assert not done.run.sources[0].capture.fallback
+    reached = {kind: found.metric for kind, found in done.evaluations.items()}
     assert reached["dirty"] < reached["oracle"] < reached["clean"]
-    vectors = prepared.run.vectors(torch.arange(64))
+    vectors = done.run.vectors(torch.arange(64))
     assert torch.isfinite(vectors).all()
 
 
@@ -356,13 +366,13 @@ def test_errors_hurt_and_knowing_them_helps(name):
 def test_noisy_clicks_finds_flipped_clicks_and_knows_what_it_is_for():
     assert NoisyClicks.applies_to(get_task("yelp"))
     assert not NoisyClicks.applies_to(get_task("adult"))
-    prepared = prepare("movielens", seed=2)
-    wrong = prepared.injection.train.errors["label"]
-    scores = NoisyClicks().scores(prepared.run)
+    done = prepared("movielens")
+    wrong = done.injection.train.errors["label"]
+    scores = NoisyClicks().scores(done.run)
     assert scores.shape == (len(wrong),)
     assert 0 <= scores.min() < scores.max() <= 1
     assert roc_auc_score(wrong, scores) > 0.6
-    np.testing.assert_array_equal(scores, NoisyClicks().scores(prepared.run))
+    np.testing.assert_array_equal(scores, NoisyClicks().scores(done.run))
 
 
 def test_what_is_recorded_adds_up():
