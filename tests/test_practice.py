@@ -1,5 +1,7 @@
 """Practice tasks: other questions asked of a table, with rules drawn at random."""
 
+from functools import cache
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -26,16 +28,20 @@ from demix_lite.tasks.tables import TABLES
 from demix_lite.tasks.tabular import TabularTask
 from tests.toy import toy_frame, toy_task
 
-SPLITS = {task.name: task.load(rows=1500) for task in TABLES}
 tables = pytest.mark.parametrize("table", TABLES, ids=lambda task: task.name)
 few = settings(max_examples=25)  # of each table
+
+
+@cache
+def splits_of(name):
+    return get_task(name).load(rows=1500)
 
 
 @tables
 @few
 @given(seed=st.integers(0, 10**6))
 def test_a_practice_task_asks_something_of_every_row_it_keeps(table, seed):
-    splits = SPLITS[table.name]
+    splits = splits_of(table.name)
     task, rows = practice_task(table, splits, np.random.default_rng(seed))
     assert {task.target, *task.features} == {table.target, *table.features}
     assert task.target not in task.features
@@ -55,7 +61,7 @@ def test_a_practice_task_asks_something_of_every_row_it_keeps(table, seed):
 @few
 @given(seed=st.integers(0, 10**6))
 def test_its_only_rule_neither_holds_nor_breaks_too_rarely(table, seed):
-    splits = SPLITS[table.name]
+    splits = splits_of(table.name)
     task, rows = practice_task(table, splits, np.random.default_rng(seed))
     (rule,) = task.rules
     assert set(rule.condition) <= set(task.features)
@@ -66,7 +72,7 @@ def test_its_only_rule_neither_holds_nor_breaks_too_rarely(table, seed):
 
 @tables
 def test_the_same_seed_asks_the_same_and_other_seeds_ask_other_things(table):
-    splits = SPLITS[table.name]
+    splits = splits_of(table.name)
 
     def drawn(seed):
         task, rows = practice_task(table, splits, np.random.default_rng(seed))
@@ -83,7 +89,7 @@ def test_the_same_seed_asks_the_same_and_other_seeds_ask_other_things(table):
 def test_numbers_are_asked_for_and_cut_into_classes():
     table = get_task("air")
     kinds = {
-        type(practice_task(table, SPLITS["air"], np.random.default_rng(seed))[0].label)
+        type(practice_task(table, splits_of("air"), np.random.default_rng(seed))[0].label)
         for seed in range(20)
     }
     assert kinds == {Classes, Number}
@@ -91,7 +97,7 @@ def test_numbers_are_asked_for_and_cut_into_classes():
 
 @tables
 def test_errors_go_into_practice_rows_as_into_any_others(table):
-    task, rows = practice_task(table, SPLITS[table.name], np.random.default_rng(5))
+    task, rows = practice_task(table, splits_of(table.name), np.random.default_rng(5))
     injected = inject(task, rows, 0.5, seed="practice")
     shares = injected.train.errors.mean()
     assert shares["label"] == pytest.approx(0.25, abs=0.01)
@@ -101,7 +107,7 @@ def test_errors_go_into_practice_rows_as_into_any_others(table):
 
 @pytest.mark.parametrize("name", ["adult", "covertype", "bike", "air"])
 def test_half_of_the_practice_tasks_exchange_labels_between_rows(name):
-    table, splits = get_task(name), SPLITS[name]
+    table, splits = get_task(name), splits_of(name)
     drawn = [practice_task(table, splits, np.random.default_rng(seed)) for seed in range(40)]
     assert 10 <= sum(task.exchanges_labels for task, _ in drawn) <= 30
     task, rows = next(
@@ -120,7 +126,7 @@ def test_half_of_the_practice_tasks_exchange_labels_between_rows(name):
 
 def test_a_rule_for_a_table_of_one_column_is_none():
     table = get_task("adult")
-    frame = SPLITS["adult"].train.assign(income="<=50K")
+    frame = splits_of("adult").train.assign(income="<=50K")
     assert random_rule(table, frame, np.random.default_rng(0)) is None
 
 
