@@ -43,12 +43,14 @@ def one_thread() -> Iterator[None]:
 
 
 def hurry(patch: pytest.MonkeyPatch) -> None:
-    """Learn little: a few trees, a few steps."""
+    """Learn little: a few trees, a few steps, and intervals from a few draws."""
+    from demix_lite.debugger import evidence
     from demix_lite.detector import second_pass, shortcuts
 
     for trees in (second_pass.CONSENSUS_TREES, second_pass.SUPPORT_TREES):
         patch.setitem(trees, "max_iter", 8)
     patch.setattr(shortcuts, "STEPS", 40)
+    patch.setattr(evidence, "DRAWS", 20)
 
 
 @pytest.fixture

@@ -42,15 +42,13 @@ from demix_lite.models.training import predict
 from demix_lite.tasks.base import Rule
 from demix_lite.tasks.own_table import own_table
 
-
-def checks():
-    debugger = DataDebugger(detector=LossDetector(), repeats=1)
-    return list(estimator_checks_generator(debugger))
+CHECKS = list(estimator_checks_generator(DataDebugger(detector=LossDetector(), repeats=1)))
 
 
+@pytest.mark.usefixtures("hurried")
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
-    ("estimator", "check"), checks(), ids=[getattr(c, "func", c).__name__ for _, c in checks()]
+    ("estimator", "check"), CHECKS, ids=[getattr(c, "func", c).__name__ for _, c in CHECKS]
 )
 def test_scikit_learn_would_take_it(estimator, check):
     check(estimator)

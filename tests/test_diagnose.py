@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from conftest import hurry
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.special import expit
@@ -69,6 +70,7 @@ class LossDetector:
 def quick(monkeypatch):
     monkeypatch.setattr(ErrorDetector, "shipped", classmethod(lambda cls, name: LossDetector()))
     monkeypatch.setattr(judging, "MOST_REPEATS", 2)
+    hurry(monkeypatch)
 
 
 def people(rows=300, wrong=30):
