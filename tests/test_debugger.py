@@ -602,6 +602,22 @@ def test_up_to_three_rules_are_named_that_share_no_column_and_no_rows():
     assert [found.suspected for found in named] == [True, False, False]
 
 
+def test_whether_a_column_tells_the_label_alone_is_asked_once(monkeypatch):
+    asked = []
+
+    def tells(column, labels, *, is_class):
+        asked.append(column.name)
+        return True
+
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"x": rng.uniform(size=300), "z": rng.uniform(size=300)})
+    frame["y"] = np.where(rng.random(300) < 0.5, "yes", "no")
+    task, verdicts = own_table(frame, "y").task, rng.uniform(size=(300, 3))
+    monkeypatch.setattr(shortcut_names, "is_telltale", tells)
+    name_shortcuts(task, task.encoder(frame), frame, verdicts)
+    assert sorted(asked) == ["x", "z"]
+
+
 def test_a_rule_says_the_label_that_goes_with_its_condition():
     rng = np.random.default_rng(0)
     x, breaks = rng.uniform(size=900), rng.random(900) < 0.15
