@@ -996,6 +996,8 @@ def test_columns_that_number_the_rows_are_left_out_and_others_stay():
     assert {"group_id", "born (days)", "n"} <= set(table.task.numeric)
     assert table.frame["town"].nunique() == 52
     assert "n was left out: it numbers the rows." in own_table(frame, "buys").notes
+    gaps = own_table(frame.drop(index=[3, 50]), "buys")
+    assert "n was left out: it numbers the rows." in gaps.notes
     many = [f"{a}{b} street" for a in "ABCDEFGHIJ" for b in "abcdefgh"]
     kept = own_table(people(400).assign(town=many * 5), "buys").frame["town"]
     assert kept.nunique() == KEPT_CATEGORIES
@@ -1003,6 +1005,23 @@ def test_columns_that_number_the_rows_are_left_out_and_others_stay():
     part = table.take(slice(5, 9))
     assert part.frame.index.tolist() == part.mended.index.tolist() == [0, 1, 2, 3]
     assert part.frame["age"].tolist() == frame["age"][5:9].tolist()
+
+
+@pytest.mark.parametrize(
+    ("name", "distinct", "said"),
+    [
+        ("column 1", 120, "was left out: it numbers the rows."),
+        ("Unnamed: 0", 120, "was left out: it numbers the rows."),
+        ("rownames", 120, "was left out: it numbers the rows."),
+        ("ID", 100, "was left out: it is an identifier (nearly every cell is different)."),
+        ("ID", 30, "was read as a number; leave it out if it only tells who or what a row is"),
+    ],
+)
+def test_numbers_named_like_an_identifier_are_left_out_or_mentioned(name, distinct, said):
+    numbers = 3 * np.random.default_rng(0).permutation(np.arange(120) % distinct)
+    table = own_table(people(120).assign(**{name: numbers}), "buys")
+    assert f"{name} {said}" in "\n".join(table.notes)
+    assert (name in table.task.features) == (distinct == 30)
 
 
 def test_the_spelling_that_is_written_most_is_the_name():

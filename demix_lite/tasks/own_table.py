@@ -63,7 +63,13 @@ FEW_NUMBERS = 12
 """A label with at most this many different values, all whole numbers, is read as classes."""
 
 OTHER = "(other)"
-ID_NAME = re.compile(r"(?i:(^|[_\s.-])(id|uuid|guid|key|index|row)([_\s.-]|$))|[a-z]I[dD]$")
+IDENTIFIER = "an identifier (nearly every cell is different)"
+ID_NAME = re.compile(
+    r"(?i:(^|[_\s.-])(id|uuid|guid|key|index|row)([_\s.-]|$))|[a-z]I[dD]$"
+    r"|(?i:^(column 1|unnamed: \d+|rownames?|__index_level_\d+__)$)"
+)
+"""Names of identifiers, and of the row numbers that R and pandas write with a table."""
+
 
 
 class DataError(DemixError, ValueError):
@@ -460,10 +466,19 @@ def _add_number(found: _Columns, name: str, cells: pd.Series, numbers: pd.Series
         found.notes.append(_same_everywhere(name, len(known)))
         return
     whole = _are_whole(numbers)
-    counts_up = whole and len(known) == len(numbers) and (known.diff().dropna() == 1).all()
-    if counts_up or (whole and ID_NAME.search(name) and known.is_unique):
+    named_id = whole and ID_NAME.search(name)
+    if (whole and len(known) == len(numbers) and _counts_up(known)) or (
+        named_id and known.is_unique
+    ):
         found.notes.append(f"{name} was left out: it numbers the rows.")
         return
+    if named_id and known.nunique() > len(known) / 2:
+        found.notes.append(f"{name} was left out: it is {IDENTIFIER}.")
+        return
+    if named_id:
+        found.notes.append(
+            f"{name} was read as a number; leave it out if it only tells who or what a row is about."
+        )
     if any(unit := unit_of(cells)):
         found.notes.append(f"{name} was read without its unit, {''.join(unit).strip()!r}.")
     if has_point_thousands(without_unit(cells)):
@@ -473,6 +488,13 @@ def _add_number(found: _Columns, name: str, cells: pd.Series, numbers: pd.Series
         found.notes.append(f"{name}: in {_count(limits, 'cell')} < or > was left out.")
     _say_unread(found, name, cells, numbers)
     found.add(name, filled, mended_numbers(filled, cells))
+
+
+def _counts_up(numbers: pd.Series) -> bool:
+    """Return whether numbers go up by one from row to row; rows without a label are missing."""
+    steps, rows = numbers.diff().dropna(), numbers.index
+    beside = numbers - rows if pd.api.types.is_integer_dtype(rows.dtype) else numbers
+    return bool((steps == 1).all() or beside.nunique() == 1)
 
 
 def _add_date(found: _Columns, name: str, cells: pd.Series, dates: pd.Series) -> None:
@@ -509,7 +531,7 @@ def _add_category(found: _Columns, name: str, text: pd.Series) -> None:
         return
     if len(counts) > max(FEW_NUMBERS, len(known) / 2):
         words, unread = known.str.split().str.len().mean(), as_numbers(known).isna()
-        what = "free text" if words > 2 else "an identifier (nearly every cell is different)"
+        what = "free text" if words > 2 else IDENTIFIER
         if 0 < unread.mean() < 0.5:
             what = f"numbers except for {_count(int(unread.sum()), 'cell')}, such as "
             what += f"{known[unread].iloc[0]!r}; correct these, or empty them"
