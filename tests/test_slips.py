@@ -14,6 +14,7 @@ from demix_lite.tasks.own_table import own_table
 from demix_lite.tasks.slips import (
     in_usual_unit,
     is_far,
+    may_be_code,
     mended_numbers,
     misspelt,
     stray_numbers,
@@ -252,8 +253,15 @@ def test_a_group_of_numbers_is_large_and_far_from_the_nearest_other():
 def test_a_code_for_what_is_missing_is_no_unit_and_whole_numbers_are_rounded():
     coded = pd.Series([9.0, 10.0, 11.0, 12.0, 9999.0, 9999.0])
     assert in_usual_unit(coded, coded > 100).tolist() == [9, 10, 11, 12, 10, 10]
+    survey = pd.Series([*[8, 12, 16] * 10, 97, 98, 99, 98])
+    assert in_usual_unit(survey, survey > 90).tolist()[-4:] == [12] * 4
     whole = pd.Series([170, 180, 190, 17999, 17501])
     assert in_usual_unit(whole, whole > 1000).tolist() == [170, 180, 190, 180, 175]
+
+
+@pytest.mark.parametrize(("number", "is_code"), [(999, True), (99.9, True), (75.864, False)])
+def test_a_code_for_what_is_missing_is_whole_or_made_of_nines(number, is_code):
+    assert may_be_code(pd.Series([*range(40, 60), *[number] * 6])).any() == is_code
 
 
 def test_names_with_a_digit_and_words_that_are_not_so_rare_are_no_slips():
