@@ -944,7 +944,7 @@ def test_a_unit_stands_at_nearly_every_number():
 @pytest.mark.parametrize(
     ("written", "read"),
     [
-        ("1/31/68", "2068-01-31 00:00"), ("1/31/69", "1969-01-31 00:00"),
+        ("1/31/40", "2040-01-31 00:00"), ("1/31/41", "1941-01-31 00:00"),
         ("7/21/2024 12:05 PM", "2024-07-21 12:05"), ("7/21/2024 12:05 am", "2024-07-21 00:05"),
         ("2024/7/21 3:05", "2024-07-21 03:05"), ("3.4.2024", "2024-04-03 00:00"),
         ("3/4/2024", "2024-03-04 00:00"), ("9:30", "1970-01-01 09:30"),
@@ -978,7 +978,9 @@ def test_checks_of_rows_and_classes_by_hand():
     assert "1 group of rows identical but for their label" in said
     for count, told in ((9, True), (10, False)):
         rare = frame.assign(buys=frame["buys"].where(frame.index >= count, "perhaps"))
-        assert ("perhaps" in "\n".join(own_table(rare, "buys").checks)) == told
+        checks = "\n".join(own_table(rare, "buys").checks)
+        assert ("perhaps" in checks) == told
+        assert "a slip" not in checks
     far = frame.assign(income=frame["income"].where(frame.index % 10 > 0, 99_999.0))
     checks = [said for said in own_table(far, "buys").checks if said.startswith("income")]
     assert len(checks) == 1
@@ -1014,7 +1016,7 @@ def test_columns_that_number_the_rows_are_left_out_and_others_stay():
         ("Unnamed: 0", 120, "was left out: it numbers the rows."),
         ("rownames", 120, "was left out: it numbers the rows."),
         ("ID", 100, "was left out: it is an identifier (nearly every cell is different)."),
-        ("ID", 30, "was read as a number; leave it out if it only tells who or what a row is"),
+        ("ID", 30, "was read as a number; leave it out if it only tells what a row is about."),
     ],
 )
 def test_numbers_named_like_an_identifier_are_left_out_or_mentioned(name, distinct, said):
@@ -1028,6 +1030,18 @@ def test_the_spelling_that_is_written_most_is_the_name():
     frame = people(200).assign(buys=lambda f: f["buys"].str.title())
     frame.loc[:60, "buys"] = frame["buys"][:61].str.upper()
     assert own_table(frame, "buys").task.label.names == ("No", "Yes")
+
+
+def test_a_label_of_few_numbers_says_that_it_was_read_as_classes():
+    frame = people(120).assign(buys=lambda f: (f["age"] % 4).astype(str))
+    said = "buys has only 4 different numbers and was read as classes; choose regression"
+    assert said in "\n".join(own_table(frame, "buys").notes)
+    assert said not in "\n".join(own_table(frame, "buys", kind="classification").notes)
+
+
+def test_a_mean_filled_in_among_whole_numbers_is_no_thousand():
+    frame = people(120).assign(years=["10.251" if i % 5 == 0 else f"{i % 17}" for i in range(120)])
+    assert own_table(frame, "buys").frame["years"].max() == 16
 
 
 def test_numbers_beyond_what_is_exact_are_not_whole():

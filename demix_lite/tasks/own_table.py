@@ -25,6 +25,7 @@ from demix_lite.tasks.reading import (
     MOSTLY,
     NO_DAY,
     NO_LABEL,
+    ONCE_OR_TWICE,
     are_codes,
     as_dates,
     as_numbers,
@@ -69,7 +70,6 @@ ID_NAME = re.compile(
     r"|(?i:^(column 1|unnamed: \d+|rownames?|__index_level_\d+__)$)"
 )
 """Names of identifiers, and of the row numbers that R and pandas write with a table."""
-
 
 
 class DataError(DemixError, ValueError):
@@ -252,8 +252,10 @@ def _checks(
     counts = frame[task.target].value_counts()
     rare = counts[counts < LEAST_ROWS]
     if task.label.classes and len(rare):
-        listed = ", ".join(f"{name!r} ({_count(count, 'row')})" for name, count in rare.items())
-        notes.append(f"{task.target}: too few rows to learn the class {listed}: a slip?")
+        some = [f"{name!r} ({_count(count, 'row')})" for name, count in rare[::-1][:5].items()]
+        more = f" and {len(rare) - 5} more" if len(rare) > 5 else ""
+        end = ": a slip?" if rare.min() <= ONCE_OR_TWICE else "."
+        notes.append(f"{task.target}: too few rows to learn the class {', '.join(some)}{more}{end}")
     notes += _codes(table.frame, table.codes.drop(columns=strays))
     for column in table.far.columns.drop(strays):
         notes += _cells(column, table.far[column], names, "very far from the others")
@@ -358,6 +360,11 @@ def _label(found: _Columns, labels: pd.Series, kind: Kind) -> tuple[Label, pd.Se
     if len(names) < 2:
         raise DataError(f"the label {labels.name!r} has only 1 class ({names[0]}); two are needed.")
     most = min(MOST_CLASSES, len(text) // 2)
+    if kind == "auto" and is_number and len(names) > 2:
+        found.notes.append(
+            f"{labels.name} has only {len(names)} different numbers and was read as classes; "
+            "choose regression to read it as a number."
+        )
     if len(names) > most:
         raise DataError(
             f"the label {labels.name!r} has {len(names)} different values in {len(text)} rows, too "
@@ -477,7 +484,7 @@ def _add_number(found: _Columns, name: str, cells: pd.Series, numbers: pd.Series
         return
     if named_id:
         found.notes.append(
-            f"{name} was read as a number; leave it out if it only tells who or what a row is about."
+            f"{name} was read as a number; leave it out if it only tells what a row is about."
         )
     if any(unit := unit_of(cells)):
         found.notes.append(f"{name} was read without its unit, {''.join(unit).strip()!r}.")
@@ -493,8 +500,8 @@ def _add_number(found: _Columns, name: str, cells: pd.Series, numbers: pd.Series
 def _counts_up(numbers: pd.Series) -> bool:
     """Return whether numbers go up by one from row to row; rows without a label are missing."""
     steps, rows = numbers.diff().dropna(), numbers.index
-    beside = numbers - rows if pd.api.types.is_integer_dtype(rows.dtype) else numbers
-    return bool((steps == 1).all() or beside.nunique() == 1)
+    in_order = pd.api.types.is_integer_dtype(rows.dtype) and rows.is_monotonic_increasing
+    return bool((steps == 1).all() or (in_order and (numbers - rows).nunique() == 1))
 
 
 def _add_date(found: _Columns, name: str, cells: pd.Series, dates: pd.Series) -> None:
