@@ -809,3 +809,15 @@ def test_a_rule_that_does_not_hold_is_no_shortcut_though_a_rare_label_agrees_wit
     suspicion[rare, 2] = 0.9
     named = name_shortcuts(task, task.encoder(frame), frame, suspicion)
     assert not [s for s in named if s.suspected and s.rule.condition == {"shop": frozenset("c")}]
+
+
+def test_a_rule_that_most_rows_with_its_condition_break_is_no_shortcut():
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"large": rng.permutation(["yes"] * 180 + ["no"] * 720)})
+    frame["tip"] = np.where(rng.random(900) < (frame["large"] == "yes") * 0.28 + 0.02, "9", "1")
+    breaks = (frame["large"] == "yes") != (frame["tip"] == "9")
+    task = own_table(frame, "tip").task
+    verdicts = np.column_stack([np.full(900, 0.05), np.full(900, 0.05), 0.1 + 0.7 * breaks])
+    assert not [
+        s for s in name_shortcuts(task, task.encoder(frame), frame, verdicts) if s.suspected
+    ]

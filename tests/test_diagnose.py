@@ -975,7 +975,7 @@ def test_checks_of_rows_and_classes_by_hand():
     twice.loc[300, "buys"] = "no" if frame["buys"][0] == "yes" else "yes"
     said = "\n".join(own_table(twice, "buys").checks)
     assert "3 rows identical to an earlier one" in said
-    assert "1 group of rows identical but for their label" in said
+    assert "1 group of rows identical but for their label (2 rows): nothing in them" in said
     for count, told in ((9, True), (10, False)):
         rare = frame.assign(buys=frame["buys"].where(frame.index >= count, "perhaps"))
         checks = "\n".join(own_table(rare, "buys").checks)
@@ -1126,6 +1126,22 @@ def test_what_is_no_text_is_named(tmp_path, capsys, mark, said):
     path = tmp_path / "t.csv"
     path.write_bytes(mark + bytes(20))
     assert said in refused(capsys, path, "--target", "y")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("<!DOCTYPE html>\n<p>Not found", "a web page or XML: save the table as CSV first"),
+        ('[{"age": 1, "buys": "no"},', "JSON: save the table as CSV first"),
+        ("age buys\n1 no\n22 yes\n", "seems to have blanks between its columns"),
+        ('age  buys\n"1"  22  no\n"2"  33  yes\n', "seems to have blanks between its columns"),
+        ("age,buys\n1,22,no\n2,33,yes\n", "or a first column without a name?"),
+    ],
+)
+def test_a_text_that_is_no_table_says_why(tmp_path, capsys, text, said):
+    path = tmp_path / "t.csv"
+    path.write_text(text)
+    assert said in refused(capsys, path, "--target", "buys")
 
 
 def test_checks_name_rows_as_the_file_counts_them():

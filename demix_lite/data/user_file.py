@@ -43,6 +43,10 @@ NOT_TEXT = {
     b"\xd0\xcf\x11\xe0": "an Excel file: save the sheet as CSV",
     b"\x1f\x8b": "compressed: unpack it",
 }
+OTHER_TEXT = {
+    r"<(!doctype|html|\?xml)\b": "a web page or XML: save the table as CSV",
+    r"\[\s*\{|\{\s*\"": "JSON: save the table as CSV",
+}
 MARKS = (  # UTF-32 before UTF-16: its mark begins with that of UTF-16
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -159,6 +163,9 @@ def _read_text(path: Path, encoding: str | None) -> pd.DataFrame:
     text = _decoded(raw, path, encoding)
     if "\0" in text:
         raise DemixError(f"{path} is not text (it holds zero bytes): give a CSV or Parquet file.")
+    for begin, what in OTHER_TEXT.items():
+        if re.match(rf"\s*({begin})", text, re.IGNORECASE):
+            raise DemixError(f"{path} is {what} first.")
     told = SEPARATOR_LINE.match(text)
     text = (text[told.end() :] if told else text).lstrip("\r\n")
     header, delimiter = _header(text, path, (told[1],) if told else DELIMITERS)
@@ -181,13 +188,18 @@ def _read_text(path: Path, encoding: str | None) -> pd.DataFrame:
         reason = str(error).strip().split("\n")[-1].removeprefix("Error tokenizing data. C error: ")
         if isinstance(error, pd.errors.ParserWarning):
             reason = (
-                "a row has more cells than there are column names, perhaps a separator at its end"
+                "a row has more cells than there are column names: a separator at its end, or a "
+                "first column without a name?"
             )
         if len(names) == 1:
             reason = "its first line is one cell: is it the line of column names?"
         raise DemixError(f"{path} is not a table of rows of equal length ({reason}).") from error
     frame.columns = pd.Index(names)
     check_shape(len(frame), names, path)
+    if _has_blanks_between(header, frame):
+        raise DemixError(
+            f"{path} seems to have blanks between its columns: save it with commas or tabs."
+        )
     frame = frame.fillna("")
     ends = "\r\n" if "\r\n" in text[: 2**20] else "\n"
     as_read = {"sep": delimiter, "encoding": encoding, "lineterminator": ends}
@@ -205,6 +217,15 @@ def _short_rows(text: str, delimiter: str, columns: int, rows: int) -> list[int]
         return []
     # If the two readers disagree on the number of rows, rows cannot be matched.
     return [row for row, count in enumerate(cells) if count < columns and len(cells) == rows]
+
+
+def _has_blanks_between(header: Sequence[str], frame: pd.DataFrame) -> bool:
+    """Return whether blanks split the names, and the rows into as many cells or one more."""
+    names = len(header[0].split())
+    if len(header) > 1 or names < 2:
+        return False
+    cells = frame.iloc[:FIRST_LINES, 0].str.split().str.len()
+    return bool(cells.isin([names, names + 1]).all())
 
 
 def _decoded(raw: bytes, path: Path, encoding: str) -> str:

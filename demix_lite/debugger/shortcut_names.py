@@ -20,6 +20,10 @@ LEAST_LINK = 0.5
 """Spurious verdicts count if their correlation with breaking a rule that has a name is at least
 this."""
 
+LEAST_FOLLOWED = 0.6
+"""A rule is followed if at least this share of the rows with its condition have the label, and at
+least this share of the others do not."""
+
 SURE_LABEL = 0.4
 """Probabilities of a label error are clipped to this, so that a soft target above 1/2 always means
 that the row has the label."""
@@ -30,17 +34,19 @@ class NamedShortcut:
     """A suspected shortcut: a rule and the rows that break it.
 
     ``breaks`` is true for these rows, and ``link`` is the correlation between breaking the rule and
-    the spurious verdicts, at most 1.
+    the spurious verdicts, at most 1. A rule is ``followed`` if most rows with its condition have
+    the label, and most others do not.
     """
 
     rule: Rule
     link: float
     breaks: np.ndarray
+    followed: bool = True
 
     @property
     def suspected(self) -> bool:
-        """Whether the rule explains the spurious verdicts well enough to be believed."""
-        return self.link >= LEAST_LINK
+        """Whether most rows follow the rule, and it explains the spurious verdicts well."""
+        return self.followed and self.link >= LEAST_LINK
 
 
 def name_shortcuts(
@@ -83,7 +89,8 @@ def name_shortcuts(
         if columns.isdisjoint(rule.condition) and all(
             _overlap(breaks, other.breaks) < ALIKE for other in named
         ):
-            named.append(NamedShortcut(rule, float(links[chosen]), breaks))
+            followed = _is_followed(rule, frame, task.target)
+            named.append(NamedShortcut(rule, float(links[chosen]), breaks, followed))
         if len(named) == MOST_NAMED:
             break
     return named
@@ -93,6 +100,15 @@ def _go_together(task: Task, rule: Rule, frame: pd.DataFrame) -> float:
     """Correlate condition and target; with a rare label most rows would agree with any rule."""
     both = np.stack([rule.holds(frame), rule.matches_target(frame[task.target])]).astype(float)
     return 0.0 if (both.std(axis=1) == 0).any() else float(np.corrcoef(both)[0, 1])
+
+
+def _is_followed(rule: Rule, frame: pd.DataFrame, target: str) -> bool:
+    """Return whether most rows with the condition have the label, and most others do not.
+
+    Of a rare label, most rows agree with a rule even if its condition makes it only less rare.
+    """
+    holds, label = rule.holds(frame), rule.matches_target(frame[target])
+    return bool(min(label[holds].mean(), 1 - label[~holds].mean()) >= LEAST_FOLLOWED)
 
 
 def _is_coarse(task: Task, rule: Rule, breaks: np.ndarray, frame: pd.DataFrame) -> bool:

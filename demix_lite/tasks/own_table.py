@@ -261,9 +261,13 @@ def _checks(
         notes += _cells(column, table.far[column], names, "very far from the others")
     if twice := int(frame.duplicated().sum()):
         notes.append(f"{_count(twice, 'row')} identical to an earlier one; each is judged.")
-    alike = frame.drop_duplicates().groupby(list(task.features), dropna=False, observed=True)
-    if (contradicting := int((alike.size() > 1).sum())) and task.label.classes:
-        notes.append(f"{_count(contradicting, 'group')} of rows identical but for their label.")
+    alike = frame.groupby(list(task.features), dropna=False, observed=True)[task.target]
+    if task.label.classes and (mixed := alike.nunique() > 1).any():
+        rows = _count(int(alike.size()[mixed].sum()), "row")
+        notes.append(
+            f"{_count(int(mixed.sum()), 'group')} of rows identical but for their label ({rows}): "
+            "nothing in them tells which label is right."
+        )
     return notes + _telltales(table)
 
 
