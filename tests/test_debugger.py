@@ -811,6 +811,19 @@ def test_a_rule_that_does_not_hold_is_no_shortcut_though_a_rare_label_agrees_wit
     assert not [s for s in named if s.suspected and s.rule.condition == {"shop": frozenset("c")}]
 
 
+@pytest.mark.parametrize("wrong", [0.0, 0.15])
+def test_a_cut_beside_the_one_that_makes_the_label_is_no_shortcut(wrong):
+    rng = np.random.default_rng(0)
+    weight = rng.permutation(900) + 1000
+    turned = rng.random(900) < wrong
+    frame = pd.DataFrame({"weight": weight, "low": np.where((weight < 1300) != turned, "1", "0")})
+    beside = (weight >= 1225) & (weight < 1300) if not wrong else turned
+    task = own_table(frame, "low").task
+    verdicts = np.column_stack([np.full(900, 0.05), np.full(900, 0.05), 0.1 + 0.7 * beside])
+    named = name_shortcuts(task, task.encoder(frame), frame, verdicts)
+    assert any(s.suspected for s in named) == bool(wrong)
+
+
 def test_a_rule_that_most_rows_with_its_condition_break_is_no_shortcut():
     rng = np.random.default_rng(0)
     frame = pd.DataFrame({"large": rng.permutation(["yes"] * 180 + ["no"] * 720)})

@@ -12,7 +12,7 @@ import pandas as pd
 from demix_lite.debugger.patterns import Pattern
 from demix_lite.detector.shortcuts import Candidates, candidates, quality
 from demix_lite.tasks.base import Encoder, Rule, Task
-from demix_lite.tasks.telltale import is_telltale
+from demix_lite.tasks.telltale import is_telltale, missed_alone
 
 MOST_NAMED = 3
 ALIKE = 0.7
@@ -114,13 +114,16 @@ def _is_followed(rule: Rule, frame: pd.DataFrame, target: str) -> bool:
 def _is_coarse(task: Task, rule: Rule, breaks: np.ndarray, frame: pd.DataFrame) -> bool:
     """Return whether a rule is a poor copy of a link by which its column predicts the label anyway.
 
-    It is if more rows break the rule than meet both its condition and its target.
+    It is if more rows break the rule than meet both its condition and its target, or if cuts at
+    other values of the column leave less than half as many rows on the wrong side.
     """
     (column,), labels = rule.condition, frame[task.target]
-    both = rule.holds(frame) & rule.matches_target(labels)
-    return bool(both.sum() < breaks.sum()) and is_telltale(
-        frame[column], labels, is_class=task.label.classes > 0
-    )
+    if not is_telltale(frame[column], labels, is_class=task.label.classes > 0):
+        return False
+    target = rule.matches_target(labels)
+    both = rule.holds(frame) & target
+    missed = missed_alone(frame[column], pd.Series(target, frame.index))
+    return bool(both.sum() < breaks.sum() or missed < breaks.mean() / 2)
 
 
 def _overlap(one: np.ndarray, two: np.ndarray) -> float:
