@@ -1039,6 +1039,15 @@ def test_a_label_of_few_numbers_says_that_it_was_read_as_classes():
     assert said not in "\n".join(own_table(frame, "buys", kind="classification").notes)
 
 
+def test_none_is_a_word_among_words_and_missing_among_numbers():
+    bags = pd.Series(["None", "Driver", "Both", "NA"] * 30)
+    table = own_table(people(120).assign(bags=bags), "buys")
+    assert set(table.frame["bags"].dropna()) == {"None", "Driver", "Both"}
+    assert "bags: 30 cells read as missing ('NA')." in table.notes
+    numbers = pd.Series(["None", "5", "6", "7"] * 30)
+    assert own_table(people(120).assign(n=numbers), "buys").frame["n"].isna().sum() == 30
+
+
 def test_a_mean_filled_in_among_whole_numbers_is_no_thousand():
     frame = people(120).assign(years=["10.251" if i % 5 == 0 else f"{i % 17}" for i in range(120)])
     assert own_table(frame, "buys").frame["years"].max() == 16

@@ -22,6 +22,7 @@ from demix_lite.tasks.labels import Classes, Label, Number
 from demix_lite.tasks.moved_cells import MovedCells, find_moved_cells
 from demix_lite.tasks.reading import (
     LIMIT,
+    MISSING_WORDS,
     MOSTLY,
     NO_DAY,
     NO_LABEL,
@@ -38,6 +39,7 @@ from demix_lite.tasks.reading import (
     without_unit,
 )
 from demix_lite.tasks.slips import (
+    LEAST_APART,
     in_usual_unit,
     is_far,
     may_be_code,
@@ -59,6 +61,9 @@ KEPT_CATEGORIES = 60
 MOST_CLASSES = 50
 FEW_FAR = 0.05
 """If at most this share of the label values lies far outside, they do not set the label's range."""
+
+FEW_FAR_CELLS = 10
+"""In a small table up to this many far numbers of a column are named one by one."""
 
 FEW_NUMBERS = 12
 """A label with at most this many different values, all whole numbers, is read as classes."""
@@ -119,8 +124,12 @@ class OwnTable:
 
     @cached_property
     def far(self) -> pd.DataFrame:
-        """Whether each other number lies far outside, one boolean column per numeric one."""
-        return self.frame[self._numbers].apply(is_far) & ~self.codes
+        """Whether each other number lies far outside, one boolean column per numeric one.
+
+        Where many do, the column has a long tail, and none of them stands out.
+        """
+        far = self.frame[self._numbers].apply(is_far) & ~self.codes
+        return far & (far.sum() <= max(FEW_FAR_CELLS, LEAST_APART * len(far)))
 
     @property
     def _numbers(self) -> list[str]:
@@ -217,11 +226,12 @@ def own_table(
         for made in (found.features, found.mended)
     )
     table = OwnTable(task, ready, mended, found.source, found.notes, found.checks)
-    moved = find_moved_cells(ready, [c for c in numeric if found.source[c] == c])
+    plain = [c for c in numeric if found.source[c] == c]  # a date has no other unit
+    moved = find_moved_cells(ready, plain)
     if moved is not None:
         back = moved.moved_back(ready)
         mended = mended.assign(**{c: mended[c].mask(moved.rows, back[c]) for c in back})
-    strays = stray_numbers(mended, numeric)
+    strays = stray_numbers(mended, plain)
     table.checks.extend(_checks(table, moved, strays, frame.index))
     brought_back = {c: in_usual_unit(mended[c], rows) for c, rows in strays.items()}
     return replace(table, mended=mended.assign(**brought_back), moved=moved)
@@ -442,6 +452,8 @@ def _read_column(found: _Columns, name: str, values: pd.Series) -> None:
     if is_datetime64_any_dtype(values.dtype):
         _add_date(found, name, cells, values)
         return
+    if not _has_readable(cells):
+        cells = as_text(values, MISSING_WORDS - {"none", "nil"})  # like few and many
     cells = _say_missing(found, name, cells, values)
     if are_codes(cells.dropna()):
         found.notes.append(f"{name} was read as a code, because numbers in it begin with 0.")
@@ -456,6 +468,12 @@ def _read_column(found: _Columns, name: str, values: pd.Series) -> None:
             add(found, name, cells, values)
             return
     _add_category(found, name, cells)
+
+
+def _has_readable(cells: pd.Series) -> bool:
+    """Return whether any cell is a number or a date."""
+    words = cells.dropna().drop_duplicates()
+    return bool(as_numbers(words).notna().any() or as_dates(words).notna().any())
 
 
 def _say_missing(found: _Columns, name: str, cells: pd.Series, values: pd.Series) -> pd.Series:

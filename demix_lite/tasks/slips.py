@@ -125,8 +125,8 @@ def may_be_code(numbers: pd.Series) -> pd.Series:
         nothing = end == 0 and count > len(others)
         is_typed = end % 1 == 0 or set(f"{abs(end):g}") <= {"9", "."}
         if count >= REPEATED and is_typed and not nothing and others.nunique() >= 2 * REPEATED:
-            range_of_others = others.max() - others.min()
-            if (others - end).abs().min() > ALONE * range_of_others:
+            near = others[~is_far(others)]  # one gross error would widen the range
+            if (others - end).abs().min() > ALONE * (near.max() - near.min()):
                 return numbers == end
     return pd.Series(False, numbers.index)
 
