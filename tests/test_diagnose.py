@@ -1044,6 +1044,8 @@ def test_none_is_a_word_among_words_and_missing_among_numbers():
     table = own_table(people(120).assign(bags=bags), "buys")
     assert set(table.frame["bags"].dropna()) == {"None", "Driver", "Both"}
     assert "bags: 30 cells read as missing ('NA')." in table.notes
+    both = own_table(people(120).assign(bags=bags, doors=bags[::-1].to_numpy()), "buys").notes
+    assert "Cells read as missing ('NA'): bags (30), doors (30)." in both
     numbers = pd.Series(["None", "5", "6", "7"] * 30)
     assert own_table(people(120).assign(n=numbers), "buys").frame["n"].isna().sum() == 30
 

@@ -155,6 +155,7 @@ class _Columns:
     source: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     checks: list[str] = field(default_factory=list)
+    missing: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def free(self, name: str) -> str:
         """Return ``name``, with underscores appended until no column has it."""
@@ -214,6 +215,7 @@ def own_table(
             _add_category(found, str(column), as_text(values))
         else:
             _read_column(found, str(column), values)
+    found.notes += _missing(found)
     if not any(column.nunique() > 1 for column in found.mended.values()):
         raise DataError(
             f"{NAME} has no column to learn {target!r} from (n_features = 0): "
@@ -477,7 +479,7 @@ def _has_readable(cells: pd.Series) -> bool:
 
 
 def _say_missing(found: _Columns, name: str, cells: pd.Series, values: pd.Series) -> pd.Series:
-    """Note which words were read as missing; with only one other word they are a category."""
+    """Count the words read as missing; with only one other word they are a category."""
     text = as_text(values, frozenset([""]))
     words = text[cells.isna() & values.notna()].dropna()
     if words.empty:
@@ -485,8 +487,20 @@ def _say_missing(found: _Columns, name: str, cells: pd.Series, values: pd.Series
     if cells.nunique() == 1:
         return text
     listed = ", ".join(map(repr, words.value_counts().index[:3]))
-    found.notes.append(f"{name}: {_count(len(words), 'cell')} read as missing ({listed}).")
+    found.missing.setdefault(listed, {})[name] = len(words)
     return cells
+
+
+def _missing(found: _Columns) -> list[str]:
+    """Say how many cells were read as missing, in one line for columns with the same words."""
+    return [
+        f"Cells read as missing ({words}): "
+        + ", ".join(f"{name} ({count:,})" for name, count in counts.items())
+        + "."
+        if len(counts) > 1
+        else f"{next(iter(counts))}: {_count(*counts.values(), 'cell')} read as missing ({words})."
+        for words, counts in found.missing.items()
+    ]
 
 
 def _add_number(found: _Columns, name: str, cells: pd.Series, numbers: pd.Series) -> None:
