@@ -20,9 +20,10 @@ LEAST_LINK = 0.5
 """Spurious verdicts count if their correlation with breaking a rule that has a name is at least
 this."""
 
-LEAST_FOLLOWED = 0.6
-"""A rule is followed if at least this share of the rows with its condition have the label, and at
-least this share of the others do not."""
+LEAST_FOLLOWED, LEAST_TOGETHER = 0.6, 0.3
+"""A rule is followed if at least a share ``LEAST_FOLLOWED`` of the rows with its condition have the
+label, and of the others do not, and condition and label have a correlation of at least
+``LEAST_TOGETHER``."""
 
 SURE_LABEL = 0.4
 """Probabilities of a label error are clipped to this, so that a soft target above 1/2 always means
@@ -89,7 +90,7 @@ def name_shortcuts(
         if columns.isdisjoint(rule.condition) and all(
             _overlap(breaks, other.breaks) < ALIKE for other in named
         ):
-            followed = _is_followed(rule, frame, task.target)
+            followed = _is_followed(task, rule, frame)
             named.append(NamedShortcut(rule, float(links[chosen]), breaks, followed))
         if len(named) == MOST_NAMED:
             break
@@ -102,13 +103,15 @@ def _go_together(task: Task, rule: Rule, frame: pd.DataFrame) -> float:
     return 0.0 if (both.std(axis=1) == 0).any() else float(np.corrcoef(both)[0, 1])
 
 
-def _is_followed(rule: Rule, frame: pd.DataFrame, target: str) -> bool:
+def _is_followed(task: Task, rule: Rule, frame: pd.DataFrame) -> bool:
     """Return whether most rows with the condition have the label, and most others do not.
 
-    Of a rare label, most rows agree with a rule even if its condition makes it only less rare.
+    Of a rare label, most rows agree with a rule even if its condition makes it only less rare. Of a
+    rare condition, most rows agree with a rule even if most rows with the label lack the condition.
     """
-    holds, label = rule.holds(frame), rule.matches_target(frame[target])
-    return bool(min(label[holds].mean(), 1 - label[~holds].mean()) >= LEAST_FOLLOWED)
+    holds, label = rule.holds(frame), rule.matches_target(frame[task.target])
+    share = min(label[holds].mean(), 1 - label[~holds].mean())
+    return bool(share >= LEAST_FOLLOWED and _go_together(task, rule, frame) >= LEAST_TOGETHER)
 
 
 def _is_coarse(task: Task, rule: Rule, breaks: np.ndarray, frame: pd.DataFrame) -> bool:
