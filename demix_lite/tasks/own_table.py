@@ -493,14 +493,15 @@ def _say_missing(found: _Columns, name: str, cells: pd.Series, values: pd.Series
 
 def _missing(found: _Columns) -> list[str]:
     """Say how many cells were read as missing, in one line for columns with the same words."""
-    return [
-        f"Cells read as missing ({words}): "
-        + ", ".join(f"{name} ({count:,})" for name, count in counts.items())
-        + "."
-        if len(counts) > 1
-        else f"{next(iter(counts))}: {_count(*counts.values(), 'cell')} read as missing ({words})."
-        for words, counts in found.missing.items()
-    ]
+    lines = []
+    for words, counts in found.missing.items():
+        if len(counts) > 1:
+            listed = ", ".join(f"{name} ({count:,})" for name, count in counts.items())
+            lines.append(f"Cells read as missing ({words}): {listed}.")
+            continue
+        for name, count in counts.items():
+            lines.append(f"{name}: {_count(count, 'cell')} read as missing ({words}).")
+    return lines
 
 
 def _add_number(found: _Columns, name: str, cells: pd.Series, numbers: pd.Series) -> None:
