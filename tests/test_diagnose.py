@@ -961,7 +961,7 @@ def test_a_unit_stands_at_nearly_every_number():
 @pytest.mark.parametrize(
     ("written", "read"),
     [
-        ("1/31/68", "2068-01-31 00:00"), ("1/31/69", "1969-01-31 00:00"),
+        ("1/31/40", "2040-01-31 00:00"), ("1/31/41", "1941-01-31 00:00"),
         ("7/21/2024 12:05 PM", "2024-07-21 12:05"), ("7/21/2024 12:05 am", "2024-07-21 00:05"),
         ("2024/7/21 3:05", "2024-07-21 03:05"), ("3.4.2024", "2024-04-03 00:00"),
         ("3/4/2024", "2024-03-04 00:00"), ("9:30", "1970-01-01 09:30"),
@@ -992,10 +992,12 @@ def test_checks_of_rows_and_classes_by_hand():
     twice.loc[300, "buys"] = "no" if frame["buys"][0] == "yes" else "yes"
     said = "\n".join(own_table(twice, "buys").checks)
     assert "3 rows identical to an earlier one" in said
-    assert "1 group of rows identical but for their label" in said
+    assert "1 group of rows identical but for their label (2 rows): nothing in them" in said
     for count, told in ((9, True), (10, False)):
         rare = frame.assign(buys=frame["buys"].where(frame.index >= count, "perhaps"))
-        assert ("perhaps" in "\n".join(own_table(rare, "buys").checks)) == told
+        checks = "\n".join(own_table(rare, "buys").checks)
+        assert ("perhaps" in checks) == told
+        assert "a slip" not in checks
     far = frame.assign(income=frame["income"].where(frame.index % 10 > 0, 99_999.0))
     checks = [said for said in own_table(far, "buys").checks if said.startswith("income")]
     assert len(checks) == 1
@@ -1013,6 +1015,8 @@ def test_columns_that_number_the_rows_are_left_out_and_others_stay():
     assert {"group_id", "born (days)", "n"} <= set(table.task.numeric)
     assert table.frame["town"].nunique() == 52
     assert "n was left out: it numbers the rows." in own_table(frame, "buys").notes
+    gaps = own_table(frame.drop(index=[3, 50]), "buys")
+    assert "n was left out: it numbers the rows." in gaps.notes
     many = [f"{a}{b} street" for a in "ABCDEFGHIJ" for b in "abcdefgh"]
     kept = own_table(people(400).assign(town=many * 5), "buys").frame["town"]
     assert kept.nunique() == KEPT_CATEGORIES
@@ -1022,10 +1026,50 @@ def test_columns_that_number_the_rows_are_left_out_and_others_stay():
     assert part.frame["age"].tolist() == frame["age"][5:9].tolist()
 
 
+@pytest.mark.parametrize(
+    ("name", "distinct", "said"),
+    [
+        ("column 1", 120, "was left out: it numbers the rows."),
+        ("Unnamed: 0", 120, "was left out: it numbers the rows."),
+        ("rownames", 120, "was left out: it numbers the rows."),
+        ("ID", 100, "was left out: it is an identifier (nearly every cell is different)."),
+        ("ID", 30, "was read as a number; leave it out if it only tells what a row is about."),
+    ],
+)
+def test_numbers_named_like_an_identifier_are_left_out_or_mentioned(name, distinct, said):
+    numbers = 3 * np.random.default_rng(0).permutation(np.arange(120) % distinct)
+    table = own_table(people(120).assign(**{name: numbers}), "buys")
+    assert f"{name} {said}" in "\n".join(table.notes)
+    assert (name in table.task.features) == (distinct == 30)
+
+
 def test_the_spelling_that_is_written_most_is_the_name():
     frame = people(200).assign(buys=lambda f: f["buys"].str.title())
     frame.loc[:60, "buys"] = frame["buys"][:61].str.upper()
     assert own_table(frame, "buys").task.label.names == ("No", "Yes")
+
+
+def test_a_label_of_few_numbers_says_that_it_was_read_as_classes():
+    frame = people(120).assign(buys=lambda f: (f["age"] % 4).astype(str))
+    said = "buys has only 4 different numbers and was read as classes; choose regression"
+    assert said in "\n".join(own_table(frame, "buys").notes)
+    assert said not in "\n".join(own_table(frame, "buys", kind="classification").notes)
+
+
+def test_none_is_a_word_among_words_and_missing_among_numbers():
+    bags = pd.Series(["None", "Driver", "Both", "NA"] * 30)
+    table = own_table(people(120).assign(bags=bags), "buys")
+    assert set(table.frame["bags"].dropna()) == {"None", "Driver", "Both"}
+    assert "bags: 30 cells read as missing ('NA')." in table.notes
+    both = own_table(people(120).assign(bags=bags, doors=bags[::-1].to_numpy()), "buys").notes
+    assert "Cells read as missing ('NA'): bags (30), doors (30)." in both
+    numbers = pd.Series(["None", "5", "6", "7"] * 30)
+    assert own_table(people(120).assign(n=numbers), "buys").frame["n"].isna().sum() == 30
+
+
+def test_a_mean_filled_in_among_whole_numbers_is_no_thousand():
+    frame = people(120).assign(years=["10.251" if i % 5 == 0 else f"{i % 17}" for i in range(120)])
+    assert own_table(frame, "buys").frame["years"].max() == 16
 
 
 def test_numbers_beyond_what_is_exact_are_not_whole():
@@ -1110,6 +1154,21 @@ def test_what_is_no_text_is_named(tmp_path, capsys, mark, said):
     path = tmp_path / "t.csv"
     path.write_bytes(mark + bytes(20))
     assert said in refused(capsys, path, "--target", "y")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("<!DOCTYPE html>\n<p>Not found", "a web page or XML: save the table as CSV first"),
+        ('[{"age": 1, "buys": "no"},', "JSON: save the table as CSV first"),
+        ('age  buys\n"1"  22  no\n"2"  33  yes\n', "or a first column without a name?"),
+        ("age,buys\n1,22,no\n2,33,yes\n", "or a first column without a name?"),
+    ],
+)
+def test_a_text_that_is_no_table_says_why(tmp_path, capsys, text, said):
+    path = tmp_path / "t.csv"
+    path.write_text(text)
+    assert said in refused(capsys, path, "--target", "buys")
 
 
 def test_checks_name_rows_as_the_file_counts_them():

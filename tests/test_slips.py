@@ -1,5 +1,7 @@
 """Slips of the keyboard and of units: what is mended, what is left, and what a diagnosis says."""
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,11 +16,13 @@ from demix_lite.tasks.own_table import own_table
 from demix_lite.tasks.slips import (
     in_usual_unit,
     is_far,
+    may_be_code,
     mended_numbers,
     misspelt,
     stray_numbers,
     with_more_decimals,
 )
+from demix_lite.tasks.telltale import tells_alone
 
 
 def slips_of(frame, target="buys"):
@@ -252,8 +256,44 @@ def test_a_group_of_numbers_is_large_and_far_from_the_nearest_other():
 def test_a_code_for_what_is_missing_is_no_unit_and_whole_numbers_are_rounded():
     coded = pd.Series([9.0, 10.0, 11.0, 12.0, 9999.0, 9999.0])
     assert in_usual_unit(coded, coded > 100).tolist() == [9, 10, 11, 12, 10, 10]
+    survey = pd.Series([*[8, 12, 16] * 10, 97, 98, 99, 98])
+    assert in_usual_unit(survey, survey > 90).tolist()[-4:] == [12] * 4
     whole = pd.Series([170, 180, 190, 17999, 17501])
     assert in_usual_unit(whole, whole > 1000).tolist() == [170, 180, 190, 180, 175]
+
+
+def test_one_gross_error_does_not_hide_a_code():
+    sizes = pd.Series([*np.linspace(3.7, 10.5, 60), *[0.0] * 6])
+    assert may_be_code(sizes).sum() == 6
+    assert may_be_code(pd.concat([sizes, pd.Series([58.9])], ignore_index=True)).sum() == 6
+
+
+def test_a_few_late_dates_are_in_no_other_unit():
+    dates = [f"2024-07-{i % 28 + 1:02}" for i in range(120)]
+    dates[::15] = [f"2027-07-{day:02}" for day in range(1, 9)]
+    said = own_table(people(120).assign(day=dates), "buys")
+    assert not said.slips["day (days)"].any()
+    assert "another unit" not in "\n".join(said.checks)
+
+
+def test_a_long_tail_has_no_number_far_from_the_others():
+    income = people(300)["age"] * 10
+    for many, told in ((3, True), (20, False)):
+        tail = income.where(income.index >= many, 9000 * (income.index + 1.0))
+        checks = own_table(people(300).assign(income=tail), "buys").checks
+        assert any("income" in said and "very far" in said for said in checks) == told
+
+
+def test_a_class_that_the_sample_hardly_has_does_not_count_for_a_telltale_column():
+    labels = pd.Series(["a"] * 9000 + ["b"] * 9000 + ["c"] * 5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert tells_alone(pd.Series(range(18_005)), labels, is_class=True) > 0.99
+
+
+@pytest.mark.parametrize(("number", "is_code"), [(999, True), (99.9, True), (75.864, False)])
+def test_a_code_for_what_is_missing_is_whole_or_made_of_nines(number, is_code):
+    assert may_be_code(pd.Series([*range(40, 60), *[number] * 6])).any() == is_code
 
 
 def test_names_with_a_digit_and_words_that_are_not_so_rare_are_no_slips():

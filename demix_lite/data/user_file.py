@@ -43,6 +43,10 @@ NOT_TEXT = {
     b"\xd0\xcf\x11\xe0": "an Excel file: save the sheet as CSV",
     b"\x1f\x8b": "compressed: unpack it",
 }
+OTHER_TEXT = {
+    r"<(!doctype|html|\?xml)\b": "a web page or XML: save the table as CSV",
+    r"\[\s*\{|\{\s*\"": "JSON: save the table as CSV",
+}
 MARKS = (  # UTF-32 before UTF-16: its mark begins with that of UTF-16
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -159,6 +163,9 @@ def _read_text(path: Path, encoding: str | None) -> pd.DataFrame:
     text = _decoded(raw, path, encoding)
     if "\0" in text:
         raise DemixError(f"{path} is not text (it holds zero bytes): give a CSV or Parquet file.")
+    for begin, what in OTHER_TEXT.items():
+        if re.match(rf"\s*({begin})", text, re.IGNORECASE):
+            raise DemixError(f"{path} is {what} first.")
     told = SEPARATOR_LINE.match(text)
     text = (text[told.end() :] if told else text).lstrip("\r\n")
     header, delimiter = _header(text, path, (told[1],) if told else DELIMITERS)
@@ -184,7 +191,8 @@ def _read_text(path: Path, encoding: str | None) -> pd.DataFrame:
         reason = str(error).strip().split("\n")[-1].removeprefix("Error tokenizing data. C error: ")
         if isinstance(error, pd.errors.ParserWarning):
             reason = (
-                "a row has more cells than there are column names, perhaps a separator at its end"
+                "a row has more cells than there are column names: a separator at its end, or a "
+                "first column without a name?"
             )
         if len(names) == 1:
             reason = "its first line is one cell: is it the line of column names?"
@@ -233,9 +241,9 @@ def _header(text: str, path: Path, delimiters: Sequence[str]) -> tuple[list[str]
 
 
 def _blanks_separate(text: str) -> bool:
-    """Return whether blanks split all of the first lines into equally many cells, at least two."""
-    several, alike, _ = _how_alike(_first_lines(_with_single_blanks(text[: 2**20]), " "))
-    return several and alike == 1
+    """Return whether blanks split the names, and the first rows into as many cells or one more."""
+    names, *rows = map(len, _first_lines(_with_single_blanks(text[: 2**20]), " "))
+    return names > 1 and (set(rows) == {names} or set(rows) == {names + 1})
 
 
 def _with_single_blanks(text: str) -> str:

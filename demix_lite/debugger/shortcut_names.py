@@ -14,13 +14,18 @@ import pandas as pd
 from demix_lite.debugger.patterns import Pattern
 from demix_lite.detector.shortcuts import Candidates, candidates, quality
 from demix_lite.tasks.base import Encoder, Rule, Task
-from demix_lite.tasks.telltale import is_telltale
+from demix_lite.tasks.telltale import is_telltale, missed_alone
 
 MOST_NAMED = 3
 ALIKE = 0.7
 LEAST_LINK = 0.5
 """Spurious verdicts count if their correlation with breaking a rule that has a name is at least
 this."""
+
+LEAST_FOLLOWED, LEAST_TOGETHER = 0.6, 0.3
+"""A rule is followed if at least a share ``LEAST_FOLLOWED`` of the rows with its condition have the
+label, and of the others do not, and condition and label have a correlation of at least
+``LEAST_TOGETHER``."""
 
 SURE_LABEL = 0.4
 """Probabilities of a label error are clipped to this, so that a soft target above 1/2 always means
@@ -32,17 +37,19 @@ class NamedShortcut:
     """A suspected shortcut: a rule and the rows that break it.
 
     ``breaks`` is true for these rows, and ``link`` is the correlation between breaking the rule and
-    the spurious verdicts, at most 1.
+    the spurious verdicts, at most 1. A rule is ``followed`` if most rows with its condition have
+    the label, and most others do not.
     """
 
     rule: Rule
     link: float
     breaks: np.ndarray
+    followed: bool = True
 
     @property
     def suspected(self) -> bool:
-        """Whether the rule explains the spurious verdicts well enough to be believed."""
-        return self.link >= LEAST_LINK
+        """Whether most rows follow the rule, and it explains the spurious verdicts well."""
+        return self.followed and self.link >= LEAST_LINK
 
 
 def name_shortcuts(
@@ -90,7 +97,8 @@ def name_shortcuts(
         if columns.isdisjoint(rule.condition) and all(
             _overlap(breaks, other.breaks) < ALIKE for other in named
         ):
-            named.append(NamedShortcut(rule, float(links[chosen]), breaks))
+            followed = _is_followed(task, rule, frame)
+            named.append(NamedShortcut(rule, float(links[chosen]), breaks, followed))
         if len(named) == MOST_NAMED:
             break
     return named
@@ -102,6 +110,17 @@ def _go_together(task: Task, rule: Rule, frame: pd.DataFrame) -> float:
     return 0.0 if (both.std(axis=1) == 0).any() else float(np.corrcoef(both)[0, 1])
 
 
+def _is_followed(task: Task, rule: Rule, frame: pd.DataFrame) -> bool:
+    """Return whether most rows with the condition have the label, and most others do not.
+
+    Of a rare label, most rows agree with a rule even if its condition makes it only less rare. Of a
+    rare condition, most rows agree with a rule even if most rows with the label lack the condition.
+    """
+    holds, label = rule.holds(frame), rule.matches_target(frame[task.target])
+    share = min(label[holds].mean(), 1 - label[~holds].mean())
+    return bool(share >= LEAST_FOLLOWED and _go_together(task, rule, frame) >= LEAST_TOGETHER)
+
+
 def _is_coarse(
     task: Task,
     rule: Rule,
@@ -111,12 +130,17 @@ def _is_coarse(
 ) -> bool:
     """Return whether a rule is a poor copy of a link by which its column predicts the label anyway.
 
-    It is if more rows break the rule than meet both its condition and its target. ``tells`` says
+    It is if more rows break the rule than meet both its condition and its target, or if cuts at
+    other values of the column leave less than half as many rows on the wrong side. ``tells`` says
     whether a column alone predicts the label.
     """
     (column,) = rule.condition
-    both = rule.holds(frame) & rule.matches_target(frame[task.target])
-    return bool(both.sum() < breaks.sum()) and tells(column)
+    if not tells(column):
+        return False
+    target = rule.matches_target(frame[task.target])
+    both = rule.holds(frame) & target
+    missed = missed_alone(frame[column], pd.Series(target, frame.index))
+    return bool(both.sum() < breaks.sum() or missed < breaks.mean() / 2)
 
 
 def _overlap(one: np.ndarray, two: np.ndarray) -> float:

@@ -22,9 +22,11 @@ from demix_lite.tasks.labels import Classes, Label, Number
 from demix_lite.tasks.moved_cells import MovedCells, find_moved_cells
 from demix_lite.tasks.reading import (
     LIMIT,
+    MISSING_WORDS,
     MOSTLY,
     NO_DAY,
     NO_LABEL,
+    ONCE_OR_TWICE,
     are_codes,
     as_dates,
     as_numbers,
@@ -37,6 +39,7 @@ from demix_lite.tasks.reading import (
     without_unit,
 )
 from demix_lite.tasks.slips import (
+    LEAST_APART,
     in_usual_unit,
     is_far,
     may_be_code,
@@ -59,11 +62,19 @@ MOST_CLASSES = 50
 FEW_FAR = 0.05
 """If at most this share of the label values lies far outside, they do not set the label's range."""
 
+FEW_FAR_CELLS = 10
+"""In a small table up to this many far numbers of a column are named one by one."""
+
 FEW_NUMBERS = 12
 """A label with at most this many different values, all whole numbers, is read as classes."""
 
 OTHER = "(other)"
-ID_NAME = re.compile(r"(?i:(^|[_\s.-])(id|uuid|guid|key|index|row)([_\s.-]|$))|[a-z]I[dD]$")
+IDENTIFIER = "an identifier (nearly every cell is different)"
+ID_NAME = re.compile(
+    r"(?i:(^|[_\s.-])(id|uuid|guid|key|index|row)([_\s.-]|$))|[a-z]I[dD]$"
+    r"|(?i:^(column 1|unnamed: \d+|rownames?|__index_level_\d+__)$)"
+)
+"""Names of identifiers, and of the row numbers that R and pandas write with a table."""
 
 
 class DataError(DemixError, ValueError):
@@ -113,8 +124,12 @@ class OwnTable:
 
     @cached_property
     def far(self) -> pd.DataFrame:
-        """Whether each other number lies far outside, one boolean column per numeric one."""
-        return self.frame[self._numbers].apply(is_far) & ~self.codes
+        """Whether each other number lies far outside, one boolean column per numeric one.
+
+        Where many do, the column has a long tail, and none of them stands out.
+        """
+        far = self.frame[self._numbers].apply(is_far) & ~self.codes
+        return far & (far.sum() <= max(FEW_FAR_CELLS, LEAST_APART * len(far)))
 
     @property
     def _numbers(self) -> list[str]:
@@ -140,6 +155,7 @@ class _Columns:
     source: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     checks: list[str] = field(default_factory=list)
+    missing: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def free(self, name: str) -> str:
         """Return ``name``, with underscores appended until no column has it."""
@@ -199,6 +215,7 @@ def own_table(
             _add_category(found, str(column), as_text(values))
         else:
             _read_column(found, str(column), values)
+    found.notes += _missing(found)
     if not any(column.nunique() > 1 for column in found.mended.values()):
         raise DataError(
             f"{NAME} has no column to learn {target!r} from (n_features = 0): "
@@ -211,11 +228,12 @@ def own_table(
         for made in (found.features, found.mended)
     )
     table = OwnTable(task, ready, mended, found.source, found.notes, found.checks)
-    moved = find_moved_cells(ready, [c for c in numeric if found.source[c] == c])
+    plain = [c for c in numeric if found.source[c] == c]  # a date has no other unit
+    moved = find_moved_cells(ready, plain)
     if moved is not None:
         back = moved.moved_back(ready)
         mended = mended.assign(**{c: mended[c].mask(moved.rows, back[c]) for c in back})
-    strays = stray_numbers(mended, numeric)
+    strays = stray_numbers(mended, plain)
     table.checks.extend(_checks(table, moved, strays, frame.index))
     brought_back = {c: in_usual_unit(mended[c], rows) for c, rows in strays.items()}
     return replace(table, mended=mended.assign(**brought_back), moved=moved)
@@ -246,16 +264,22 @@ def _checks(
     counts = frame[task.target].value_counts()
     rare = counts[counts < LEAST_ROWS]
     if task.label.classes and len(rare):
-        listed = ", ".join(f"{name!r} ({_count(count, 'row')})" for name, count in rare.items())
-        notes.append(f"{task.target}: too few rows to learn the class {listed}: a slip?")
+        some = [f"{name!r} ({_count(count, 'row')})" for name, count in rare[::-1][:5].items()]
+        more = f" and {len(rare) - 5} more" if len(rare) > 5 else ""
+        end = ": a slip?" if rare.min() <= ONCE_OR_TWICE else "."
+        notes.append(f"{task.target}: too few rows to learn the class {', '.join(some)}{more}{end}")
     notes += _codes(table.frame, table.codes.drop(columns=strays))
     for column in table.far.columns.drop(strays):
         notes += _cells(column, table.far[column], names, "very far from the others")
     if twice := int(frame.duplicated().sum()):
         notes.append(f"{_count(twice, 'row')} identical to an earlier one; each is judged.")
-    alike = frame.drop_duplicates().groupby(list(task.features), dropna=False, observed=True)
-    if (contradicting := int((alike.size() > 1).sum())) and task.label.classes:
-        notes.append(f"{_count(contradicting, 'group')} of rows identical but for their label.")
+    alike = frame.groupby(list(task.features), dropna=False, observed=True)[task.target]
+    if task.label.classes and (mixed := alike.nunique() > 1).any():
+        rows = _count(int(alike.size()[mixed].sum()), "row")
+        notes.append(
+            f"{_count(int(mixed.sum()), 'group')} of rows identical but for their label ({rows}): "
+            "nothing in them tells which label is right."
+        )
     return notes + _telltales(table)
 
 
@@ -352,6 +376,11 @@ def _label(found: _Columns, labels: pd.Series, kind: Kind) -> tuple[Label, pd.Se
     if len(names) < 2:
         raise DataError(f"the label {labels.name!r} has only 1 class ({names[0]}); two are needed.")
     most = min(MOST_CLASSES, len(text) // 2)
+    if kind == "auto" and is_number and len(names) > 2:
+        found.notes.append(
+            f"{labels.name} has only {len(names)} different numbers and was read as classes; "
+            "choose regression to read it as a number."
+        )
     if len(names) > most:
         raise DataError(
             f"the label {labels.name!r} has {len(names)} different values in {len(text)} rows, too "
@@ -425,6 +454,8 @@ def _read_column(found: _Columns, name: str, values: pd.Series) -> None:
     if is_datetime64_any_dtype(values.dtype):
         _add_date(found, name, cells, values)
         return
+    if not _has_readable(cells):
+        cells = as_text(values, MISSING_WORDS - {"none", "nil"})  # like few and many
     cells = _say_missing(found, name, cells, values)
     if are_codes(cells.dropna()):
         found.notes.append(f"{name} was read as a code, because numbers in it begin with 0.")
@@ -441,8 +472,14 @@ def _read_column(found: _Columns, name: str, values: pd.Series) -> None:
     _add_category(found, name, cells)
 
 
+def _has_readable(cells: pd.Series) -> bool:
+    """Return whether any cell is a number or a date."""
+    words = cells.dropna().drop_duplicates()
+    return bool(as_numbers(words).notna().any() or as_dates(words).notna().any())
+
+
 def _say_missing(found: _Columns, name: str, cells: pd.Series, values: pd.Series) -> pd.Series:
-    """Note which words were read as missing; with only one other word they are a category."""
+    """Count the words read as missing; with only one other word they are a category."""
     text = as_text(values, frozenset([""]))
     words = text[cells.isna() & values.notna()].dropna()
     if words.empty:
@@ -450,8 +487,21 @@ def _say_missing(found: _Columns, name: str, cells: pd.Series, values: pd.Series
     if cells.nunique() == 1:
         return text
     listed = ", ".join(map(repr, words.value_counts().index[:3]))
-    found.notes.append(f"{name}: {_count(len(words), 'cell')} read as missing ({listed}).")
+    found.missing.setdefault(listed, {})[name] = len(words)
     return cells
+
+
+def _missing(found: _Columns) -> list[str]:
+    """Say how many cells were read as missing, in one line for columns with the same words."""
+    lines = []
+    for words, counts in found.missing.items():
+        if len(counts) > 1:
+            listed = ", ".join(f"{name} ({count:,})" for name, count in counts.items())
+            lines.append(f"Cells read as missing ({words}): {listed}.")
+            continue
+        for name, count in counts.items():
+            lines.append(f"{name}: {_count(count, 'cell')} read as missing ({words}).")
+    return lines
 
 
 def _add_number(found: _Columns, name: str, cells: pd.Series, numbers: pd.Series) -> None:
@@ -460,10 +510,19 @@ def _add_number(found: _Columns, name: str, cells: pd.Series, numbers: pd.Series
         found.notes.append(_same_everywhere(name, len(known)))
         return
     whole = _are_whole(numbers)
-    counts_up = whole and len(known) == len(numbers) and (known.diff().dropna() == 1).all()
-    if counts_up or (whole and ID_NAME.search(name) and known.is_unique):
+    named_id = whole and ID_NAME.search(name)
+    if (whole and len(known) == len(numbers) and _counts_up(known)) or (
+        named_id and known.is_unique
+    ):
         found.notes.append(f"{name} was left out: it numbers the rows.")
         return
+    if named_id and known.nunique() > len(known) / 2:
+        found.notes.append(f"{name} was left out: it is {IDENTIFIER}.")
+        return
+    if named_id:
+        found.notes.append(
+            f"{name} was read as a number; leave it out if it only tells what a row is about."
+        )
     if any(unit := unit_of(cells)):
         found.notes.append(f"{name} was read without its unit, {''.join(unit).strip()!r}.")
     if has_point_thousands(without_unit(cells)):
@@ -473,6 +532,13 @@ def _add_number(found: _Columns, name: str, cells: pd.Series, numbers: pd.Series
         found.notes.append(f"{name}: in {_count(limits, 'cell')} < or > was left out.")
     _say_unread(found, name, cells, numbers)
     found.add(name, filled, mended_numbers(filled, cells))
+
+
+def _counts_up(numbers: pd.Series) -> bool:
+    """Return whether numbers go up by one from row to row; rows without a label are missing."""
+    steps, rows = numbers.diff().dropna(), numbers.index
+    in_order = pd.api.types.is_integer_dtype(rows.dtype) and rows.is_monotonic_increasing
+    return bool((steps == 1).all() or (in_order and (numbers - rows).nunique() == 1))
 
 
 def _add_date(found: _Columns, name: str, cells: pd.Series, dates: pd.Series) -> None:
@@ -509,7 +575,7 @@ def _add_category(found: _Columns, name: str, text: pd.Series) -> None:
         return
     if len(counts) > max(FEW_NUMBERS, len(known) / 2):
         words, unread = known.str.split().str.len().mean(), as_numbers(known).isna()
-        what = "free text" if words > 2 else "an identifier (nearly every cell is different)"
+        what = "free text" if words > 2 else IDENTIFIER
         if 0 < unread.mean() < 0.5:
             what = f"numbers except for {_count(int(unread.sum()), 'cell')}, such as "
             what += f"{known[unread].iloc[0]!r}; correct these, or empty them"

@@ -73,8 +73,9 @@ CLOCK = re.compile(r"^(?P<time>\d{1,2}:\d{2}(?::\d{2})?(?:\s*[ap]\.?m\.?)?)$", r
 NO_DAY = pd.Timestamp(1970, 1, 1)
 """The day used for a time without a date."""
 
-LATEST_YEAR = 68
-"""A two-digit year above this belongs to the twentieth century, otherwise to the twenty-first."""
+LATEST_YEAR = 40
+"""A two-digit year above this belongs to the twentieth century, otherwise to the twenty-first: more
+tables have births of the 1940s to 1960s than dates of the 2040s to 2060s."""
 
 HALF_DAY = re.compile(r"^[ T]\s*(\d{1,2})(:\d{2}(?::\d{2})?)\s*([ap])\.?m\.?$", re.IGNORECASE)
 
@@ -251,13 +252,16 @@ def has_point_thousands(text: pd.Series) -> bool:
     """Return whether the point separates thousands, and is not the decimal separator.
 
     Nearly all numbers with a point must have groups of three digits after it. In addition, a number
-    must have two points, or nearly all numbers without a point must be below a thousand.
+    must have two points, or nearly all numbers without a point must be below a thousand. One number
+    that repeats among whole ones, such as 10.251, is rather a mean filled in for missing values.
 
     Examples
     --------
     >>> tables = ["974", "1.001"], ["1.234.567"], ["0.974", "1.001"], ["2.5", "1.001"], ["1.001"]
     >>> [has_point_thousands(pd.Series(cells)) for cells in tables]
     [True, True, False, False, False]
+    >>> has_point_thousands(pd.Series(["12", "9", "10.251", "10.251"]))
+    False
     """
     known = text.dropna().astype(str)
     numbers = known[known.str.fullmatch(r"[-+]?[\d.]+")]
@@ -266,6 +270,8 @@ def has_point_thousands(text: pd.Series) -> bool:
     if not has_point.mean() > 1 - MOSTLY:
         return False
     if with_point.str.fullmatch(POINT_THOUSANDS).mean() < MOSTLY:
+        return False
+    if len(with_point) > 1 and with_point.nunique() == 1 and len(whole):
         return False
     below_thousand = whole.str.fullmatch(r"[-+]?\d{1,3}")
     return bool(below_thousand.mean() >= MOSTLY or (with_point.str.count(r"\.") > 1).any())

@@ -54,6 +54,10 @@ LEAST_APART, GAP = 0.02, 3.0
 """Numbers far outside are a group of their own if they are at least a share ``LEAST_APART`` of the
 column, and the nearest of them is more than ``GAP`` times as far from the median as any other."""
 
+FEW_CODES = 3
+"""A large group far outside with at most this many different numbers, such as 97, 98 and 99, has
+codes for a missing value, not another unit."""
+
 REPEATED, ALONE = 5, 0.25
 """The smallest or largest number of a column may stand for a missing value if it occurs at least
 ``REPEATED`` times, at a distance from all others of more than ``ALONE`` times their range."""
@@ -104,21 +108,25 @@ def is_far(numbers: pd.Series) -> pd.Series:
 def may_be_code(numbers: pd.Series) -> pd.Series:
     """Return True for a number that repeats far from all others, such as -200 for a missing value.
 
-    A zero that most rows have is not such a code: it means that there is nothing to count.
+    A zero that most rows have is not such a code: it means that there is nothing to count. Neither
+    is a measured number, such as 75.864: codes are whole or, like 99.9, written with nines alone.
 
     Examples
     --------
     >>> may_be_code(pd.Series([*range(40, 80), *[-200] * 6])).sum()
     np.int64(6)
+    >>> may_be_code(pd.Series([*range(40, 60), *[75.864] * 6])).sum()
+    np.int64(0)
     """
     known = numbers.dropna()
     for end in (known.min(), known.max()):
         others = known[known != end]
         count = len(known) - len(others)
         nothing = end == 0 and count > len(others)
-        if count >= REPEATED and not nothing and others.nunique() >= 2 * REPEATED:
-            range_of_others = others.max() - others.min()
-            if (others - end).abs().min() > ALONE * range_of_others:
+        is_typed = end % 1 == 0 or set(f"{abs(end):g}") <= {"9", "."}
+        if count >= REPEATED and is_typed and not nothing and others.nunique() >= 2 * REPEATED:
+            near = others[~is_far(others)]  # one gross error would widen the range
+            if (others - end).abs().min() > ALONE * (near.max() - near.min()):
                 return numbers == end
     return pd.Series(False, numbers.index)
 
@@ -157,7 +165,8 @@ def stray_numbers(frame: pd.DataFrame, numeric: Sequence[str]) -> dict[str, pd.S
 def in_usual_unit(numbers: pd.Series, far: pd.Series) -> pd.Series:
     """Return a column with a group of numbers scaled by a power of ten, to lie among the others.
 
-    If no power of ten does that, the group becomes the (lower) median of the others.
+    If no power of ten does that, or if the group consists of a few codes, it becomes the (lower)
+    median of the others.
 
     Examples
     --------
@@ -166,6 +175,9 @@ def in_usual_unit(numbers: pd.Series, far: pd.Series) -> pd.Series:
     [1.7, 1.8, 1.9, 1.75, 1.82]
     >>> in_usual_unit(heights.where(heights < 100, -99.0), heights > 100).tolist()
     [1.7, 1.8, 1.9, 1.8, 1.8]
+    >>> years = pd.Series([*[8, 12, 16] * 10, 98, 99, 98, 99])
+    >>> in_usual_unit(years, years > 90).tolist()[-2:]
+    [12, 12]
     """
     others = numbers[~far]
     typical = others.quantile(0.5, interpolation="lower")
@@ -175,7 +187,8 @@ def in_usual_unit(numbers: pd.Series, far: pd.Series) -> pd.Series:
     if pd.api.types.is_integer_dtype(numbers.dtype):
         moved = moved.round().astype(numbers.dtype)
     fits = moved.between(others.min(), others.max())
-    is_unit = numbers[far].nunique() > 1 and fits[far].mean() >= USUAL
+    different = numbers[far].nunique()
+    is_unit = different > min(FEW_CODES, far.sum() - 1) and fits[far].mean() >= USUAL
     return numbers.mask(far, moved.where(fits, typical) if is_unit else typical)
 
 

@@ -28,11 +28,10 @@ def tells_alone(column: pd.Series, labels: pd.Series, *, is_class: bool) -> floa
     >>> tells_alone(pd.Series(range(100)), labels, is_class=True) > 0.95
     True
     """
-    known = labels.groupby(labels).transform("size") >= 2 * FOLDS if is_class else labels.notna()
-    chosen = labels[known].sample(min(known.sum(), MOST_ROWS), random_state=0).index
-    is_number = pd.api.types.is_numeric_dtype(column.dtype)
-    values = column if is_number else pd.Series(pd.factorize(column)[0], column.index)
-    x, y = values[chosen].to_numpy(float)[:, None], labels[chosen]
+    drawn = labels.sample(min(len(labels), MOST_ROWS), random_state=0)
+    known = drawn.groupby(drawn).transform("size") >= 2 * FOLDS if is_class else drawn.notna()
+    chosen = drawn.index[known]
+    x, y = _as_numbers(column)[chosen].to_numpy(float)[:, None], labels[chosen]
     if len(y) < 2 * FOLDS or y.nunique() < 2:
         return np.nan
     kind = DecisionTreeClassifier if is_class else DecisionTreeRegressor
@@ -54,3 +53,25 @@ def is_telltale(column: pd.Series, labels: pd.Series, *, is_class: bool) -> bool
     False
     """
     return tells_alone(column, labels, is_class=is_class) >= (APART if is_class else EXPLAINED)
+
+
+def missed_alone(column: pd.Series, side: pd.Series) -> float:
+    """Return the share of held-out rows whose side a column alone gets wrong; NaN if one is rare.
+
+    Examples
+    --------
+    >>> weight = pd.Series(range(100))
+    >>> missed_alone(weight, weight < 40) < 0.05
+    True
+    """
+    chosen = side.sample(min(len(side), MOST_ROWS), random_state=0).index
+    x, y = _as_numbers(column)[chosen].to_numpy(float)[:, None], side[chosen].to_numpy()
+    if min(y.sum(), (~y).sum()) < 2 * FOLDS:
+        return np.nan
+    tree = DecisionTreeClassifier(max_leaf_nodes=LEAVES, min_samples_leaf=3, random_state=0)
+    return float((cross_val_predict(tree, x, y, cv=FOLDS) != y).mean())
+
+
+def _as_numbers(column: pd.Series) -> pd.Series:
+    is_number = pd.api.types.is_numeric_dtype(column.dtype)
+    return column if is_number else pd.Series(pd.factorize(column)[0], column.index)
