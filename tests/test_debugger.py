@@ -847,20 +847,3 @@ def test_a_cut_beside_the_one_that_makes_the_label_is_no_shortcut(wrong):
     verdicts = np.column_stack([np.full(900, 0.05), np.full(900, 0.05), 0.1 + 0.7 * beside])
     named = name_shortcuts(task, task.encoder(frame), frame, verdicts)
     assert any(s.suspected for s in named) == bool(wrong)
-
-
-@pytest.mark.parametrize(
-    ("with_condition", "elsewhere", "condition", "suspected"),
-    [(0.28, 0.02, 0.2, False), (0.98, 0.32, 0.03, False), (0.9, 0.1, 0.2, True)],
-)
-def test_a_rule_is_a_shortcut_only_if_most_rows_follow_it_on_both_sides(
-    with_condition, elsewhere, condition, suspected
-):
-    rng = np.random.default_rng(0)
-    large, chance = rng.random(900) < condition, rng.random(900)
-    tip = chance < np.where(large, with_condition, elsewhere)
-    frame = pd.DataFrame({"large": np.where(large, "yes", "no"), "tip": np.where(tip, "9", "1")})
-    task = own_table(frame, "tip").task
-    verdicts = np.column_stack([np.full((900, 2), 0.05), 0.1 + 0.7 * (large != tip)])
-    named = name_shortcuts(task, task.encoder(frame), frame, verdicts)
-    assert any(s.suspected for s in named) == suspected

@@ -22,11 +22,6 @@ LEAST_LINK = 0.5
 """Spurious verdicts count if their correlation with breaking a rule that has a name is at least
 this."""
 
-LEAST_FOLLOWED, LEAST_TOGETHER = 0.6, 0.3
-"""A rule is followed if at least a share ``LEAST_FOLLOWED`` of the rows with its condition have the
-label, and of the others do not, and condition and label have a correlation of at least
-``LEAST_TOGETHER``."""
-
 SURE_LABEL = 0.4
 """Probabilities of a label error are clipped to this, so that a soft target above 1/2 always means
 that the row has the label."""
@@ -37,19 +32,17 @@ class NamedShortcut:
     """A suspected shortcut: a rule and the rows that break it.
 
     ``breaks`` is true for these rows, and ``link`` is the correlation between breaking the rule and
-    the spurious verdicts, at most 1. A rule is ``followed`` if most rows with its condition have
-    the label, and most others do not.
+    the spurious verdicts, at most 1.
     """
 
     rule: Rule
     link: float
     breaks: np.ndarray
-    followed: bool = True
 
     @property
     def suspected(self) -> bool:
-        """Whether most rows follow the rule, and it explains the spurious verdicts well."""
-        return self.followed and self.link >= LEAST_LINK
+        """Whether the rule explains the spurious verdicts well enough to be believed."""
+        return self.link >= LEAST_LINK
 
 
 def name_shortcuts(
@@ -97,8 +90,7 @@ def name_shortcuts(
         if columns.isdisjoint(rule.condition) and all(
             _overlap(breaks, other.breaks) < ALIKE for other in named
         ):
-            followed = _is_followed(task, rule, frame)
-            named.append(NamedShortcut(rule, float(links[chosen]), breaks, followed))
+            named.append(NamedShortcut(rule, float(links[chosen]), breaks))
         if len(named) == MOST_NAMED:
             break
     return named
@@ -108,17 +100,6 @@ def _go_together(task: Task, rule: Rule, frame: pd.DataFrame) -> float:
     """Correlate condition and target; with a rare label most rows would agree with any rule."""
     both = np.stack([rule.holds(frame), rule.matches_target(frame[task.target])]).astype(float)
     return 0.0 if (both.std(axis=1) == 0).any() else float(np.corrcoef(both)[0, 1])
-
-
-def _is_followed(task: Task, rule: Rule, frame: pd.DataFrame) -> bool:
-    """Return whether most rows with the condition have the label, and most others do not.
-
-    Of a rare label, most rows agree with a rule even if its condition makes it only less rare. Of a
-    rare condition, most rows agree with a rule even if most rows with the label lack the condition.
-    """
-    holds, label = rule.holds(frame), rule.matches_target(frame[task.target])
-    share = min(label[holds].mean(), 1 - label[~holds].mean())
-    return bool(share >= LEAST_FOLLOWED and _go_together(task, rule, frame) >= LEAST_TOGETHER)
 
 
 def _is_coarse(
