@@ -288,6 +288,27 @@ def test_from_tidy_to_dirty_there_is_no_cliff():
     assert flagged[-1] > flagged[0]
 
 
+def test_how_wrong_a_label_can_be_at_most_counts_in_a_tidy_table_only():
+    judgement = told_apart(0.3, 2)
+    tidy, half, dirty, free = (
+        weigh(judgement, [], dirty=dirty, most_wrong=most)[0].probability["label"]
+        for dirty, most in ((0.0, 0.1), (0.5, 0.1), (1.0, 0.1), (1.0, 1.0))
+    )
+    assert tidy.max() == 0.1
+    assert 0.1 < half.max() <= 0.55
+    np.testing.assert_array_equal(dirty, free)
+
+
+def test_classes_are_limited_by_the_rows_whose_class_is_sure_and_numbers_are_not(monkeypatch):
+    debugger, frame = DataDebugger(detector=LossDetector(), repeats=1), people()
+    monkeypatch.setattr(conclude, "most_wrong", lambda outputs, labels: np.zeros(len(labels)))
+    found = [
+        debugger.fit(frame[["age", "income"]], label).diagnosis_["label_probability"].max()
+        for label in (frame["buys"], frame["income"] + 1000.0 * (frame["buys"] == "yes"))
+    ]
+    assert found[0] == 0 < found[1]
+
+
 def test_a_table_in_which_nothing_is_seen_does_not_count_as_dirty():
     assert dirtiness(told_apart(0.25, 2, seen=False)) == 0
 

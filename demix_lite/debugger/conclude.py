@@ -13,6 +13,7 @@ from demix_lite.debugger.outliers import with_outliers
 from demix_lite.debugger.patterns import Pattern
 from demix_lite.debugger.shortcut_names import NamedShortcut, name_shortcuts
 from demix_lite.debugger.steps import step_pattern
+from demix_lite.debugger.surest import most_wrong
 from demix_lite.diagnosis import ERROR_TYPES, Diagnosis
 from demix_lite.tasks.tabular import TabularTask
 
@@ -41,7 +42,10 @@ def conclude(
         judgement = with_pattern(judgement, pattern)
     encoder = judgement.parts[0][1].encoder
     named = name_shortcuts(task, encoder, frame, judgement.probability, pattern)
-    return *weigh(judgement, named, dirty=dirty), named
+    bound: np.ndarray | float = 1.0
+    if task.label.classes:
+        bound = most_wrong(judgement.outputs, task.label.encode(frame[task.target]).numpy())
+    return *weigh(judgement, named, dirty=dirty, most_wrong=bound), named
 
 
 def find_pattern(

@@ -15,6 +15,8 @@ the table's own rows in which we broke something.
    mostly rare ones, which nobody mistakes for the right class, and hardly any row looks like that.
 3. Lower the probabilities until their mean is π, by dividing all odds by one number, and set the
    flags on the result.
+4. In a tidy table a label is not more probably wrong than the rows whose class is sure allow (see
+   :mod:`~demix_lite.debugger.surest`).
 
 Where rows and controls score alike, the detector cannot see such errors here, and nothing is
 flagged. There are no controls for rows that break a shortcut; their share is limited to that of a
@@ -118,11 +120,16 @@ class Evidence:
 
 
 def weigh(
-    judgement: Judgement, shortcuts: list[NamedShortcut], *, dirty: float
+    judgement: Judgement,
+    shortcuts: list[NamedShortcut],
+    *,
+    dirty: float,
+    most_wrong: np.ndarray | float = 1.0,
 ) -> tuple[Diagnosis, list[Evidence]]:
     """Turn the detector's verdicts into probabilities and flags that hold for this table.
 
     ``dirty`` is 1 for a dirty table, 0 for a tidy one, and in between near the limit.
+    ``most_wrong`` is the largest probability of a wrong label for every row of a tidy table.
     """
     said, seen = judgement.probability, []
     for number, kind in enumerate(WITH_CONTROLS):
@@ -131,6 +138,7 @@ def weigh(
         seen.append(share <= BLIND and told)
         if seen[-1]:
             said[:, number] = with_share(said[:, number], share)
+    said[:, 0] = np.minimum(said[:, 0], dirty + (1 - dirty) * most_wrong)
     # The detector was trained with no larger minority: a larger share means that it reacts to
     # patterns that the table has by nature.
     said[:, -1] = with_share(said[:, -1], TabularTask.minority_share)
