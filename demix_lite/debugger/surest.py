@@ -2,13 +2,15 @@
 
 Suppose that labels go wrong independently of the columns. Then the share of labels of class k that
 became another one is at most the share of other labels among the rows that most surely belong to k
-(the anchor points of Liu and Tao, IEEE TPAMI 2016). Let that be ρ_k, and let a share η of the rows
-like this one have its label. Then it is wrong with a probability of at most ρ/η, where ρ is the
-largest ρ_k of the other classes: a label that a fifth of such rows have is not wrong in most of
-them, if where the class is sure only one label in twenty deviates.
+(the anchor points of Liu and Tao, IEEE TPAMI 2016). Let ρ be the largest such share of the classes
+other than the label of a row, and let a share η of the rows like it have that label. At most
+(1 - η) / (1 - ρ) of them truly belong to another class, and at most a share ρ of these got this
+label. So it is wrong with a probability of at most ρ (1 - η) / (η (1 - ρ)): a label that a fifth of
+such rows have is not wrong in most of them, if only one label in twenty deviates where the class is
+sure.
 
 The very surest rows are no good evidence: a broken number far outside makes a model sure of itself,
-and such rows seldom have a wrong label in addition. So ρ_k is measured on large groups.
+and such rows seldom have a wrong label in addition. So ρ is measured on large groups.
 """
 
 import numpy as np
@@ -17,7 +19,7 @@ from sklearn.isotonic import IsotonicRegression
 from torch import Tensor
 
 SUREST = (0.2, 0.3, 0.4)
-"""Shares of the rows that are taken as the surest of a class; the smallest ρ of them counts."""
+"""Shares of the rows that are taken as the surest of a class; the smallest result counts."""
 
 FEWEST = 50
 """Smallest number of surest rows from which a share is estimated."""
@@ -51,9 +53,10 @@ def most_wrong(outputs: Tensor, labels: np.ndarray) -> np.ndarray:
     deviating = np.array([_deviating(chance[:, k], labels == k) for k in classes])
     bound = np.ones(len(labels))
     for k in classes:
-        mine = labels == k
-        among_alike = IsotonicRegression(y_min=0, y_max=1).fit_transform(chance[:, k], mine)
-        bound[mine] = np.delete(deviating, k).max() / np.maximum(among_alike[mine], 1e-9)
+        mine, other = labels == k, np.delete(deviating, k).max()
+        if mine.any() and other < 1:
+            alike = IsotonicRegression(y_min=0, y_max=1).fit_transform(chance[:, k], mine)[mine]
+            bound[mine] = other * (1 - alike) / (1 - other) / alike.clip(min=1e-9)
     return bound.clip(max=1.0)
 
 
