@@ -394,7 +394,7 @@ def test_mistakes_are_value_errors_with_a_sentence():
     with pytest.raises(ValueError, match="there must be validation rows"):
         debugger.fit(features, labels, features[:0], labels[:0])
     for repeats in (0, 1.5, "two"):
-        with pytest.raises(ValueError, match=f"a whole number of at least 1, not {repeats}"):
+        with pytest.raises(ValueError, match=f"a whole number of at least 1, not {repeats!r}"):
             DataDebugger(detector=LossDetector(), repeats=repeats).fit(features, labels)
     with pytest.raises(ValueError, match="validation must be a whole number of at least 1, not 0"):
         DataDebugger(detector=LossDetector(), validation=0).fit(features, labels)
