@@ -1400,6 +1400,14 @@ def test_a_card_says_why_and_begins_with_what_matters():
     assert [line[0] for line in both["compared"]] == ["y", "a", "b"]
 
 
+def test_a_long_whole_number_beside_other_numbers_is_shown_with_all_its_digits():
+    outcome = small_outcome()
+    outcome.raw = pd.DataFrame({"z": np.linspace(0, 1, 6), "y": 2**60 + np.arange(6)})
+    card = page._card(outcome, 0)
+    assert [cell["value"] for cell in card["cells"]] == [f"{2**60}", "0"]
+    assert card["compared"] == [["y", f"{2**60}", f"{2**60 + 2}", f"{2**60 + 4}"]]
+
+
 def test_flagged_rows_are_counted_along_the_file():
     outcome = small_outcome()
     outcome.raw = pd.DataFrame(index=range(150))

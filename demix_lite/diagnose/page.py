@@ -78,7 +78,7 @@ def _split(cells: str) -> list[str]:
 
 def _card(outcome: "Outcome", row: Any) -> dict[str, Any]:
     """Collect everything the report says about one row."""
-    line, raw = outcome.debugger.diagnosis_.loc[row], outcome.raw.loc[row]
+    line, raw = outcome.debugger.diagnosis_.loc[row], _cells(outcome.raw, row)
     flagged = [kind for kind in ERROR_TYPES if line[f"{kind}_error"]]
     suspicious = _split(line["suspicious_cells"])
     marks = {**dict.fromkeys(suspicious, "mark"), outcome.target: "lab"}
@@ -102,6 +102,10 @@ def _card(outcome: "Outcome", row: Any) -> dict[str, Any]:
             for c in [c for c in order if c == outcome.target or c in used][:MOST_COMPARED]
         ],
     }
+
+
+def _cells(frame: pd.DataFrame, row: Any) -> pd.Series:
+    return frame.loc[[row]].astype(object).iloc[0]  # ``loc[row]`` turns whole numbers into floats
 
 
 def _cell(value: Any) -> str:
@@ -161,5 +165,5 @@ def _witnesses(outcome: "Outcome", row: Any) -> Iterator[dict[str, Any]]:
         yield {
             "name": f"row {number}" if rows is outcome.raw else f"validation row {number}",
             "influence": line.influence,
-            "cells": rows.loc[line.validation_row],
+            "cells": _cells(rows, line.validation_row),
         }
