@@ -104,6 +104,26 @@ def score(diagnosis: Diagnosis, errors: pd.DataFrame) -> dict[str, float]:
     return result
 
 
+def compare(known: pd.DataFrame, flags: pd.DataFrame) -> pd.DataFrame:
+    """Compare flags with known errors: precision and recall.
+
+    Returns one line per known error type: ``precision`` and ``recall`` (NaN if there is nothing to
+    count), ``errors`` and ``rows`` (numbers of errors and of rows whose truth is known).
+
+    Examples
+    --------
+    >>> truth = pd.DataFrame({"label": [1.0, 1.0, 0.0, np.nan]})
+    >>> said = pd.DataFrame({"label": [True, False, True, True]})
+    >>> compare(truth, said).loc["label"].tolist()
+    [0.5, 0.5, 2.0, 3.0]
+    """
+    looked, wrong = known.notna(), known.eq(1)
+    flagged = flags[list(known)] & looked
+    hits, errors = (wrong & flagged).sum(), wrong.sum()
+    shares = {"precision": hits / flagged.sum(), "recall": hits / errors}
+    return pd.DataFrame({**shares, "errors": errors, "rows": looked.sum()})
+
+
 def best_threshold(truth: np.ndarray, probability: np.ndarray) -> float:
     """Return the threshold in {0.02, 0.03, ..., 0.98} with the largest F1.
 

@@ -9,7 +9,7 @@ from demix_lite.data.store import Card
 from demix_lite.debugger.conclude import conclude
 from demix_lite.debugger.judging import Announce, judge_table
 from demix_lite.detector import ErrorDetector
-from demix_lite.diagnosis import ERROR_TYPES
+from demix_lite.diagnosis import compare
 from demix_lite.injection import inject
 from demix_lite.seeds import generator
 from demix_lite.tasks.base import Rule, Splits
@@ -38,7 +38,7 @@ def self_check(
     ``precision`` (share of the flags that are right), ``recall`` (share of the errors found) and
     ``errors`` (how many were put in). A share with denominator zero is NaN.
     """
-    counts = np.zeros((3, 3))
+    flags, errors = [], []
     for trial in range(TRIALS):
         name = (task.name, "self-check", seed, trial)
         chosen = np.sort(generator(*name).permutation(len(frame))[:MOST_ROWS])
@@ -47,13 +47,10 @@ def self_check(
         rule = drawn or Rule("none", {task.features[0]: frozenset()}, "")  # no row breaks it
         practice = replace(task, rules=(rule,))
         injected = inject(practice, Splits(rows, rows, rows, NO_CARD), CLEAN_RATIO, seed=name)
-        dirty, errors = injected.train.frame, injected.train.errors
-        truth = errors.to_numpy()
+        dirty = injected.train.frame
         announce(f"self-check {trial + 1} of {TRIALS}")
         judged = judge_table(practice, dirty, detector, repeats=1, seed=name, announce=announce)
-        flag = conclude(practice, dirty, judged)[0].flag.to_numpy()
-        counts += np.array([(flag & truth).sum(0), flag.sum(0), truth.sum(0)])
-    hits, flags, known = counts
-    with np.errstate(invalid="ignore"):  # no flag, or no error: nothing to be right about
-        table = {"precision": hits / flags, "recall": hits / known}
-    return pd.DataFrame(table | {"errors": known.astype(int)}, index=list(ERROR_TYPES))
+        flags.append(conclude(practice, dirty, judged)[0].flag)
+        errors.append(injected.train.errors)
+    known, said = (pd.concat(trials, ignore_index=True) for trials in (errors, flags))
+    return compare(known, said).drop(columns="rows")

@@ -17,9 +17,9 @@ from demix_lite.debugger.self_check import self_check
 from demix_lite.debugger.shortcut_names import NamedShortcut
 from demix_lite.detector import ErrorDetector
 from demix_lite.diagnose.files import without_formulas, write_together
-from demix_lite.diagnose.known import check_known, compare
+from demix_lite.diagnose.known import check_known
 from demix_lite.diagnose.page import report_page
-from demix_lite.diagnosis import ERROR_TYPES
+from demix_lite.diagnosis import ERROR_TYPES, compare
 from demix_lite.report import diagnosis_summary, rule_in_words
 from demix_lite.tasks.labels import Number
 from demix_lite.tasks.own_table import (
