@@ -4,12 +4,12 @@ The candidate rules of the detector are arrays without names. A name is read off
 condition holds.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
 import pandas as pd
+from sklearn.metrics import jaccard_score
 
 from demix_lite.debugger.patterns import Pattern
 from demix_lite.detector.shortcuts import Candidates, candidates, quality
@@ -79,16 +79,20 @@ def name_shortcuts(
     for chosen in np.argsort(-links)[:50]:
         condition, target = divmod(int(chosen), found.targets.shape[1])
         rule = _rule(task, frame, found, condition, target)
-        if rule is None or _go_together(task, rule, frame) <= 0:
+        if rule is None:
             continue
-        breaks = task.minority(frame, rule)
+        holds, wanted = rule.holds(frame), rule.matches_target(frame[task.target])
+        if wanted[holds].mean() <= wanted[~holds].mean():
+            continue  # with a rare label most rows would agree with any rule
+        breaks = holds != wanted
         breaks = ~breaks if breaks.mean() > 0.5 else breaks
+        (column,) = rule.condition
         # If no row breaks a rule, its correlation is rounding noise.
-        if not breaks.any() or _is_coarse(task, rule, breaks, frame, tells):
+        if not breaks.any() or (tells(column) and _is_coarse(frame[column], holds, wanted, breaks)):
             continue
-        columns = {column for other in named for column in other.rule.condition}
-        if columns.isdisjoint(rule.condition) and all(
-            _overlap(breaks, other.breaks) < ALIKE for other in named
+        if all(
+            column not in other.rule.condition and jaccard_score(breaks, other.breaks) < ALIKE
+            for other in named
         ):
             named.append(NamedShortcut(rule, float(links[chosen]), breaks))
         if len(named) == MOST_NAMED:
@@ -96,36 +100,16 @@ def name_shortcuts(
     return named
 
 
-def _go_together(task: Task, rule: Rule, frame: pd.DataFrame) -> float:
-    """Correlate condition and target; with a rare label most rows would agree with any rule."""
-    both = np.stack([rule.holds(frame), rule.matches_target(frame[task.target])]).astype(float)
-    return 0.0 if (both.std(axis=1) == 0).any() else float(np.corrcoef(both)[0, 1])
-
-
 def _is_coarse(
-    task: Task,
-    rule: Rule,
-    breaks: np.ndarray,
-    frame: pd.DataFrame,
-    tells: Callable[[str], bool],
+    values: pd.Series, holds: np.ndarray, wanted: np.ndarray, breaks: np.ndarray
 ) -> bool:
     """Return whether a rule is a poor copy of a link by which its column predicts the label anyway.
 
     It is if more rows break the rule than meet both its condition and its target, or if cuts at
-    other values of the column leave less than half as many rows on the wrong side. ``tells`` says
-    whether a column alone predicts the label.
+    other ``values`` of the column leave less than half as many rows on the wrong side.
     """
-    (column,) = rule.condition
-    if not tells(column):
-        return False
-    target = rule.matches_target(frame[task.target])
-    both = rule.holds(frame) & target
-    missed = missed_alone(frame[column], pd.Series(target, frame.index))
-    return bool(both.sum() < breaks.sum() or missed < breaks.mean() / 2)
-
-
-def _overlap(one: np.ndarray, two: np.ndarray) -> float:
-    return float((one & two).sum() / max((one | two).sum(), 1))
+    missed = missed_alone(values, pd.Series(wanted, values.index))
+    return bool((holds & wanted).sum() < breaks.sum() or missed < breaks.mean() / 2)
 
 
 def _rule(
