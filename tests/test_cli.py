@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 
 import pytest
@@ -273,6 +274,15 @@ def test_the_tasks_are_those_of_the_registry(capsys):
         f"{t.name:14} {t.family:15} {t.metric_name:20} models: {', '.join(t.architectures)}"
         for t in TASKS.values()
     ]
+
+
+def test_a_terminal_that_lacks_a_character_gets_the_rest(monkeypatch):
+    terminal = TextIOWrapper(BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setattr(cli, "TASKS", "age → income")
+    assert cli.main(["tasks"]) == 0
+    terminal.flush()
+    assert terminal.buffer.getvalue().split() == [b"age", b"?", b"income"]
 
 
 def test_the_tasks_are_listed_without_pytorch():
