@@ -91,7 +91,8 @@ class Outcome:
                 cells.loc[changed] = np.nan  # a number moved here may come from an empty cell
                 cells.loc[known.index] = _as_in_file(given.loc[after.index], old, known)
                 if isinstance(kind, pd.CategoricalDtype):
-                    kind = _with_room_for(kind, cells)
+                    added = [c for c in cells.dropna().unique() if c not in kind.categories]
+                    kind = given.cat.add_categories(added).dtype
                 elif kind.kind in "iu" and cells.isna().any():
                     kind = given.convert_dtypes().dtype
                 mended[column] = cells.astype(kind)
@@ -245,12 +246,6 @@ def _one_other(table: OwnTable) -> bool:
     """Return whether only one other label is possible, not counting rare labels (slips)."""
     frequent = table.frame[table.task.target].value_counts() >= LEAST_ROWS
     return table.task.label.other_known or bool(table.task.label.classes and frequent.sum() == 2)
-
-
-def _with_room_for(kind: pd.CategoricalDtype, cells: pd.Series) -> pd.CategoricalDtype:
-    """Return a dtype with the same categories in the same order, followed by new ones."""
-    new = [cell for cell in cells.dropna().unique() if cell not in kind.categories]
-    return pd.CategoricalDtype([*kind.categories, *new], kind.ordered) if new else kind
 
 
 def _as_in_file(raw: pd.Series, read: pd.Series, new: pd.Series) -> list[Any]:
