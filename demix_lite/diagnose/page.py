@@ -1,7 +1,7 @@
 """The report: one self-contained HTML page."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -78,19 +78,20 @@ def _split(cells: str) -> list[str]:
 
 def _card(outcome: "Outcome", row: Any) -> dict[str, Any]:
     """Collect everything the report says about one row."""
-    line, raw = outcome.debugger.diagnosis_.loc[row], _cells(outcome.raw, row)
+    position = outcome.debugger.diagnosis_.index.get_loc(row)
+    line, raw = outcome.debugger.diagnosis_.iloc[position], _cells(outcome.raw, row)
     flagged = [kind for kind in ERROR_TYPES if line[f"{kind}_error"]]
     suspicious = _split(line["suspicious_cells"])
     marks = {**dict.fromkeys(suspicious, "mark"), outcome.target: "lab"}
     order = sorted(raw.index, key=lambda c: (c != outcome.target, c not in suspicious))
     # The detector judged the row after its slips were mended: witnesses do not apply to slips.
-    by_slip = flagged == ["feature"] and set(suspicious) == set(_with_slip(outcome, row))
+    by_slip = flagged == ["feature"] and set(suspicious) == set(_with_slip(outcome, position))
     witnesses = [] if by_slip else list(_witnesses(outcome, row))
     used = set(outcome.debugger.table_.source.values())
     return {
         "number": outcome.raw.index.get_loc(row) + 1,
         "flags": [(kind, line[f"{kind}_probability"]) for kind in flagged],
-        "reasons": [_reason(outcome, row, line, kind) for kind in flagged],
+        "reasons": [_reason(outcome, position, kind) for kind in flagged],
         "cells": [
             {"column": c, "value": _cell(raw[c]), "mark": marks.get(str(c), "")}
             for c in order[:MOST_CELLS]
@@ -114,9 +115,11 @@ def _cell(value: Any) -> str:
     return text if len(text) <= LONGEST_CELL else text[: LONGEST_CELL - 1] + "…"
 
 
-def _reason(outcome: "Outcome", row: Any, line: pd.Series, kind: str) -> str:
+def _reason(outcome: "Outcome", position: int, kind: str) -> str:
+    """Say why the row at a position of the diagnosis is flagged for this error."""
+    line = outcome.debugger.diagnosis_.iloc[position]
     if kind == "label":
-        given = _cell(outcome.raw.loc[row, outcome.target])
+        given = _cell(outcome.raw.loc[line.name, outcome.target])
         verb = "fits better" if outcome.summary["kind"] == "classification" else "is expected"
         better = line["suggested_label"]
         return (
@@ -126,15 +129,16 @@ def _reason(outcome: "Outcome", row: Any, line: pd.Series, kind: str) -> str:
         if not line["suspicious_cells"]:
             return "Its features do not go together; no single cell stands out."
         suggested = f" Suggested: {line['suggested_values']}." if line["suggested_values"] else ""
-        moved, written = _moved(outcome, row), _with_slip(outcome, row)
+        moved = outcome.debugger.table_.moved
+        aside = moved.columns if moved is not None and moved.rows[position] else ()
+        written = _with_slip(outcome, position)
         unusual = [c for c in _split(line["suspicious_cells"]) if c not in written]
         said = {
-            "One column to the side": moved,
-            "Written unlike its column": [c for c in written if c not in moved],
+            "One column to the side": aside,
+            "Written unlike its column": [c for c in written if c not in aside],
             "Unusual for a row of its label": unusual,
         }
         return " ".join(f"{how}: {'; '.join(c)}." for how, c in said.items() if c) + suggested
-    position = outcome.debugger.diagnosis_.index.get_loc(row)
     named = zip(outcome.debugger.shortcuts_, outcome.summary["shortcuts"], strict=True)
     broken = [words["rule"] for shortcut, words in named if shortcut.breaks[position]]
     if broken:
@@ -142,18 +146,11 @@ def _reason(outcome: "Outcome", row: Any, line: pd.Series, kind: str) -> str:
     return "It goes against a pattern that most rows follow."
 
 
-def _with_slip(outcome: "Outcome", row: Any) -> list[str]:
+def _with_slip(outcome: "Outcome", position: int) -> list[str]:
     """Return the columns in which a row has a slip."""
     table = outcome.debugger.table_
-    slips = table.slips.iloc[outcome.debugger.diagnosis_.index.get_loc(row)]
+    slips = table.slips.iloc[position]
     return list(dict.fromkeys(table.source[column] for column in slips.index[slips]))
-
-
-def _moved(outcome: "Outcome", row: Any) -> Sequence[str]:
-    """Return the columns of the block in which the numbers of a row moved one column."""
-    moved = outcome.debugger.table_.moved
-    position = outcome.debugger.diagnosis_.index.get_loc(row)
-    return moved.columns if moved is not None and moved.rows[position] else ()
 
 
 def _witnesses(outcome: "Outcome", row: Any) -> Iterator[dict[str, Any]]:
