@@ -54,6 +54,23 @@ def test_where_rows_were_collected_by_their_label_the_minority_is_found():
     np.testing.assert_array_equal(said > 0.5, breaks)
 
 
+@pytest.mark.parametrize("kind", ["word", "number"])
+def test_an_empty_cell_breaks_no_marker(kind):
+    frame, ill, rng = patients()
+    place, breaks = collected(ill, rng)
+    empty = rng.random(ROWS) < 0.1
+    place = pd.Series(place if kind == "word" else np.where(place == "north", 1.5, 2.5))
+    said = sought(frame.assign(place=place.mask(empty)), yes_or_no(ill))
+    np.testing.assert_array_equal(said > 0.5, breaks & ~empty)
+
+
+def test_cells_that_are_empty_may_be_the_marker():
+    frame, ill, rng = patients()
+    place, breaks = collected(ill, rng)
+    frame["place"] = pd.Series(rng.choice(["east", "west"], ROWS)).mask(place == "south")
+    np.testing.assert_array_equal(sought(frame, yes_or_no(ill)) > 0.5, breaks)
+
+
 def test_one_of_many_classes_and_a_number_have_markers_too():
     frame, ill, rng = patients()
     kinds = np.where(ill, "ill", np.where(frame["weight"] > 0, "well", "very well"))

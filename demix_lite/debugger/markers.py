@@ -84,7 +84,11 @@ def marker_pattern(
         wanted = sure[:, target] > 0.5
         if others.shape[1] and _signals(others, holds[rows], wanted[rows]) <= most:
             likely = targets_of(labels, wrong, task.label.classes, SIDES)[:, target]
-            return Pattern(holds if link > 0 else ~holds, likely)
+            empty = frame[[*task.numeric, *task.categorical][column]].isna().to_numpy()
+            told_by_empty = (holds == empty).all() or (holds == ~empty).all()
+            holds = holds if link > 0 else ~holds
+            # An empty cell breaks no pattern, unless being empty is its condition.
+            return Pattern(holds, likely if told_by_empty else np.where(empty, holds, likely))
     return None
 
 
