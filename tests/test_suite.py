@@ -120,6 +120,9 @@ def test_unknown_families_protocols_and_missing_detectors_are_named(monkeypatch,
         suite.suite("tabula")
     with pytest.raises(DemixError, match="unknown protocol 'in-tusk'; did you mean 'in-task'"):
         detector_for("in-tusk", "adult", "mlp1")
+    # The standard architecture is never left out: the protocol is not among those offered.
+    with pytest.raises(DemixError, match=r"Known: unified, practised, [a-z, -]+, paper\.$"):
+        detector_for("leave-one-architecture-out", "adult", "mlp1")
     monkeypatch.setenv("DEMIX_DATA", str(tmp_path))
     with pytest.raises(DemixError, match="train-detector tabular --only tabular-only-bank"):
         detector_for("in-task", "bank", "mlp1")

@@ -29,7 +29,7 @@ from demix_lite.data.store import check_source, data_home
 from demix_lite.detector import DetectorSettings, Environment, ErrorDetector, TrainingSettings
 from demix_lite.detector.classifier import SHIPPED, check_injections
 from demix_lite.detector.environments import injection_environments
-from demix_lite.errors import DemixError, unknown_name
+from demix_lite.errors import DemixError, refuse_unknown, unknown_name
 from demix_lite.models.training import resolve_device
 from demix_lite.tasks import TASKS, get_task
 from demix_lite.tasks.base import Splits
@@ -197,7 +197,7 @@ def curriculum_for(protocol: str, task_name: str, architecture: str) -> Curricul
     Raises
     ------
     DemixError
-        If the protocol is unknown, or the task's family has no such protocol.
+        If no detector judges the task and the architecture under this protocol.
 
     Examples
     --------
@@ -211,10 +211,10 @@ def curriculum_for(protocol: str, task_name: str, architecture: str) -> Curricul
         family, protocol = OTHER_FAMILY[family], "unified"
     known = curricula(family)
     judged = {"family": family, "task": task_name, "architecture": architecture}
-    name = NAMES.get(protocol, "").format(**judged)
-    if name not in known:
-        raise unknown_name("protocol", protocol, dict.fromkeys(p.protocol for p in known.values()))
-    return known[name]
+    names = {protocol: name.format(**judged) for protocol, name in NAMES.items()}
+    plans = {protocol: known[name] for protocol, name in names.items() if name in known}
+    refuse_unknown("protocol", [protocol], plans)
+    return plans[protocol]
 
 
 def shipped_detector(family: str) -> ErrorDetector:
