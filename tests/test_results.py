@@ -89,6 +89,10 @@ def test_a_ledger_of_other_columns_and_doubled_rows_is_read(tmp_path):
     assert results.read_rows(tmp_path / "absent.csv", COLUMNS).empty
     with pytest.raises(DemixError, match="unknown data source 'reel'; did you mean 'real'"):
         results.read_rows(tmp_path / "ledger.csv", COLUMNS, source="reel")
+    with (tmp_path / "ledger.csv").open("a") as file:
+        file.write("adult,cut off")
+    with pytest.raises(DemixError, match=r"line 5 of .* has 2 values instead of 8"):
+        results.read_rows(tmp_path / "ledger.csv", COLUMNS)
 
 
 def test_the_grid_names_every_row_once():

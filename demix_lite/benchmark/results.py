@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
-from demix_lite.benchmark.ledger import KEY
+from demix_lite.benchmark.ledger import KEY, read_ledger
 from demix_lite.benchmark.suite import suite
 from demix_lite.data.store import check_source
 from demix_lite.errors import DemixError
@@ -55,17 +55,12 @@ def read_rows(
     Raises
     ------
     DemixError
-        If the source is unknown.
-
-    Examples
-    --------
-    >>> read_rows(Path("no-such-file.csv"), ("task", "source"), key=["task"]).empty
-    True
+        If the source is unknown, or a line has too few or too many values.
     """
     check_source(source)
     if not path.is_file():
         return pd.DataFrame(columns=list(columns))
-    rows = pd.read_csv(path, dtype={"commit": str}).reindex(columns=list(columns))
+    rows = read_ledger(path).reindex(columns=list(columns))
     rows = rows[rows["source"] == source].drop_duplicates(list(key), keep="last")
     order = {name: place for place, name in enumerate(TASKS)}
     return rows.sort_values("task", key=lambda names: names.map(order), kind="stable").reset_index(
