@@ -137,7 +137,8 @@ def test_a_bank_mixes_practice_with_the_tasks_themselves_that_some_protocols_lea
     )["air"]  # fmt: skip
     assert [e.practice for e in bank] == [False, True, False, True]
     assert len({e.injection for e in bank}) == 4
-    practising = {plan.protocol for plan in curricula("tabular").values() if plan.practises}
+    plans = curricula("tabular").values()
+    practising = {plan.protocol for plan in plans if plan.settings.practises}
     assert practising == {"practised", "leave-one-task-out"}
 
 

@@ -399,10 +399,11 @@ def test_a_detector_learns_from_the_tasks_and_architectures_of_its_plan_once(mon
         ]
         for task in ("adult", "air")
     }
+    practising = protocols.DetectorSettings(practises=True)
     plans = [
         Curriculum("one", "in-task", ("air",), ("mlp1", "mlp2")),
         Curriculum("two", "leave-one-architecture-out", ("adult", "air"), ("mlp2",)),
-        Curriculum("three", "leave-one-task-out", ("air",), ("mlp1",)),
+        Curriculum("three", "leave-one-task-out", ("air",), ("mlp1",), practising),
     ]
     monkeypatch.setattr(protocols, "environment_bank", lambda tasks, **_: environments)
     for _ in range(2):
@@ -512,7 +513,7 @@ def test_baselines_are_tuned_on_few_rows_and_kept_by_source(monkeypatch, tmp_pat
         assert not suite._kept(name, "bank", other).exists()
 
 
-def test_detectors_learn_from_the_source_and_the_questions_that_they_ask_for(monkeypatch, tmp_path):
+def test_detectors_learn_from_the_source_and_the_practice_that_they_ask_for(monkeypatch, tmp_path):
     asked = []
 
     def bank(tasks, **options):
@@ -529,7 +530,8 @@ def test_detectors_learn_from_the_source_and_the_questions_that_they_ask_for(mon
     monkeypatch.setattr(protocols, "environment_bank", bank)
     monkeypatch.setattr(protocols, "get_task", task)
     plain = Curriculum("one", "in-task", ("air",), ("mlp1",))
-    asks = Curriculum("two", "practised", ("air",), ("mlp1",))
+    practising = protocols.DetectorSettings(practises=True)
+    asks = Curriculum("two", "practised", ("air",), ("mlp1",), practising)
     for plans in ([plain], [plain, asks]):
         protocols.train_detectors(plans, source="twin", injections=9, again=True, jobs=2)
     shared = {"source": "twin", "injections": 9, "jobs": 2, "device": None}
@@ -557,13 +559,13 @@ def test_environments_are_made_of_the_rows_of_their_source(monkeypatch):
     assert sampled == [50, 50]
 
 
-def test_every_protocol_has_its_steps_and_its_questions():
+def test_every_protocol_has_its_steps_and_its_practice():
     for family in ("tabular", "recommendation"):
         for plan in curricula(family).values():
             settings = plan.settings
             assert settings.training.steps == protocols.STEPS[plan.protocol]
-            asks = plan.practises and family in protocols.PRACTISING
-            assert settings.practises == asks
+            with_practice = plan.protocol in ("practised", "leave-one-task-out")
+            assert settings.practises == (with_practice and family == "tabular")
             assert settings.plain_support
     assert not curricula("alignment")["alignment"].settings.plain_support
 

@@ -63,7 +63,7 @@ WITHOUT_PLAIN_SUPPORT = ("alignment",)
 """Families in which plain support gained nothing: the columns of a preference pair hardly predict
 its label."""
 
-WITH_QUESTIONS = ("practised", "leave-one-task-out")
+WITH_PRACTICE = ("practised", "leave-one-task-out")
 """Protocols whose detectors are also trained on practice tasks."""
 
 NAMES = {
@@ -108,11 +108,6 @@ class Curriculum:
     def shipped(self) -> bool:
         """Whether the detector comes with the package."""
         return self.protocol in ("unified", "practised", "leave-one-task-out")
-
-    @property
-    def practises(self) -> bool:
-        """Whether it is also trained on practice tasks drawn from its tables."""
-        return self.protocol in WITH_QUESTIONS
 
     @property
     def path(self) -> Path:
@@ -185,7 +180,7 @@ def _settings(protocol: str, family: str, steps: int) -> DetectorSettings:
             training=training,
         )
     return DetectorSettings(
-        practises=protocol in WITH_QUESTIONS and family in PRACTISING,
+        practises=protocol in WITH_PRACTICE and family in PRACTISING,
         plain_support=family not in WITHOUT_PLAIN_SUPPORT,
         training=training,
     )
@@ -361,7 +356,7 @@ def train_detectors(
         [name for name in TASKS if any(name in plan.tasks for plan in missing)],
         source=source,
         injections=injections,
-        practice=any(plan.practises for plan in missing),
+        practice=any(plan.settings.practises for plan in missing),
         jobs=jobs,
         device=device,
     )
@@ -371,7 +366,7 @@ def train_detectors(
             for name in plan.tasks
             for environment in bank[name]
             if environment.architecture in plan.architectures
-            and (plan.practises or not environment.practice)
+            and (plan.settings.practises or not environment.practice)
         ]
         facts: dict[str, Any] = {
             "protocol": plan.protocol,
