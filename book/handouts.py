@@ -30,7 +30,6 @@ OPTIONS = re.compile(r"\A(?::\w+: [^\n]*\n)+\n?")
 PYTHON = re.compile(r"^```python\n(.*?)\n```$", re.MULTILINE | re.DOTALL)
 CITATION = re.compile(r"\{cite:([pt])\}`([^`]+)`")
 ROLE = re.compile(r"\{(?:term|doc|ref)\}`([^`<]+?)\s*(?:<[^`]*>)?`")
-COLOURED = re.compile(r"\[([^\]]+)\]\{\.error-\w+\}")
 
 Known = Mapping[str, tuple[str, str]]
 """Maps a key of the bibliography to authors and year."""
@@ -110,7 +109,6 @@ def plain(text: str, known: Known, solved: bool) -> str:
         (DRAWING, lambda found: f"*(A drawing: {found[1]})*"),
         (CITATION, partial(spelled_out, known=known)),
         (ROLE, lambda found: found[1]),
-        (COLOURED, lambda found: found[1]),
     ]
     for pattern, rewrite in rewrites:
         text = pattern.sub(rewrite, text)

@@ -267,7 +267,7 @@ def test_every_reference_can_be_looked_up():
 # ------------------------------------------------------------------ what is handed out
 
 
-LESSON = """Text with {cite:p}`deng2026demix`, a {term}`word` and [label]{.error-label}.
+LESSON = """Text with {cite:p}`deng2026demix` and a {term}`word`.
 
 ```{exercise}
 :label: one
@@ -306,7 +306,7 @@ def test_the_code_of_solutions_is_found_and_run_last():
 def test_an_exercise_notebook_has_room_and_no_solution():
     known = {"deng2026demix": ("Deng et al.", "2026")}
     solved = "".join(sources(handouts.for_jupyter(lesson(LESSON), known, solved=True)))
-    assert "(Deng et al., 2026), a word and label." in solved
+    assert "(Deng et al., 2026) and a word." in solved
     assert "<details><summary>Solution</summary>" in solved
     asked, room, rest = sources(handouts.for_jupyter(lesson(LESSON), known, solved=False))
     assert asked.endswith("**Exercise.** What is asked?")
