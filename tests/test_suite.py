@@ -700,3 +700,17 @@ def test_the_study_of_repairs_tries_every_repair_with_our_verdicts_and_the_true_
     # Someone certain has nothing to hedge.
     assert told["oracle"]["labels flipped"] == pytest.approx(usual, abs=0.02)
     assert told["demix_lite"].nunique() > 2
+
+
+def test_the_ablation_trains_no_model_of_the_architecture_left_out(monkeypatch, tmp_path):
+    from demix_lite.benchmark import ablation
+
+    asked = []
+    monkeypatch.setattr(
+        ablation, "environment_bank", lambda tasks, **how: asked.append(how) or {"yelp": []}
+    )
+    monkeypatch.setattr(ablation, "_judged", lambda tasks, source: [])
+    untrained = SimpleNamespace(fit=lambda environments: None)
+    monkeypatch.setattr(ablation, "ErrorDetector", lambda settings: untrained)
+    ablation.run_ablation(["yelp"], tmp_path / "ablation.csv", source="twin", names=["deep sets"])
+    assert asked == [{"source": "twin", "architectures": ("din",), "jobs": None}]

@@ -132,9 +132,9 @@ def run_ablation(
     }
     if not todo:
         return
-    bank = environment_bank(tasks, source=source, jobs=jobs)
-    new = new_architecture(tasks[0])
-    known = [e for name in tasks for e in bank[name] if e.architecture != new]
+    trained = get_task(tasks[0]).architectures[:-1]
+    bank = environment_bank(tasks, source=source, architectures=trained, jobs=jobs)
+    known = [environment for name in tasks for environment in bank[name]]
     judged = _judged(tasks, source)
     for name, settings in todo.items():
         detector = ErrorDetector(settings).fit(known)
