@@ -301,7 +301,7 @@ def append(ledger: Path, name: str) -> None:
     suite._method = lambda name, *_: name
     suite.judge = lambda p, method, protocol: SimpleNamespace(row=row(method, p.seed))
     for seed in range(25):
-        suite._run_cell(cell(name, seed=seed), ledger, "twin", 10)
+        suite._run_cell(cell(name, seed=seed), ledger, "twin", 10, None)
 
 
 def test_two_processes_append_side_by_side_and_lose_nothing(tmp_path, start):

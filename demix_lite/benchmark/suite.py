@@ -194,11 +194,7 @@ def _missing(cells: Sequence[Cell], ledger: Path, source: str) -> Iterator[Cell]
 
 
 def _run_cell(
-    cell: Cell,
-    ledger: Path,
-    source: str,
-    train_rows: int | None,
-    device: str | None = None,
+    cell: Cell, ledger: Path, source: str, train_rows: int | None, device: str | None
 ) -> None:
     """Let the methods judge one run; skip rows that another process has finished meanwhile."""
     torch.set_num_threads(1)
