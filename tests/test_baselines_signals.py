@@ -337,6 +337,13 @@ def test_an_error_that_does_not_occur_is_no_reason_not_to_learn(tiny):
     assert f1(without[2], told.predict(without[2].run))[:2] == [1.0, 1.0]
 
 
+def test_a_run_without_errors_is_no_reason_not_to_learn(tiny):
+    one, other = list(tiny.values())[:2]
+    clean = replace(other, errors=np.zeros_like(other.errors))
+    told = Told([one, clean], lambda errors: errors).fit([one, clean])
+    assert told.rates is not None
+
+
 def test_ranks_become_bins_and_an_empty_bin_has_the_usual_share():
     places = _places(np.array([np.nan, -1.0, 1.0]))
     assert places.tolist() == [[25] * 3, [8] * 3, [41] * 3]

@@ -81,7 +81,8 @@ class Baseline(ABC):
             said = [
                 self._diagnose(place, e.run) for place, e in zip(places, environments, strict=True)
             ]
-            reached = np.mean([_mean_f1(*pair) for pair in zip(said, environments, strict=True)])
+            judged = zip(said, environments, strict=True)
+            reached = np.mean([_mean_f1(d, e) for d, e in judged if e.errors.any()])
             if reached > best:
                 best, winner = float(reached), (settings, self.rates)
         self.settings, self.rates = winner
