@@ -1243,6 +1243,14 @@ def test_what_spreadsheets_write_is_read():
     assert "ratio: 25 cells read as missing ('#DIV/0!')." in table.notes
 
 
+def test_a_span_of_time_without_two_values_is_left_out():
+    frame = people().assign(waited=pd.Timedelta(hours=3), took=pd.to_timedelta(np.nan))
+    table = own_table(frame, "buys")
+    assert not {"waited", "took"} & set(table.source.values())
+    assert "waited was left out: it is the same everywhere." in table.notes
+    assert "took was left out: it is empty." in table.notes
+
+
 def test_a_word_for_nothing_beside_one_other_word_is_a_category():
     frame = people().assign(alley=lambda f: np.where(f["age"] > 50, "None", "Brick"))
     table = own_table(frame, "buys")

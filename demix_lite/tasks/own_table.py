@@ -210,11 +210,7 @@ def own_table(
     found = _Columns(frozenset(map(str, frame.columns)))
     label, labels = _label(found, in_usual_type(frame[target]), kind)
     for column in frame.columns.drop(target):
-        values = in_usual_type(frame[column])
-        if _are_codes_by_type(values):
-            _add_category(found, str(column), as_text(values))
-        else:
-            _read_column(found, str(column), values)
+        _read_column(found, str(column), in_usual_type(frame[column]))
     found.notes += _missing(found)
     if not any(column.nunique() > 1 for column in found.mended.values()):
         raise DataError(
@@ -431,29 +427,25 @@ def _one_spelling(found: _Columns, text: pd.Series) -> pd.Series:
     return name
 
 
-def _are_codes_by_type(values: pd.Series) -> bool:
-    """Return whether numbers are codes: their dtype is categorical."""
-    kind = values.dtype
-    return isinstance(kind, pd.CategoricalDtype) and is_numeric_dtype(kind.categories.dtype)
-
-
 def _read_column(found: _Columns, name: str, values: pd.Series) -> None:
     """Add one column to the features, or note why it is left out."""
-    if isinstance(values.dtype, pd.CategoricalDtype):
-        values = values.astype(object)
-    if is_numeric_dtype(values.dtype) and not is_bool_dtype(values.dtype):
+    kind = values.dtype
+    if isinstance(kind, pd.CategoricalDtype) and is_numeric_dtype(kind.categories.dtype):
+        _add_category(found, name, as_text(values))
+    elif is_numeric_dtype(kind) and not is_bool_dtype(kind):
         numbers = as_numbers(values)
         _add_number(found, name, as_text(values.where(numbers.isna())), numbers)
-        return
-    if is_timedelta64_dtype(values.dtype):
-        days = values / pd.Timedelta(days=1)
-        found.notes.append(f"{name} is a span of time; read as days.")
-        found.add(found.free(f"{name} (days)"), days, days, source=name)
-        return
+    elif is_timedelta64_dtype(kind):
+        _add_span(found, name, values / pd.Timedelta(days=1))
+    elif is_datetime64_any_dtype(kind):
+        _add_date(found, name, as_text(values), values)
+    else:
+        _read_cells(found, name, values)
+
+
+def _read_cells(found: _Columns, name: str, values: pd.Series) -> None:
+    """Add a column whose type shows only in how its cells are written."""
     cells = as_text(values)
-    if is_datetime64_any_dtype(values.dtype):
-        _add_date(found, name, cells, values)
-        return
     if not _has_readable(cells):
         cells = as_text(values, MISSING_WORDS - {"none", "nil"})  # like few and many
     cells = _say_missing(found, name, cells, values)
@@ -506,8 +498,7 @@ def _missing(found: _Columns) -> list[str]:
 
 def _add_number(found: _Columns, name: str, cells: pd.Series, numbers: pd.Series) -> None:
     known = numbers.dropna()
-    if known.nunique() < 2:
-        found.notes.append(_same_everywhere(name, len(known)))
+    if _left_out(found, name, known):
         return
     whole = _are_whole(numbers)
     named_id = whole and ID_NAME.search(name)
@@ -541,10 +532,16 @@ def _counts_up(numbers: pd.Series) -> bool:
     return bool((steps == 1).all() or (in_order and (numbers - rows).nunique() == 1))
 
 
+def _add_span(found: _Columns, name: str, days: pd.Series) -> None:
+    if _left_out(found, name, days):
+        return
+    found.notes.append(f"{name} is a span of time; read as days.")
+    found.add(found.free(f"{name} (days)"), days, days, source=name)
+
+
 def _add_date(found: _Columns, name: str, cells: pd.Series, dates: pd.Series) -> None:
     dates = dates.dt.tz_localize(None)
-    if dates.nunique() < 2:
-        found.notes.append(_same_everywhere(name, int(dates.notna().sum())))
+    if _left_out(found, name, dates):
         return
     parts = {
         "days": (dates - dates.min()) / pd.Timedelta(days=1),
@@ -570,8 +567,7 @@ def _add_category(found: _Columns, name: str, text: pd.Series) -> None:
     known, near = text.dropna(), misspelt(text)
     meant = mended_words(text, near)
     counts = meant.value_counts()
-    if known.nunique() < 2:
-        found.notes.append(_same_everywhere(name, len(known)))
+    if _left_out(found, name, known):
         return
     if len(counts) > max(FEW_NUMBERS, len(known) / 2):
         words, unread = known.str.split().str.len().mean(), as_numbers(known).isna()
@@ -636,8 +632,13 @@ def _row(name: object) -> str:
     return str(name + 1 if isinstance(name, int | np.integer) else name)
 
 
-def _same_everywhere(name: str, known: int) -> str:
-    return f"{name} was left out: it {'is the same everywhere' if known else 'is empty'}."
+def _left_out(found: _Columns, name: str, values: pd.Series) -> bool:
+    """Note that a column is left out, if it is empty or the same everywhere."""
+    if values.nunique() > 1:
+        return False
+    what = "the same everywhere" if values.notna().any() else "empty"
+    found.notes.append(f"{name} was left out: it is {what}.")
+    return True
 
 
 def _count(number: int, what: str) -> str:
