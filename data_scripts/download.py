@@ -8,7 +8,6 @@ import time
 import urllib.error
 import urllib.request
 import zipfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +19,8 @@ from demix_lite.whole_file import whole_file
 
 TEMPORARY_HTTP = {408, 416, 425, 429, 500, 502, 503, 504}
 NETWORK_ERRORS = (OSError, http.client.HTTPException)
-
-
-@dataclass(frozen=True)
-class Patience:
-    """Tries per address, seconds without data that end a try, and the first pause (it doubles)."""
-
-    attempts: int = 3
-    timeout: float = 30.0
-    pause: float = 1.0
+ATTEMPTS, TIMEOUT, PAUSE = 3, 30.0, 1.0
+"""Tries per address, seconds without data that end a try, and the first pause (it doubles)."""
 
 
 def choose_edition(source: Source, folder: Path) -> Source:
@@ -94,7 +86,7 @@ def _candidates(file: RawFile, folder: Path) -> list[Path]:
     return [path for path in found if path.is_file()]
 
 
-def fetch_raw(source: Source, folder: Path, patience: Patience = Patience()) -> dict[str, Any]:
+def fetch_raw(source: Source, folder: Path) -> dict[str, Any]:
     """Download the files of ``source`` into ``folder`` and return their content.
 
     An existing file with the right checksum is not fetched again. Between tries, ``folder`` also
@@ -108,7 +100,7 @@ def fetch_raw(source: Source, folder: Path, patience: Patience = Patience()) -> 
         done = folder / file.name
         content = done.read_bytes() if done.is_file() else b""
         if not (content and _is_exact(content, file)):
-            content = _fetch_one(file, folder, source.name, patience)
+            content = _fetch_one(file, folder, source.name)
             with whole_file(done) as part:
                 part.write_bytes(content)
             for left_over in folder.glob(f"{file.name}.*.part"):
@@ -117,11 +109,11 @@ def fetch_raw(source: Source, folder: Path, patience: Patience = Patience()) -> 
     return raw
 
 
-def _fetch_one(file: RawFile, folder: Path, name: str, patience: Patience) -> bytes:
+def _fetch_one(file: RawFile, folder: Path, name: str) -> bytes:
     tried = []
     for url in file.urls:
         try:
-            return _fetch_from(url, file, folder, patience)
+            return _fetch_from(url, file, folder)
         except NETWORK_ERRORS as error:
             tried.append(f"{url} ({str(error) or type(error).__name__})")
     raise DemixError(
@@ -130,13 +122,13 @@ def _fetch_one(file: RawFile, folder: Path, name: str, patience: Patience) -> by
     )
 
 
-def _fetch_from(url: str, file: RawFile, folder: Path, patience: Patience) -> bytes:
+def _fetch_from(url: str, file: RawFile, folder: Path) -> bytes:
     part = folder / f"{file.name}.{hashlib.sha256(url.encode()).hexdigest()[:8]}.part"
     failure: Exception = OSError("not tried")
-    for attempt in range(patience.attempts):
-        time.sleep(patience.pause * 2 ** (attempt - 1) if attempt else 0)
+    for attempt in range(ATTEMPTS):
+        time.sleep(PAUSE * 2 ** (attempt - 1) if attempt else 0)
         try:
-            resumed = _transfer(url, part, patience.timeout)
+            resumed = _transfer(url, part)
         except NETWORK_ERRORS as error:
             failure = error
             if isinstance(error, urllib.error.HTTPError) and error.code not in TEMPORARY_HTTP:
@@ -156,7 +148,7 @@ def _fetch_from(url: str, file: RawFile, folder: Path, patience: Patience) -> by
     raise failure
 
 
-def _transfer(url: str, part: Path, timeout: float) -> bool:
+def _transfer(url: str, part: Path) -> bool:
     """Download ``part`` completely; return whether it was resumed instead of started anew."""
     have = part.stat().st_size if part.exists() else 0
     headers = {"User-Agent": "demix-lite data_scripts"}
@@ -164,7 +156,7 @@ def _transfer(url: str, part: Path, timeout: float) -> bool:
         headers["Range"] = f"bytes={have}-"
     request = urllib.request.Request(url.partition("#")[0], headers=headers)
     try:
-        answer = urllib.request.urlopen(request, timeout=timeout)
+        answer = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         if error.code == 416:
             part.unlink(missing_ok=True)

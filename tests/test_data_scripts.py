@@ -15,16 +15,10 @@ from threading import Thread
 import pandas as pd
 import pytest
 
-from data_scripts import covertype
+from data_scripts import covertype, download
 from data_scripts.__main__ import main, prepare
 from data_scripts.adult import SOURCE, parse
-from data_scripts.download import (
-    Patience,
-    choose_edition,
-    fetch_raw,
-    read_raw,
-    unverified_note,
-)
+from data_scripts.download import choose_edition, fetch_raw, read_raw, unverified_note
 from data_scripts.source import RawFile, Source, all_sources
 from demix_lite.data import load_table
 from demix_lite.errors import DemixError
@@ -43,7 +37,6 @@ United-States, >50K.
 
 """
 MINI = {"adult.data": TRAIN, "adult.test": TEST}
-FAST = Patience(attempts=3, timeout=2, pause=0.01)
 
 
 def source_of(files: dict[str, bytes], *hosts: str):
@@ -458,7 +451,9 @@ class Server:
 
 
 @pytest.fixture
-def server():
+def server(monkeypatch):
+    monkeypatch.setattr(download, "TIMEOUT", 2)
+    monkeypatch.setattr(download, "PAUSE", 0.01)
     server = Server()
     yield server
     server.http.shutdown()
@@ -472,9 +467,9 @@ def names(folder: Path) -> list[str]:
 def test_download_and_no_second_download(server, tmp_path):
     server.files = {f"/a/{name}": content for name, content in MINI.items()}
     source = source_of(MINI, f"{server.url}/a/")
-    assert fetch_raw(source, tmp_path, FAST) == MINI
+    assert fetch_raw(source, tmp_path) == MINI
     assert names(tmp_path) == ["adult.data", "adult.test"]
-    assert fetch_raw(source, tmp_path, FAST) == MINI
+    assert fetch_raw(source, tmp_path) == MINI
     assert len(server.asked) == 2
 
 
@@ -482,7 +477,7 @@ def test_a_damaged_copy_on_disk_is_fetched_again(server, tmp_path):
     (tmp_path / "adult.data").write_bytes(TRAIN[:-5])
     server.files = {"/a/adult.data": TRAIN}
     source = source_of({"adult.data": TRAIN}, f"{server.url}/a/")
-    assert fetch_raw(source, tmp_path, FAST) == {"adult.data": TRAIN}
+    assert fetch_raw(source, tmp_path) == {"adult.data": TRAIN}
     assert (tmp_path / "adult.data").read_bytes() == TRAIN
 
 
@@ -490,7 +485,7 @@ def test_retry_after_a_busy_server(server, tmp_path):
     server.files = {"/a/adult.data": TRAIN}
     server.troubles = {"/a/adult.data": [503, 503]}
     source = source_of({"adult.data": TRAIN}, f"{server.url}/a/")
-    assert fetch_raw(source, tmp_path, FAST) == {"adult.data": TRAIN}
+    assert fetch_raw(source, tmp_path) == {"adult.data": TRAIN}
     assert len(server.asked) == 3
 
 
@@ -498,30 +493,33 @@ def test_resume_after_a_cut_connection(server, tmp_path):
     server.files = {"/a/adult.data": TRAIN}
     server.troubles = {"/a/adult.data": ["cut"]}
     source = source_of({"adult.data": TRAIN}, f"{server.url}/a/")
-    assert fetch_raw(source, tmp_path, FAST) == {"adult.data": TRAIN}
+    assert fetch_raw(source, tmp_path) == {"adult.data": TRAIN}
     assert server.asked[1] == ("/a/adult.data", f"bytes={len(TRAIN) // 2}-")
     assert names(tmp_path) == ["adult.data"]
 
 
-def test_a_run_resumes_what_an_earlier_run_left(server, tmp_path):
+def test_a_run_resumes_what_an_earlier_run_left(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "ATTEMPTS", 1)
     server.files = {"/a/adult.data": TRAIN}
     server.troubles = {"/a/adult.data": ["cut"]}
     source = source_of({"adult.data": TRAIN}, f"{server.url}/a/")
     with pytest.raises(DemixError, match="ended early"):
-        fetch_raw(source, tmp_path, replace(FAST, attempts=1))
+        fetch_raw(source, tmp_path)
     assert not (tmp_path / "adult.data").exists()
-    assert fetch_raw(source, tmp_path, replace(FAST, attempts=1)) == {"adult.data": TRAIN}
+    assert fetch_raw(source, tmp_path) == {"adult.data": TRAIN}
     assert names(tmp_path) == ["adult.data"]
 
 
-def test_a_resumed_file_that_turns_out_wrong_is_begun_afresh(server, tmp_path):
+def test_a_resumed_file_that_turns_out_wrong_is_begun_afresh(server, tmp_path, monkeypatch):
     server.files = {"/a/adult.data": b"x" * len(TRAIN)}
     server.troubles = {"/a/adult.data": ["cut"]}
     source = source_of({"adult.data": TRAIN}, f"{server.url}/a/")
+    monkeypatch.setattr(download, "ATTEMPTS", 1)
     with pytest.raises(DemixError):
-        fetch_raw(source, tmp_path, replace(FAST, attempts=1))
+        fetch_raw(source, tmp_path)
+    monkeypatch.setattr(download, "ATTEMPTS", 3)
     server.files = {"/a/adult.data": TRAIN}
-    assert fetch_raw(source, tmp_path, FAST) == {"adult.data": TRAIN}
+    assert fetch_raw(source, tmp_path) == {"adult.data": TRAIN}
     assert [span for _, span in server.asked] == [None, f"bytes={len(TRAIN) // 2}-", None]
 
 
@@ -529,7 +527,7 @@ def test_a_wrong_checksum_is_refused_and_nothing_is_kept(server, tmp_path):
     server.files = {"/a/adult.data": TRAIN + b"one row more"}
     source = source_of({"adult.data": TRAIN}, f"{server.url}/a/")
     with pytest.raises(DemixError, match="wrong checksum"):
-        fetch_raw(source, tmp_path, FAST)
+        fetch_raw(source, tmp_path)
     assert names(tmp_path) == []
     assert len(server.asked) == 1
 
@@ -541,7 +539,7 @@ def test_second_source_when_the_first_fails(server, tmp_path, trouble):
         server.files["/a/adult.data"] = TRAIN if trouble == "cut" else TEST
         server.troubles = {"/a/adult.data": ["cut"] * 3 if trouble == "cut" else []}
     source = source_of({"adult.data": TRAIN}, f"{server.url}/a/", f"{server.url}/b/")
-    assert fetch_raw(source, tmp_path, FAST) == {"adult.data": TRAIN}
+    assert fetch_raw(source, tmp_path) == {"adult.data": TRAIN}
     assert names(tmp_path) == ["adult.data"]
 
 
@@ -557,12 +555,12 @@ def test_archives_are_unpacked(server, tmp_path):
         ["a.zip#adult.data", "outer.zip#inner.zip#adult.data", "adult.data.gz"]
     ):
         file = RawFile("adult.data", digest, (f"{server.url}/{place}",))
-        got = fetch_raw(replace(SOURCE, files=(file,)), tmp_path / str(number), FAST)
+        got = fetch_raw(replace(SOURCE, files=(file,)), tmp_path / str(number))
         assert got == {"adult.data": TRAIN}
     for place in ("bad.zip#adult.data", "a.zip#other"):
         file = RawFile("adult.data", digest, (f"{server.url}/{place}",))
         with pytest.raises(DemixError, match="cannot be unpacked"):
-            fetch_raw(replace(SOURCE, files=(file,)), tmp_path / "bad", FAST)
+            fetch_raw(replace(SOURCE, files=(file,)), tmp_path / "bad")
         assert names(tmp_path / "bad") == []
 
 
@@ -574,7 +572,7 @@ def test_a_file_whose_packed_digest_is_known_stays_packed(server, tmp_path):
         file = RawFile("adult.data.gz", digest, (f"{server.url}/{place}",))
         folder = tmp_path / place.replace("#", "-")
         for _ in range(2):  # the second time from the disk
-            got = fetch_raw(replace(SOURCE, files=(file,)), folder, FAST)
+            got = fetch_raw(replace(SOURCE, files=(file,)), folder)
             assert got == {"adult.data": TRAIN}
         assert names(folder) == ["adult.data.gz"]
     assert len(server.asked) == 2
@@ -586,7 +584,7 @@ def test_files_without_a_published_digest_are_streamed_and_fetched_once(server, 
     file = RawFile("a.json", "", (f"{server.url}/page.json.gz", f"{server.url}/a.json.gz"))
     source = replace(SOURCE, files=(file,), streamed=True)
     for _ in range(2):
-        lines = fetch_raw(source, tmp_path, FAST)["a.json"]
+        lines = fetch_raw(source, tmp_path)["a.json"]
         assert list(lines) == content.splitlines(keepends=True)
     assert names(tmp_path) == ["a.json"]
     assert len(server.asked) == 2
@@ -596,7 +594,7 @@ def test_files_without_a_published_digest_are_streamed_and_fetched_once(server, 
 def test_the_last_word_names_every_source_and_the_way_out(server, tmp_path):
     source = source_of({"adult.data": TRAIN}, f"{server.url}/a/", "http://127.0.0.1:9/")
     with pytest.raises(DemixError) as caught:
-        fetch_raw(source, tmp_path, FAST)
+        fetch_raw(source, tmp_path)
     message = str(caught.value)
     assert f"{server.url}/a/adult.data (HTTP Error 404" in message
     assert "http://127.0.0.1:9/adult.data" in message
