@@ -958,6 +958,11 @@ def test_a_unit_stands_at_nearly_every_number():
     assert reading.unit_of(pd.Series(["5 kg"] * 17 + ["room 7, left"] * 3)) == ("", "")
 
 
+def test_a_minus_is_read_like_a_hyphen():
+    for cells in (["\u22125", "3"], ["\u2212$5", "$3"], ["\u22125 kg", "3 kg"]):
+        assert reading.as_numbers(pd.Series(cells)).tolist() == [-5, 3]
+
+
 @pytest.mark.parametrize(
     ("written", "read"),
     [

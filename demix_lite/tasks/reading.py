@@ -36,7 +36,7 @@ LARGEST = 1e30
 """Scaled, or ten times as large, a larger number would not fit in single precision."""
 
 MONEY = "$€£¥₹₩₺"
-NEGATIVE = re.compile(rf"^(?:\((?P<owed>[^()]*\d[^()]*)\)|[-\u2212](?P<money>[{MONEY}].*))$")
+NEGATIVE = re.compile(rf"^(?:\((?P<owed>[^()]*\d[^()]*)\)|-(?P<money>[{MONEY}].*))$")
 """Negative amounts: (1,200), as in accounting, and -$5."""
 
 LIMIT = re.compile(r"^[<>\u2264\u2265~\u2248]=?\s*(?=[-\d.])")
@@ -201,11 +201,12 @@ def without_unit(text: pd.Series) -> pd.Series:
 
 
 def _signed(text: pd.Series) -> pd.Series:
-    """Write (1,200) as -1,200, -$5 as $-5, 1'030 and 1 030 as 1030; keep other cells."""
+    """Write (1,200) as -1,200, -$5 as $-5, 1'030 and 1 030 as 1030; a minus as a hyphen."""
 
     def rewritten(cell: object) -> object:
         if not isinstance(cell, str):
             return cell
+        cell = cell.replace("\u2212", "-")
         if match := NEGATIVE.match(cell):
             amount = (match["owed"] or match["money"]).strip()
             cell = f"{amount[0]}-{amount[1:]}" if amount[0] in MONEY else f"-{amount}"
