@@ -60,7 +60,7 @@ SHORT_DATE = re.compile(
     rf"^(?P<a>\d{{1,2}})(?P<sep>[-/.])(?P<b>\d{{1,2}})(?P=sep)(?P<year>\d{{4}}|\d{{2}}){TIME}$"
 )
 DAY_MONTH = re.compile(
-    rf"^(?P<day>\d{{1,2}})[-\s.]+(?P<name>[^\W\d_]{{3,9}})[-\s.,]+(?P<year>\d{{4}}){TIME}$"
+    rf"^(?P<day>\d{{1,2}})[-\s.]+(?P<name>[^\W\d_]{{3,9}})[-\s.,]+(?P<year>\d{{4}}|\d{{2}}){TIME}$"
 )
 MONTH_DAY = re.compile(
     rf"^(?P<name>[^\W\d_]{{3,9}})\.?\s+(?P<day>\d{{1,2}}),?\s+(?P<year>\d{{4}}){TIME}$"
