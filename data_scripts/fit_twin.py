@@ -11,7 +11,7 @@ import argparse
 import itertools
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ TWINS = ROOT / "demix_lite" / "data" / "twins"
 FIDELITY = ROOT / "book" / "results" / "twin_fidelity.csv"
 SCORES = ["accuracy", "auc", "r2"]
 LARGEST_FILE = 200_000
-DEFAULT_ROWS = 12_000
+DEFAULT_ROWS = 12_000  # of a twin, unless the table has fewer
 MAX_BINS = 16
 MAX_LISTED = 200  # a column with more distinct numbers is described by quantiles
 KNOTS = 33
@@ -42,40 +42,36 @@ LABEL_TREES, LABEL_LEAVES = 100, 31
 NUMBER_TREES = 150  # for a numeric target
 LEVELS = 30  # of the predicted mean of a numeric target, each with its own residual distribution
 
+Coded = tuple[dict[str, Any], np.ndarray]
+"""The description of a column's values, and the code of every row."""
 
-def fit_twin(frame: pd.DataFrame, card: Card, rows: int = DEFAULT_ROWS) -> dict[str, Any]:
+
+def fit_twin(frame: pd.DataFrame, card: Card) -> dict[str, Any]:
     """Describe a table so that :func:`demix_lite.data.twin.sample_twin` can imitate it.
 
-    Parameters
-    ----------
-    frame, card : DataFrame, Card
-        A prepared table whose target is a class or a number.
-    rows : int
-        Default number of rows of the twin; at most the number of rows of the table.
+    The target is a class or a number.
     """
     target = frame[card.target]
-    coded = {name: code_number(frame[name]) for name in card.numeric}
-    coded |= {name: code_category(frame[name], target) for name in card.categorical}
-    order = draw_order({name: codes for name, (_, codes) in coded.items()})
-    seen = np.column_stack([tree_input(coded[n][0], frame[n], coded[n][1]) for n in order])
-    facts = ("name", "title", "url", "licence", "numeric", "categorical", "target")
+    coded, seen = code_columns(frame, card.numeric, card.categorical, target)
     notes = f"Synthetic rows, drawn from a description fitted to {len(frame):,} real rows."
     twin: dict[str, Any] = {
-        "rows": min(rows, len(frame)),
+        "rows": min(DEFAULT_ROWS, len(frame)),
         "order": list(frame.columns),
-        "card": {fact: getattr(card, fact) for fact in facts}
-        | {"notes": f"{notes} {card.notes}".strip()},
+        "card": twin_card(card, notes=f"{notes} {card.notes}".strip()),
         "columns": [],
         "label": fit_number(seen, target) if is_number(target) else fit_label(seen, target),
     }
     for leaves in LEAVES:
-        twin["columns"] = [
-            {"name": name, **coded[name][0], **fit_column(seen[:, :place], coded[name][1], leaves)}
-            for place, name in enumerate(order)
-        ]
+        twin["columns"] = fit_columns(coded, seen, leaves)
         if len(write_twin(twin)) <= LARGEST_FILE:
             break
     return twin
+
+
+def twin_card(card: Card, **more: Any) -> dict[str, Any]:
+    """Return the facts of a twin's card: those of the real table, and ``more``."""
+    facts = ("name", "title", "url", "licence", "numeric", "categorical", "target")
+    return {fact: getattr(card, fact) for fact in facts} | more
 
 
 def write_twin(twin: dict[str, Any]) -> str:
@@ -88,7 +84,18 @@ def is_number(target: pd.Series) -> bool:
     return pd.api.types.is_numeric_dtype(target)
 
 
-def code_category(values: pd.Series, target: pd.Series) -> tuple[dict[str, Any], np.ndarray]:
+def code_columns(
+    frame: pd.DataFrame, numeric: Iterable[str], categorical: Iterable[str], target: pd.Series
+) -> tuple[dict[str, Coded], np.ndarray]:
+    """Number the values of all columns; return them in drawing order, and the inputs of trees."""
+    coded = {name: code_number(frame[name]) for name in numeric}
+    coded |= {name: code_category(frame[name], target) for name in categorical}
+    order = draw_order({name: codes for name, (_, codes) in coded.items()})
+    inputs = [tree_input(coded[name][0], frame[name], coded[name][1]) for name in order]
+    return {name: coded[name] for name in order}, np.column_stack(inputs)
+
+
+def code_category(values: pd.Series, target: pd.Series) -> Coded:
     """Number the categories by mean target or share of the rarest class, for splits of trees."""
     height = target if is_number(target) else target.eq(target.value_counts().index[-1])
     rates = height.groupby(values, dropna=False).mean().sort_values(kind="stable").index
@@ -98,7 +105,7 @@ def code_category(values: pd.Series, target: pd.Series) -> tuple[dict[str, Any],
     return {"levels": levels}, np.array(codes)
 
 
-def code_number(values: pd.Series) -> tuple[dict[str, Any], np.ndarray]:
+def code_number(values: pd.Series) -> Coded:
     """Number the bins of a column: frequent values by themselves, quantiles of the rest."""
     known = values.dropna()
     counts = known.value_counts()
@@ -129,7 +136,11 @@ def _shape(known: pd.Series, listed: bool) -> dict[str, Any] | None:
     counts = known.value_counts().sort_index()
     if listed or len(counts) == 1:
         return {"values": counts.index.tolist(), "weights": counts.tolist()}
-    return {"knots": [_short(knot) for knot in np.quantile(known, np.linspace(0, 1, KNOTS))]}
+    return {"knots": _knots(known)}
+
+
+def _knots(values: pd.Series | np.ndarray) -> list[float | int]:
+    return [_short(knot) for knot in np.quantile(values, np.linspace(0, 1, KNOTS))]
 
 
 def _short(number: float) -> float | int:
@@ -152,6 +163,14 @@ def draw_order(codes: dict[str, np.ndarray]) -> list[str]:
         left.remove(order[-1])
         order.append(max(left, key=lambda a: max(pairs[a, b] for b in order)))
     return order
+
+
+def fit_columns(coded: dict[str, Coded], seen: np.ndarray, leaves: int) -> list[dict[str, Any]]:
+    """Describe how each column is drawn, given those before it."""
+    return [
+        {"name": name, **shape, **fit_column(seen[:, :place], codes, leaves)}
+        for place, (name, (shape, codes)) in enumerate(coded.items())
+    ]
 
 
 def fit_column(seen: np.ndarray, codes: np.ndarray, leaves: int) -> dict[str, Any]:
@@ -212,17 +231,13 @@ def fit_number(seen: np.ndarray, target: pd.Series) -> dict[str, Any]:
     means = cross_val_predict(model, seen, target, cv=KFold(5, shuffle=True, random_state=0))
     cuts = np.unique(np.quantile(means, np.linspace(0, 1, LEVELS + 1)[1:-1]))
     level, rest = np.searchsorted(cuts, means), target.to_numpy() - means
-    points = np.linspace(0, 1, KNOTS)
     base, stages = _boosted(model.fit(seen, target))
     return {
         "kind": "number",
         **number_format(target),
         "range": [target.min().item(), target.max().item()],
         "cuts": cuts.tolist(),
-        "knots": [
-            [_short(knot) for knot in np.quantile(rest[level == number], points)]
-            for number in range(len(cuts) + 1)
-        ],
+        "knots": [_knots(rest[level == number]) for number in range(len(cuts) + 1)],
         "base": base.item(),
         "trees": [tree for stage in stages for tree in stage],
     }

@@ -17,17 +17,8 @@ import torch
 from scipy.stats import norm, rankdata
 from sklearn.metrics import roc_auc_score
 
-from data_scripts.fit_twin import (
-    KNOTS,
-    ROOT,
-    code_category,
-    code_number,
-    command,
-    draw_order,
-    fit_column,
-)
+from data_scripts.fit_twin import KNOTS, ROOT, code_columns, command, fit_columns, twin_card
 from demix_lite.data.store import Card, Tables, load_tables
-from demix_lite.data.twin import tree_input
 from demix_lite.data.world import MOST_TAKEN, sample_world, token_matrix
 from demix_lite.errors import DemixError
 from demix_lite.seeds import derive_seed, generator
@@ -64,21 +55,18 @@ class Tastes(torch.nn.Module):
         self.base = torch.nn.Parameter(torch.zeros(()))
 
     def forward(self, user: torch.Tensor, item: torch.Tensor) -> torch.Tensor:
-        """Return the appeal of items ``(users, many)`` to users ``(users,)``."""
-        return self.appeal(self.user_vectors()[user], self.item_vectors()[item]) + self.base
+        """Return the appeal of items ``(users, many)`` to users ``(users,)``.
 
-    def user_vectors(self) -> torch.Tensor:
-        """Return the tastes of all users."""
-        return self.user_tokens @ self.of_user_tokens + self.of_users
+        It is the inner product of their tastes plus the popularity of the item.
+        """
+        tastes = (self.user_tokens @ self.of_user_tokens + self.of_users)[user]
+        items = self.item_vectors()[item]
+        appeal = torch.einsum("ud,und->un", tastes, items[..., :-1]) + items[..., -1]
+        return appeal + self.base
 
     def item_vectors(self) -> torch.Tensor:
         """Return the tastes of all items, with their popularity as last component."""
         return self.item_tokens @ self.of_item_tokens + self.of_items
-
-    @staticmethod
-    def appeal(user: torch.Tensor, item: torch.Tensor) -> torch.Tensor:
-        """Return the inner product of the tastes plus the popularity."""
-        return torch.einsum("ud,und->un", user, item[..., :-1]) + item[..., -1]
 
 
 def fit_tastes(
@@ -116,7 +104,6 @@ def fit_world(tables: Tables, card: Card) -> dict[str, Any]:
         popularity = model.item_vectors()[item, -1].numpy()
         affinity = model(torch.tensor(user), torch.tensor(item)[:, None])[:, 0].numpy() - popularity
     counts = np.bincount(user)
-    facts = ("name", "title", "url", "licence", "numeric", "categorical", "target")
     notes = (
         f"Synthetic users, items and ratings, drawn after {len(user):,} real ratings. {card.notes}"
     )
@@ -125,8 +112,7 @@ def fit_world(tables: Tables, card: Card) -> dict[str, Any]:
     keys = [key for key in card.keys if key != "time"]
     world = {
         "rows": ROWS,
-        "card": {fact: getattr(card, fact) for fact in facts}
-        | {"keys": [*keys[:2], "time", *keys[2:]], "notes": notes.strip()},
+        "card": twin_card(card, keys=[*keys[:2], "time", *keys[2:]], notes=notes.strip()),
         "users": {
             "count": USERS,
             **fit_attributes(users, card, counts),
@@ -210,16 +196,10 @@ def fit_attributes(frame: pd.DataFrame, card: Card, counts: np.ndarray) -> dict[
         levels = frame[name].value_counts(dropna=False).index[:MOST_LEVELS]
         common &= frame[name].isin(levels).to_numpy()
     frame, counts = frame[common], pd.Series(np.log1p(counts[common]), index=frame.index[common])
-    numbers = [name for name in names if name in card.numeric]
-    coded = {name: code_number(frame[name]) for name in numbers}
-    coded |= {name: code_category(frame[name], counts) for name in names if name not in numbers}
-    drawn = draw_order({name: codes for name, (_, codes) in coded.items()})
-    seen = np.column_stack([tree_input(coded[n][0], frame[n], coded[n][1]) for n in drawn])
-    columns = [
-        {"name": name, **coded[name][0], **fit_column(seen[:, :place], coded[name][1], LEAVES)}
-        for place, name in enumerate(drawn)
-    ]
-    return {"columns": columns, "order": order}
+    numeric = [name for name in names if name in card.numeric]
+    categorical = [name for name in names if name not in numeric]
+    coded, seen = code_columns(frame, numeric, categorical, counts)
+    return {"columns": fit_columns(coded, seen, LEAVES), "order": order}
 
 
 def fit_ratings(
