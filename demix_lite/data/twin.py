@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from demix_lite.errors import DemixError, refuse_unknown
+from demix_lite.errors import refuse_unknown
 from demix_lite.seeds import generator
 
 MISSING = -1e9
@@ -109,9 +109,7 @@ def draw_label(label: dict[str, Any], seen: np.ndarray, rng: np.random.Generator
     """Draw the target of each row of ``seen``."""
     if label["kind"] == "trees":
         return _take(label["classes"], _draw_codes(label_probabilities(label, seen), rng))
-    if label["kind"] == "number":
-        return _draw_number(label, label_mean(label, seen), rng)
-    raise DemixError(f"this twin has a label model of unknown kind {label['kind']!r}.")
+    return _draw_number(label, label_mean(label, seen), rng)
 
 
 def label_mean(label: dict[str, Any], seen: np.ndarray) -> np.ndarray:
