@@ -1,11 +1,12 @@
 """Cross-fitting: every row is predicted by a model that was fitted on other rows."""
 
+from functools import cache
 from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, clone
 from sklearn.model_selection import KFold
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 FOLDS = 5
 WORTH_THREADS = 5000
@@ -58,7 +59,7 @@ def held_out(
     draw = np.random.default_rng(seed)
     splits = KFold(folds, shuffle=True, random_state=seed % 2**32).split(x)
     # With few rows, the threads of boosting spend more time waiting than working.
-    with threadpool_limits(1 if len(x) < WORTH_THREADS else None, "openmp"):
+    with _threads().limit(limits=1 if len(x) < WORTH_THREADS else None, user_api="openmp"):
         for others, held in splits:
             rows = draw.permutation(others)[:most]
             weighted = {} if weights is None else {"sample_weight": weights[rows]}
@@ -72,6 +73,12 @@ def held_out(
             else:
                 said[held] = fitted.predict(x[held])
     return said
+
+
+@cache
+def _threads() -> ThreadpoolController:
+    """Return the control of all threads; finding the libraries takes as long as a small fit."""
+    return ThreadpoolController()
 
 
 def without_empty(x: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
