@@ -42,7 +42,7 @@ STEPS = {
     "leave-one-task-out": 1500,
     "leave-one-architecture-out": 1500,
     "in-task": 1500,
-    "paper": 400,
+    "paper": 1500,
 }
 """Training steps of the first pass by protocol."""
 
