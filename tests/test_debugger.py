@@ -658,9 +658,9 @@ def test_a_claim_is_what_the_rows_have_and_no_others():
         ([0, 1, 1, 0, 0], None),
         ([0, 0, 0, 0, 1], None),
     ):
-        assert shortcut_names._claim(number, np.array(where, bool)) == claim
-    assert shortcut_names._claim(name, np.array([1, 0, 1, 0, 1], bool)) == {"a", "c"}
-    assert shortcut_names._claim(name, np.array([1, 1, 0, 0, 0], bool)) is None
+        assert shortcut_names._Cells.of(number).claim(np.array(where, bool)) == claim
+    assert shortcut_names._Cells.of(name).claim(np.array([1, 0, 1, 0, 1], bool)) == {"a", "c"}
+    assert shortcut_names._Cells.of(name).claim(np.array([1, 1, 0, 0, 0], bool)) is None
 
 
 def test_slips_come_on_top_of_what_the_detector_sees():

@@ -75,10 +75,11 @@ def name_shortcuts(
     def tells(column: str) -> bool:
         return is_telltale(frame[column], frame[task.target], is_class=task.label.classes > 0)
 
+    cells = {str(name): _Cells.of(column) for name, column in frame.items()}
     named: list[NamedShortcut] = []
     for chosen in np.argsort(-links)[:50]:
         condition, target = divmod(int(chosen), found.targets.shape[1])
-        rule = _rule(task, frame, found, condition, target)
+        rule = _rule(task, cells, found, condition, target)
         if rule is None:
             continue
         holds, wanted = rule.holds(frame), rule.matches_target(frame[task.target])
@@ -112,8 +113,39 @@ def _is_coarse(
     return bool((holds & wanted).sum() < breaks.sum() or missed < breaks.mean() / 2)
 
 
+@dataclass(frozen=True)
+class _Cells:
+    """The known cells of a column: where they are, their numbers or codes, the names of the codes.
+
+    Read from pandas once per column, not once per rule.
+    """
+
+    known: np.ndarray
+    values: np.ndarray
+    names: pd.Index | None
+
+    @classmethod
+    def of(cls, column: pd.Series) -> "_Cells":
+        known = column.notna().to_numpy()
+        if pd.api.types.is_numeric_dtype(column.dtype):
+            return cls(known, column.to_numpy(dtype=float, na_value=np.nan), None)
+        return cls(known, *pd.factorize(column))
+
+    def claim(self, holds: np.ndarray) -> "frozenset[str] | tuple[float, float] | None":
+        """Return the values that these rows have and no other row has, or None."""
+        inside, outside = self.values[holds & self.known], self.values[~holds & self.known]
+        if not len(inside) or not len(outside):
+            return None
+        if self.names is not None:
+            codes = np.unique(inside)
+            return None if np.isin(codes, outside).any() else frozenset(self.names[codes])
+        if inside.min() > outside.max() or inside.max() < outside.min():
+            return float(inside.min()), float(inside.max())
+        return None
+
+
 def _rule(
-    task: Task, frame: pd.DataFrame, found: Candidates, condition: int, target: int
+    task: Task, cells: dict[str, _Cells], found: Candidates, condition: int, target: int
 ) -> Rule | None:
     """Read a rule off the rows; a rule that says the opposite is negated."""
     holds = found.conditions[:, condition] > 0.5
@@ -123,25 +155,12 @@ def _rule(
             holds = ~holds
         else:
             wanted = ~wanted
-    label = _claim(frame[task.target], wanted)
+    label = cells[task.target].claim(wanted)
     if label is None or (isinstance(label, frozenset) and len(label) > 1):
         return None
-    for column in frame.columns.drop(task.target):
-        claim = _claim(frame[column], holds)
+    for column, values in cells.items():
+        claim = None if column == task.target else values.claim(holds)
         if claim is not None:
             value = label if isinstance(label, tuple) else next(iter(label))
-            return Rule(str(column), {str(column): claim}, value)
-    return None
-
-
-def _claim(values: pd.Series, holds: np.ndarray) -> "frozenset[str] | tuple[float, float] | None":
-    """Return the values of a column that these rows have and no other row has, or None."""
-    inside, outside = values[holds].dropna(), values[~holds].dropna()
-    if not len(inside) or not len(outside):
-        return None
-    if not pd.api.types.is_numeric_dtype(values.dtype):
-        names = frozenset(inside.unique())
-        return None if names & frozenset(outside.unique()) else names
-    if inside.min() > outside.max() or inside.max() < outside.min():
-        return float(inside.min()), float(inside.max())
+            return Rule(column, {column: claim}, value)
     return None
