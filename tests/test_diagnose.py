@@ -1066,7 +1066,7 @@ def test_none_is_a_word_among_words_and_missing_among_numbers():
     bags = pd.Series(["None", "Driver", "Both", "NA"] * 30)
     table = own_table(people(120).assign(bags=bags), "buys")
     assert set(table.frame["bags"].dropna()) == {"None", "Driver", "Both"}
-    assert "bags: 30 cells read as missing ('NA')." in table.notes
+    assert "Cells read as missing ('NA'): bags (30)." in table.notes
     both = own_table(people(120).assign(bags=bags, doors=bags[::-1].to_numpy()), "buys").notes
     assert "Cells read as missing ('NA'): bags (30), doors (30)." in both
     numbers = pd.Series(["None", "5", "6", "7"] * 30)
@@ -1246,7 +1246,7 @@ def test_what_spreadsheets_write_is_read():
     }
     assert table.frame["clock (hours since midnight)"].head(3).tolist() == [0, 0.25, 0.5]
     assert table.frame["ratio"].isna().sum() == 25
-    assert "ratio: 25 cells read as missing ('#DIV/0!')." in table.notes
+    assert "Cells read as missing ('#DIV/0!'): ratio (25)." in table.notes
 
 
 def test_a_span_of_time_without_two_values_is_left_out():

@@ -487,12 +487,8 @@ def _missing(found: _Columns) -> list[str]:
     """Say how many cells were read as missing, in one line for columns with the same words."""
     lines = []
     for words, counts in found.missing.items():
-        if len(counts) > 1:
-            listed = ", ".join(f"{name} ({count:,})" for name, count in counts.items())
-            lines.append(f"Cells read as missing ({words}): {listed}.")
-            continue
-        for name, count in counts.items():
-            lines.append(f"{name}: {_count(count, 'cell')} read as missing ({words}).")
+        listed = ", ".join(f"{name} ({count:,})" for name, count in counts.items())
+        lines.append(f"Cells read as missing ({words}): {listed}.")
     return lines
 
 
