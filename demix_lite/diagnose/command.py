@@ -319,10 +319,8 @@ def _file_checks(raw: pd.DataFrame) -> list[str]:
     """Report what a text file seems to lack: a line of column names, cells at the end of lines."""
     checks = []
     if look_like_cells(raw.attrs.get("header", [])):
-        some = ", ".join(raw.columns[:3])
-        checks.append(
-            f"The first line was read as the names of the columns ({some}, ...): is it a row?"
-        )
+        some = ", ".join(raw.columns[:3]) + (", ..." if len(raw.columns) > 3 else "")
+        checks.append(f"The first line was read as the names of the columns ({some}): is it a row?")
     short = pd.Index(raw.attrs.get("short_rows", []))
     if len(short):
         said = f"Lines with fewer cells than columns, read as empty there: {len(short):,}"
