@@ -34,7 +34,6 @@ from demix_lite.detector.classifier import BLOCK
 from demix_lite.detector.runs import EARLY_CHANNELS, FINAL_CHANNELS
 from demix_lite.influence import influence_vectors
 from demix_lite.models import MLP, Layout, fit, predict
-from demix_lite.models.din import DIM, HIDDEN
 from demix_lite.models.preference_lm import (
     MOST_TOKENS,
     SMALL_LM,
@@ -213,11 +212,11 @@ class _TheirDIN(nn.Module):
         from their_models import deepctr, their_columns
 
         self.model = deepctr().DIN(
-            their_columns(layout, length, DIM),
+            their_columns(layout, length, 8),
             ["item", "kind"],
             task="regression",
-            dnn_hidden_units=HIDDEN,
-            att_hidden_size=HIDDEN,
+            dnn_hidden_units=(64, 32),
+            att_hidden_size=(64, 32),
             att_activation="relu",
             seed=seed,
         )

@@ -5,10 +5,12 @@ Here every step calls the same linear layer, so that per-sample gradients follow
 inputs and output gradients of these calls.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
-from demix_lite.models.din import DIM, HIDDEN, Embeddings, Layout, LocalActivation
+from demix_lite.models.din import Embeddings, Layout, LocalActivation
 from demix_lite.models.mlp import MLP
 
 
@@ -51,7 +53,8 @@ class DIEN(nn.Module):
 
     One recurrent layer extracts an interest at every entry of the history. A second one follows
     the interests relevant to the candidate; its last state is the input of the head. The auxiliary
-    loss of the paper, which needs items that were not clicked, is left out.
+    loss of the paper, which needs items that were not clicked, is left out. The parameters are
+    those of :class:`~demix_lite.models.din.DIN`.
 
     Examples
     --------
@@ -61,14 +64,21 @@ class DIEN(nn.Module):
     torch.Size([6, 1])
     """
 
-    def __init__(self, layout: Layout):
+    def __init__(
+        self,
+        layout: Layout,
+        *,
+        dim: int = 8,
+        hidden: Sequence[int] = (64, 32),
+        attention: Sequence[int] = (64, 32),
+    ):
         super().__init__()
-        self.embeddings = Embeddings(layout, DIM)
+        self.embeddings = Embeddings(layout, dim)
         width = self.embeddings.interest_width
         self.extraction = AttentionGRU(width)
-        self.attention = LocalActivation(width, HIDDEN)
+        self.attention = LocalActivation(width, attention)
         self.evolution = AttentionGRU(width)
-        self.head = MLP(self.embeddings.attributes_width + width, HIDDEN, 1)
+        self.head = MLP(self.embeddings.attributes_width + width, hidden, 1)
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
         """Map a batch of n samples to its logits, ``(n, 1)``."""

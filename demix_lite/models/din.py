@@ -12,9 +12,6 @@ from torch import Tensor, nn
 
 from demix_lite.models.mlp import MLP
 
-DIM, HIDDEN = 8, (64, 32)
-"""Width of an embedding; hidden layers of the head and of the local activation unit."""
-
 INITIAL_SCALE = 0.1
 """Standard deviation of the initial embeddings: a larger one trains more slowly, a smaller one
 memorises."""
@@ -116,6 +113,17 @@ class LocalActivation(nn.Module):
 class DIN(nn.Module):
     """A deep interest network: the history, weighted by its relevance to the candidate.
 
+    Parameters
+    ----------
+    layout : Layout
+        Description of the inputs.
+    dim : int
+        Width of one embedding.
+    hidden : sequence of int
+        Widths of the hidden layers of the head.
+    attention : sequence of int
+        Widths of the hidden layers of the local activation unit.
+
     Examples
     --------
     >>> layout = Layout(users=9, items=7, kinds=3, fields=(4, 2), tags=5, numbers=1)
@@ -123,12 +131,19 @@ class DIN(nn.Module):
     torch.Size([6, 1])
     """
 
-    def __init__(self, layout: Layout):
+    def __init__(
+        self,
+        layout: Layout,
+        *,
+        dim: int = 8,
+        hidden: Sequence[int] = (64, 32),
+        attention: Sequence[int] = (64, 32),
+    ):
         super().__init__()
-        self.embeddings = Embeddings(layout, DIM)
+        self.embeddings = Embeddings(layout, dim)
         width = self.embeddings.interest_width
-        self.attention = LocalActivation(width, HIDDEN)
-        self.head = MLP(self.embeddings.attributes_width + width, HIDDEN, 1)
+        self.attention = LocalActivation(width, attention)
+        self.head = MLP(self.embeddings.attributes_width + width, hidden, 1)
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
         """Map a batch of n samples to its logits, ``(n, 1)``."""
