@@ -253,11 +253,12 @@ def test_a_group_of_numbers_is_large_and_far_from_the_nearest_other():
         assert ({"x": int(strays["x"].sum())} if strays else {}) == ({"x": found} if found else {})
 
 
-def test_another_unit_is_seen_beside_a_column_named_far():
+@pytest.mark.parametrize("names", [range(300), [*range(150)] * 2])
+def test_another_unit_is_seen_beside_a_column_named_far_and_under_repeated_names_of_rows(names):
     rng = np.random.default_rng(0)
     frame = pd.DataFrame({"height": rng.normal(170, 10, 300), "far": rng.integers(18, 80, 300)})
     frame.loc[:29, "height"] *= 100
-    assert stray_numbers(frame, ["height"])["height"].sum() == 30
+    assert stray_numbers(frame.set_axis(names), ["height"])["height"].sum() == 30
 
 
 def test_a_code_for_what_is_missing_is_no_unit_and_whole_numbers_are_rounded():

@@ -201,8 +201,8 @@ def _is_explained(others: pd.DataFrame, far: pd.Series) -> bool:
     """Return whether the other columns predict which rows belong to a group."""
     if others.empty or far.sum() < 2 * FOLDS:
         return False
-    known = others.sample(frac=1, random_state=0).head(ROWS_TO_EXPLAIN)
-    far = far[known.index]
+    known = others.reset_index(drop=True).sample(frac=1, random_state=0).head(ROWS_TO_EXPLAIN)
+    far = far.iloc[known.index]
     codes = known.apply(lambda c: c if pd.api.types.is_numeric_dtype(c) else pd.factorize(c)[0])
     trees = HistGradientBoostingClassifier(max_iter=40, random_state=0)
     said = cross_val_predict(trees, codes.to_numpy(float), far, cv=FOLDS, method="predict_proba")
