@@ -83,6 +83,15 @@ def detector(environments):
         return ErrorDetector(TINY).fit(environments, facts={"note": "tiny"})
 
 
+def test_a_fit_keeps_no_factors_in_memory(environments):
+    for made in environments:
+        made.run.vectors(torch.arange(2))
+    short = replace(TINY, rounds=0, training=replace(TINY.training, steps=1, rows=64))
+    ErrorDetector(short).fit(environments)
+    first, _, held = _split(environments, short.whole_runs)
+    assert not any("_valid" in vars(s) for e in (*first, *held) for s in e.run.sources)
+
+
 @pytest.mark.parametrize("pooling", get_args(Pooling))
 def test_the_network_ignores_the_order_of_the_validation_samples(pooling):
     torch.manual_seed(0)

@@ -61,6 +61,16 @@ def test_a_sample_is_rows_of_the_run_with_their_errors(through):
     np.testing.assert_array_equal(truth.sum(0), environment.errors.sum(0))
 
 
+def test_no_factors_stay_in_memory_when_a_sample_is_taken(through):
+    run = through[0].run
+    rows = torch.arange(20)
+    before = run.vectors(rows)
+    assert all("_valid" in vars(source) for source in run.sources)
+    through[0].sample(30)
+    assert not any("_valid" in vars(source) for source in run.sources)
+    assert torch.equal(run.vectors(rows), before)
+
+
 def test_a_sample_is_taken_once(through):
     assert through[0].sample(20)[0] is through[0].sample(20)[0]
     assert through[0].sample(20)[0].dtype == torch.float16

@@ -161,6 +161,8 @@ def _row(
     name: str, seed: int, source: str, detector: ErrorDetector, environment: Environment
 ) -> dict[str, Any]:
     run = environment.run
+    diagnosis = detector.predict(run)
+    run.release()  # the factors of a transformer take 100 MB a run
     return {
         "variant": name,
         "task": run.task.name,
@@ -168,6 +170,6 @@ def _row(
         "seed": seed,
         "source": source,
         "validation": run.sources[0].valid_count,
-        **score(detector.predict(run), environment.truth),
+        **score(diagnosis, environment.truth),
         **provenance(None),
     }

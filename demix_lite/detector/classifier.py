@@ -151,7 +151,7 @@ class ErrorDetector:
             torch.manual_seed(training.seed)
             train_first_pass(self.first, splits[0][0], training)
             calibration = np.tile([1.0, 0.0], (len(self.chains), 3, 1))
-            judge = cache(self._first_pass)  # the two chains share some of their runs
+            judge = cache(self._judged_once)  # the two chains share some of their runs
             chains = zip(self.chains.values(), splits, strict=True)
             for number, (chain, (_, second, held)) in enumerate(chains):
                 torch.manual_seed(training.seed + 1)
@@ -281,6 +281,11 @@ class ErrorDetector:
         blocks = (block for run in runs for block in self._seen(run).blocks(size=BLOCK))
         hidden, logits = self.first.judge(torch.cat([self.first.embed(block) for block in blocks]))
         return Judged(Rows.of(*runs), hidden, logits)
+
+    def _judged_once(self, run: Run) -> Judged:
+        judged = self._first_pass(run)
+        run.release()
+        return judged
 
     def _seen(self, run: Run) -> Run:
         """Return the run with the pooled scale of this detector, if it has one."""

@@ -59,6 +59,7 @@ class Environment:
         if rows not in self._samples:
             drawn = generator("sample", self.injection).permutation(len(self.run))[:rows]
             vectors = self.run.vectors(torch.from_numpy(drawn)).half()
+            self.run.release()  # a detector learns from hundreds of environments
             self._samples[rows] = (vectors, torch.from_numpy(self.errors[drawn]).float())
         return self._samples[rows]
 

@@ -155,6 +155,11 @@ class Run:
         """Yield the relative vectors of all rows, block by block, in order."""
         return map(self.vectors, torch.arange(len(self)).split(size))
 
+    def release(self) -> None:
+        """Free what the sources keep in memory; the next vectors take a little longer."""
+        for source in self.sources:
+            source.release()
+
 
 def _raw_vectors(sources: tuple[InfluenceSource, InfluenceSource], samples: Samples) -> Tensor:
     return torch.cat([source.block(*samples) for source in sources], dim=1)

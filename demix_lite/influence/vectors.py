@@ -304,6 +304,10 @@ class InfluenceSource:
         """Leave the factors out of a pickle; they are computed again when needed."""
         return {name: value for name, value in vars(self).items() if name != "_valid"}
 
+    def release(self) -> None:
+        """Free the memory of the factors; they are computed again when needed."""
+        vars(self).pop("_valid", None)
+
     def block(
         self, inputs: Any, targets: Tensor, *, done: Callable[[int], object] = lambda samples: None
     ) -> Tensor:
