@@ -354,14 +354,14 @@ def test_baselines_that_are_there_are_not_tuned_again(monkeypatch, tmp_path):
     assert table[["task", "method"]].to_numpy().tolist() == [["bank", "random"]]
 
     path = tmp_path / "tuning.csv"
-    path.write_text(
-        "task,method,reference,searched,found\nair,ddc,ours,{},old\nbank,random,ours,{},old\n"
-    )
+    kept = "air,ddc,twin,ours,{},old", "bank,random,real,ours,{},old"
+    stale = "bank,random,twin,ours,{},old"
+    path.write_text("\n".join(["task,method,source,reference,searched,found", *kept, stale]) + "\n")
     suite._record_tuning(path, "twin")
-    lines = path.read_text().splitlines()
-    assert lines[1] == "air,ddc,ours,{},old"
-    assert lines[2].startswith("bank,random,")
-    assert not lines[2].endswith("old")
+    _, *same, new = path.read_text().splitlines()
+    assert tuple(same) == kept
+    assert new.startswith("bank,random,twin,")
+    assert not new.endswith("old")
 
 
 class Recorder:

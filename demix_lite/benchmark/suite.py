@@ -283,13 +283,12 @@ def fit_methods(
 
 
 def _record_tuning(path: Path, source: str) -> None:
-    """Write the results of the search; keep those of other baselines from another machine."""
-    found = tuning_table(source)
+    """Write the results of the search; keep those of other baselines, sources and machines."""
+    found, key = tuning_table(source), ["task", "method", "source"]
     with FileLock(lock_of(path)):
         if path.exists():
             found = pd.concat([pd.read_csv(path), found])
-            found = found.drop_duplicates(["task", "method"], keep="last")
-            found = found.sort_values(["task", "method"])
+            found = found.drop_duplicates(key, keep="last").sort_values(key)
         with whole_file(path) as part:
             found.to_csv(part, index=False, lineterminator="\n")
 
@@ -301,5 +300,7 @@ def tuning_table(source: str = "real") -> pd.DataFrame:
         task, name = file.stem.split(f"-{source}-")
         if name in BASELINES:
             kind = BASELINES[name]
-            rows.append((task, name, kind.reference, kind.space, kind.load(file).settings))
-    return pd.DataFrame(rows, columns=["task", "method", "reference", "searched", "found"])
+            settings = kind.load(file).settings
+            rows.append((task, name, source, kind.reference, kind.space, settings))
+    columns = ["task", "method", "source", "reference", "searched", "found"]
+    return pd.DataFrame(rows, columns=columns)
