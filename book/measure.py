@@ -30,8 +30,7 @@ from demix_lite.benchmark.suite import Cell, run_suite
 from demix_lite.data.pairs import split_turns
 from demix_lite.data.store import data_home
 from demix_lite.detector import ErrorDetector, make_environment
-from demix_lite.detector.classifier import BLOCK
-from demix_lite.detector.runs import EARLY_CHANNELS, FINAL_CHANNELS
+from demix_lite.detector.runs import BLOCK, EARLY_CHANNELS, FINAL_CHANNELS
 from demix_lite.influence import influence_vectors
 from demix_lite.models import MLP, Layout, fit, predict
 from demix_lite.models.preference_lm import (

@@ -16,7 +16,7 @@ from torch import nn
 from tqdm import tqdm
 
 from demix_lite.detector.environments import Environment
-from demix_lite.detector.runs import CHANNELS, RelativeScale, Run
+from demix_lite.detector.runs import BLOCK, CHANNELS, RelativeScale, Run
 from demix_lite.detector.second_pass import Judged, Rows, SecondPass, calibrate
 from demix_lite.detector.set_transformer import Pooling
 from demix_lite.detector.training import FirstPass, TrainingSettings, train_first_pass
@@ -29,7 +29,6 @@ FORMAT = 2
 
 LEAST_INJECTIONS = 8
 SHIPPED = Path(__file__).parent / "weights"
-BLOCK = 128
 POOLED_RUNS, POOLED_ROWS = 32, 32
 BAR: dict[str, Any] = {"desc": "second pass", "disable": None, "leave": False}
 

@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from demix_lite.detector.runs import Run, open_run
+from demix_lite.detector.runs import BLOCK, Run, open_run
 from demix_lite.diagnosis import ERROR_TYPES
 from demix_lite.injection import inject
 from demix_lite.seeds import derive_seed, generator
@@ -58,7 +58,8 @@ class Environment:
         """
         if rows not in self._samples:
             drawn = generator("sample", self.injection).permutation(len(self.run))[:rows]
-            vectors = self.run.vectors(torch.from_numpy(drawn)).half()
+            blocks = torch.from_numpy(drawn).split(BLOCK)
+            vectors = torch.cat([self.run.vectors(block).half() for block in blocks])
             self.run.release()  # a detector learns from hundreds of environments
             self._samples[rows] = (vectors, torch.from_numpy(self.errors[drawn]).float())
         return self._samples[rows]

@@ -47,6 +47,8 @@ CHANNELS = (*FINAL_CHANNELS, *(f"early {name}" for name in EARLY_CHANNELS))
 
 QUANTILES = 256
 REFERENCE_ROWS = 512
+BLOCK = 128
+"""Rows worked on at once: large temporary tensors leave holes in memory that nothing fills."""
 
 
 def normal_ranks(values: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from demix_lite.detector.environments import Environment
 from demix_lite.detector.interventions import alignment_loss, contrastive_loss, validation_view
-from demix_lite.detector.runs import CHANNELS, normal_ranks
+from demix_lite.detector.runs import BLOCK, CHANNELS, normal_ranks
 from demix_lite.detector.set_transformer import Pooling, SetTransformer
 from demix_lite.errors import refuse_unknown
 from demix_lite.models.training import minimise
@@ -81,7 +81,8 @@ class FirstPass(nn.Module):
 
     def summarise(self, vectors: Tensor) -> Tensor:
         """Return the summaries of all rows of a run, as normal scores within it."""
-        return self.compare(self.encoder.summaries(vectors * self.mask))
+        blocks = (block.float() * self.mask for block in vectors.split(BLOCK))
+        return self.compare(torch.cat([self.encoder.summaries(block) for block in blocks]))
 
     def compare(self, summary: Tensor) -> Tensor:
         """Replace the summaries of a run by normal scores of their ranks within it."""
@@ -216,7 +217,7 @@ def _row_sets(
     for group in tqdm(by_injection.values(), desc="vectors", disable=None):
         through = group if settings.model_intervention else group[:1]
         vectors, errors = zip(*(e.sample(settings.rows) for e in through), strict=True)
-        views = [_views(network, v.float(), settings, draw) for v in vectors]
+        views = [_views(network, v, settings, draw) for v in vectors]
         sets.append(RowSet(list(vectors), views, errors[0]))
     return sets
 
