@@ -56,8 +56,10 @@ def variants() -> dict[str, DetectorSettings]:
     def without(*names: str) -> DetectorSettings:
         return replace(base, channels=tuple(c for c in CHANNELS if c not in names))
 
-    def trained(**changes: object) -> DetectorSettings:
-        return replace(base, training=replace(training, **changes))  # type: ignore[arg-type]
+    def trained(start: DetectorSettings = base, **changes: object) -> DetectorSettings:
+        return replace(start, training=replace(training, **changes))  # type: ignore[arg-type]
+
+    absolute = replace(base, relative=False)
 
     return {
         "all, and the second pass": replace(base, rounds=2),
@@ -66,7 +68,11 @@ def variants() -> dict[str, DetectorSettings]:
         "no validation intervention": trained(validation_intervention=False),
         "no model intervention": trained(model_intervention=False),
         "neither intervention": trained(validation_intervention=False, model_intervention=False),
-        "no relative values": replace(base, relative=False),
+        "no relative values": absolute,
+        "no relative values, no validation intervention": trained(
+            absolute, validation_intervention=False
+        ),
+        "no relative values, no model intervention": trained(absolute, model_intervention=False),
         "no layer channels": without(*LAYERS),
         "no auxiliary channels": without(*AUXILIARY),
         "no early checkpoint": without(*(c for c in CHANNELS if c.startswith("early"))),
