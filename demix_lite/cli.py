@@ -71,9 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _import(modules: Sequence[str]) -> None:
-    """Import what a command needs; raise a KeyboardInterrupt again if the import swallowed it.
+    """Import what a command needs; an interruption stops it afterwards, a second one at once.
 
-    Compiled libraries clear every exception while they register their types, including this one.
+    Compiled libraries clear every exception while they register their types, or abort the process.
     """
     raised = signal.getsignal(signal.SIGINT)
     here = threading.current_thread() is threading.main_thread()
@@ -83,8 +83,9 @@ def _import(modules: Sequence[str]) -> None:
 
     def remember(number: int, frame: FrameType | None) -> None:
         nonlocal stopped
+        if stopped:
+            raised(number, frame)
         stopped = True
-        raised(number, frame)
 
     signal.signal(signal.SIGINT, remember)
     try:

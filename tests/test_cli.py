@@ -398,6 +398,21 @@ def test_an_interruption_that_a_library_swallows_is_heard(
     assert signal.getsignal(signal.SIGINT) is raised
 
 
+@pytest.mark.parametrize(("times", "finished"), [(1, ["torch"]), (2, [])])
+def test_one_interruption_lets_an_import_finish_and_two_do_not(times, finished, monkeypatch):
+    done = []
+
+    def import_module(name):
+        for _ in range(times):
+            signal.raise_signal(signal.SIGINT)
+        done.append(name)
+
+    monkeypatch.setattr(importlib, "import_module", import_module)
+    with pytest.raises(KeyboardInterrupt):
+        cli._import(["torch"])
+    assert done == finished
+
+
 def test_who_ignores_interruptions_goes_on_doing_so(deaf_library):
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as nohup does
     try:
