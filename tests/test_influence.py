@@ -896,12 +896,23 @@ def test_single_precision_stays_single_and_half_becomes_single():
 
 
 @pytest.mark.gpu
-def test_cpu_and_cuda_agree():
-    model, loss, train, valid = problem("attention by hand")
+@pytest.mark.parametrize("name", ["attention by hand", "recurrent"])
+def test_cpu_and_cuda_agree(name):
+    model, loss, train, valid = problem(name)
     here = influence_vectors(model, loss, train, valid, channels=ALL)
     there = influence_vectors(model, loss, train, valid, channels=ALL, device="cuda")
     assert there.values.device.type == "cpu"
     assert_same(there.values, here.values)
+
+
+def test_recurrent_layers_run_without_cudnn_which_cannot_go_back_in_evaluation_mode():
+    model, loss, train, valid = problem("recurrent")
+    seen = set()
+    model.gru.register_forward_pre_hook(lambda *_: seen.add(torch.backends.cudnn.enabled))
+    before = torch.backends.cudnn.enabled
+    influence_vectors(model, loss, train, valid)
+    assert seen == {False}
+    assert torch.backends.cudnn.enabled == before
 
 
 # ------------------------------------------------------------------ what is refused

@@ -10,7 +10,7 @@ trainable module of a model; :mod:`demix_lite.influence.gram` multiplies them.
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, NamedTuple
@@ -223,9 +223,16 @@ class FactorCapture:
         # Whether outputs must be copied, and whether vmap works, is found out on the way.
         self.copies = False
         self.batched = True
+        # In evaluation mode, cuDNN's recurrent layers have no backward pass; PyTorch's own do.
+        recurrent = any(isinstance(module, nn.RNNBase) for module in self.modules.values())
+        self.kernels = torch.backends.cudnn.flags if recurrent else nullcontext
 
     def __call__(self, inputs: Any, targets: Tensor) -> Captured:
         """Return losses and factors of a block of samples."""
+        with self.kernels():
+            return self._captured(inputs, targets)
+
+    def _captured(self, inputs: Any, targets: Tensor) -> Captured:
         if self.fallback is None:
             self.fallback = self._unexplained(inputs, targets)
         losses, calls = self._record(inputs, targets)
