@@ -402,6 +402,7 @@ def test_lines_that_end_early_are_counted_as_rows(text, short, tmp_path):
         ("a|b|c|d,x,y\n1,2,3\n4,5,6\n", 3),
         ("text\nhello\nyou\n", 1),
         ("a,b,c\n1,2\n3,4,5\n6\n", 3),  # lines that end early
+        ("a,b\n1\n3,4\n", 2),  # as many of them as whole ones
         ("first name,y\nAnn Lee,1\nBo Li,2\n", 2),  # blanks split just as well
         ("a remark\nsome words here\nfew words\n", 1),
     ],

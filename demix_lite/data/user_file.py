@@ -264,5 +264,5 @@ def _how_alike(lines: list[list[str]]) -> tuple[bool, float, int]:
     The three values rank the separators, from first to last.
     """
     names, *rows = map(len, lines)
-    usual = statistics.mode(rows or [names])
+    usual = max(statistics.multimode(rows or [names]))
     return usual > 1, rows.count(names) / max(len(rows), 1), names
