@@ -1078,7 +1078,7 @@ def test_labels_agree_one_by_one():
     ("channel", "sentence"),
     [
         ("influnce", "unknown channel 'influnce'; did you mean 'influence'?"),
-        ("influence[k]", "unknown channel"),
+        ("influence[k]", "needs the index of a linear layer for k: 'influence[0]'"),
         ("influence[one]", "unknown channel"),
         ("input_side[3]", "linear layer 3, but the model has 3"),
         ("influence[-4]", "linear layer -4, but the model has 3"),

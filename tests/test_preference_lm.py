@@ -349,5 +349,5 @@ def test_the_loss_is_that_of_trl(tiny, pairs, tmp_path):
     batch = trainer.data_collator([trainer.train_dataset[n] for n in range(len(rows))])
     theirs = trainer.compute_loss(ours.language_model, batch)
     mean = TASK.loss(ours(inputs), targets).mean()
-    # Some versions of trl compute the loss in single precision.
+    # trl computes the loss in single precision.
     torch.testing.assert_close(mean, theirs, check_dtype=False, rtol=1e-6, atol=0)

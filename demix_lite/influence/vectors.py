@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves, tree_map
 from tqdm import tqdm
 
-from demix_lite.errors import DemixError, check_count, refuse_unknown, unknown_name
+from demix_lite.errors import DemixError, check_count, refuse_unknown
 from demix_lite.influence.factors import (
     CHECKED_SAMPLES,
     Captured,
@@ -264,8 +264,12 @@ class InfluenceSource:
             raise DemixError("influence needs at least one channel and one validation sample.")
         layered = {name: LAYER_CHANNEL.fullmatch(name) for name in self.channels}
         for name, match in layered.items():
-            if not match and (name not in CHANNELS or "[" in name):
-                raise unknown_name("channel", name, CHANNELS)
+            if match:
+                continue
+            refuse_unknown("channel", [name], CHANNELS)
+            if name.endswith("[k]"):
+                first = name.replace("[k]", "[0]")
+                raise DemixError(f"{name} needs the index of a linear layer for k: {first!r}.")
         if not isinstance(model, nn.Module):
             raise DemixError(f"the model must be a torch.nn.Module, not a {type(model).__name__}.")
         model = getattr(model, "_orig_mod", model)  # a compiled model hides its modules from hooks
