@@ -386,6 +386,8 @@ def isolate(out: Path) -> None:
     config = b"c = get_config()\nc.IPKernelApp.log_level = 'CRITICAL'\n"
     write(profile / "profile_default" / "ipython_kernel_config.py", config)
     os.environ.update(ENVIRONMENT, IPYTHONDIR=str(profile))
+    # From Python 3.13 on, forked kernels have the path of this process instead of PYTHONPATH.
+    sys.path.insert(0, str(ROOT))
 
 
 def pages_to_run(
