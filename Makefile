@@ -8,7 +8,7 @@
 #   CONSTRAINTS  the file of pinned versions (/dev/null for the newest of everything)
 #   ARGS         passed on: make test ARGS="-k influence", make book ARGS="--only tasks/adult"
 
-PYTHON ?= $(or $(shell for p in python3 python3.13 python3.12 python3.11; do \
+PYTHON ?= $(or $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& { echo "$$p"; break; }; done),python3)
 CONSTRAINTS ?= constraints.txt

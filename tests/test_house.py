@@ -93,6 +93,22 @@ def test_environment_takes_its_versions_from_the_constraints():
     assert {Requirement(line).name for line in conda} == {"python", "pip", "make"}
 
 
+def test_the_versions_of_python_that_are_named_are_those_that_ci_runs():
+    workflow = (ROOT / ".github" / "workflows" / "tests.yml").read_text(encoding="utf-8")
+    tested = yaml.safe_load(workflow)["jobs"]["pinned"]["strategy"]["matrix"]["python"]
+    prefix = "Programming Language :: Python :: "
+    named = [line.removeprefix(prefix) for line in project()["classifiers"] if prefix in line]
+    assert named == tested
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert (
+        re.findall(r"python(3\.\d+)", makefile.partition("PYTHON ?=")[2].partition("\n\n")[0])[::-1]
+        == tested
+    )
+    conda = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))["dependencies"]
+    allowed = Requirement(next(line for line in conda if str(line).startswith("python"))).specifier
+    assert list(allowed.filter(f"3.{minor}" for minor in range(30))) == tested
+
+
 def test_make_installs_extras_that_exist():
     assert makefile_extras() <= set(project()["optional-dependencies"])
     assert makefile_extras() == set(project()["optional-dependencies"]), "no test skips in CI"
