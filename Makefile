@@ -9,7 +9,7 @@
 #   ARGS         passed on: make test ARGS="-k influence", make book ARGS="--only tasks/adult"
 
 PYTHON ?= $(or $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
-	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	"$$p" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' 2>/dev/null \
 	&& { echo "$$p"; break; }; done),python3)
 CONSTRAINTS ?= constraints.txt
 TORCH_INDEX ?=
@@ -72,7 +72,10 @@ $(STAMP): pyproject.toml $(CONSTRAINTS)
 	@[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
 	@echo "Installing into .venv (a minute or two the first time) ..."
 	@$(BIN)/python .ci/install.py -c $(CONSTRAINTS) \
-	  $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -e '.[$(EXTRAS)]'
+	  $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -e '.[$(EXTRAS)]' || { \
+	  $(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 15))' && echo "`$(BIN)/python -V`" \
+	       "is newer than those the tests ran on, 3.11 to 3.14. To take one of these, remove .venv" \
+	       "and name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3" >&2; exit 1; }
 	@# Compiled on all cores, but for what nobody imports: tests, and most language models. A file
 	@# of another Python in some package is no failure.
 	@$(BIN)/python -m compileall -q -j 0 -x '/tests/|/transformers/models/(?!auto|encoder|qwen2)' \

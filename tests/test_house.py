@@ -100,10 +100,11 @@ def test_the_versions_of_python_that_are_named_are_those_that_ci_runs():
     named = [line.removeprefix(prefix) for line in project()["classifiers"] if prefix in line]
     assert named == tested
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    assert (
-        re.findall(r"python(3\.\d+)", makefile.partition("PYTHON ?=")[2].partition("\n\n")[0])[::-1]
-        == tested
-    )
+    chosen = makefile.partition("PYTHON ?=")[2].partition("CONSTRAINTS")[0]
+    assert re.findall(r"python(3\.\d+)", chosen)[::-1] == tested
+    newest = int(tested[-1].removeprefix("3."))
+    assert makefile.count(f"< (3, {newest + 1})") == 2
+    assert f"3.11 to 3.{newest}." in makefile
     conda = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))["dependencies"]
     allowed = Requirement(next(line for line in conda if str(line).startswith("python"))).specifier
     assert list(allowed.filter(f"3.{minor}" for minor in range(30))) == tested
@@ -217,6 +218,17 @@ def test_an_old_python_is_refused(checkout):
     )
     said = refusal(make(checkout, "book", f"PYTHON={old}"), checkout)
     assert "too old (Python 3.9.1), 3.11 or newer is needed" in said
+
+
+@pytest.mark.parametrize("newer", [True, False])
+def test_a_failed_installation_says_if_python_is_newer_than_tested(checkout, newer):
+    python = checkout / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    answers = f"*install.py*) exit 1;; *3,*15*) exit {int(not newer)};; -V) echo Python 3.15.0;;"
+    script(python, f'case "$*" in {answers} esac\n')
+    done = make(checkout, "venv")
+    assert done.returncode != 0
+    assert ("Python 3.15.0 is newer than those the tests ran on" in done.stderr) is newer
 
 
 def test_a_python_without_venv_is_explained(checkout):
