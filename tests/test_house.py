@@ -104,7 +104,11 @@ def test_the_versions_of_python_that_are_named_are_those_that_ci_runs():
     assert re.findall(r"python(3\.\d+)", chosen)[::-1] == tested
     newest = int(tested[-1].removeprefix("3."))
     assert makefile.count(f"< (3, {newest + 1})") == 2
-    assert f"3.11 to 3.{newest}." in makefile
+    for said in (
+        makefile,
+        *((ROOT / n).read_text("utf-8") for n in ("README.md", "book/index.md")),
+    ):
+        assert f"{tested[0]} to {tested[-1]}" in said
     conda = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))["dependencies"]
     allowed = Requirement(next(line for line in conda if str(line).startswith("python"))).specifier
     assert list(allowed.filter(f"3.{minor}" for minor in range(30))) == tested
