@@ -173,7 +173,13 @@ def checkout(tmp_path):
 
 
 def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("MAKE")}
+    # What `make test` itself was given, such as CONSTRAINTS, is in the environment.
+    given = set(re.findall(r"^(\w+) \?=", (folder / "Makefile").read_text("utf-8"), re.MULTILINE))
+    environment = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith("MAKE") and key not in given
+    }
     return subprocess.run(
         ["make", *arguments], cwd=folder, env=environment, capture_output=True, text=True
     )
