@@ -107,6 +107,9 @@ NOTEBOOK_LINK = re.compile(rb'href="((?!\w+:)[\w./-]+)\.ipynb')
 # The first of these that is installed prints the PDF.
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
+# What Jupyter says of a kernel that ended before it could be used.
+NOT_STARTED = "Kernel died before replying"
+
 # The escape codes for colours in a terminal.
 COLOURED = re.compile(r"\x1b\[[\d;]*m")
 
@@ -315,6 +318,24 @@ def describe_failure(error: Exception) -> str:
     return f"cell {error.cell_index + 1}:\n{source}\n{error.ename}: {error.evalue}{line}"
 
 
+def execute(page: Page, target: Path) -> None:
+    """Run a notebook and write it with its outputs."""
+    papermill.execute_notebook(
+        page.notebook(),
+        str(target),
+        page.parameters,
+        kernel_name="python3",
+        # Not `cwd`: it would change the folder of the whole process, also for other threads.
+        resources={"metadata": {"path": str(page.source.parent)}},
+        progress_bar=False,
+        # What a kernel has done is there if it dies; of minutes it is worth the time.
+        request_save_on_cell_execute=not page.parameters.get("quick"),
+        execution_timeout=CELL_TIMEOUT,
+        # A kernel with PyTorch takes seconds to shut down by itself, and has nothing to save.
+        shutdown_kernel="immediate",
+    )
+
+
 def run_notebook(book: Book, page: Page, stopped: Event) -> float:
     """Run one notebook, keep it only if it ran to its end; return the seconds it took."""
     check_parameters(page)
@@ -323,20 +344,13 @@ def run_notebook(book: Book, page: Page, stopped: Event) -> float:
     final.parent.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
     try:
-        papermill.execute_notebook(
-            page.notebook(),
-            str(partial),
-            page.parameters,
-            kernel_name="python3",
-            # Not `cwd`: it would change the folder of the whole process, also for other threads.
-            resources={"metadata": {"path": str(page.source.parent)}},
-            progress_bar=False,
-            # What a kernel has done is there if it dies; of minutes it is worth the time.
-            request_save_on_cell_execute=not page.parameters.get("quick"),
-            execution_timeout=CELL_TIMEOUT,
-            # A kernel with PyTorch takes seconds to shut down by itself, and has nothing to save.
-            shutdown_kernel="immediate",
-        )
+        try:
+            execute(page, partial)
+        except RuntimeError as error:
+            # A kernel gets free ports; another program may take one before the kernel does.
+            if stopped.is_set() or NOT_STARTED not in str(error):
+                raise
+            execute(page, partial)
         partial.replace(final)
     except OSError:
         raise

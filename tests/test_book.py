@@ -517,6 +517,27 @@ def test_a_kernel_is_born_with_what_its_page_imports(tiny):
 
 
 @pytest.mark.book
+def test_a_kernel_whose_port_was_taken_is_started_again(tiny):
+    (tiny / "book" / "taken.py").write_text(
+        "import socket, sys\n"
+        "import build\n"
+        "from jupyter_client.connect import LocalPortCache\n"
+        "taken = socket.create_server(('127.0.0.1', 0))\n"
+        "ports, free = [taken.getsockname()[1]], LocalPortCache.find_available_port\n"
+        "def find(cache, ip):\n"
+        "    return ports.pop() if ports else free(cache, ip)\n"
+        "LocalPortCache.find_available_port = find\n"
+        "if __name__ == '__main__':\n"
+        "    status = build.main(['--only', 'lesson'])\n"
+        "    sys.exit(status or bool(ports))\n"
+    )
+    command = [sys.executable, str(tiny / "book" / "taken.py")]
+    done = subprocess.run(command, cwd=tiny, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Address already in use" in done.stderr
+
+
+@pytest.mark.book
 @pytest.mark.slow
 def test_an_interruption_leaves_no_kernel_and_nothing_half_written(tiny):
     endless = notebook(
