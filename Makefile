@@ -74,7 +74,7 @@ $(STAMP): pyproject.toml $(CONSTRAINTS)
 	@$(BIN)/python .ci/install.py -c $(CONSTRAINTS) \
 	  $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -e '.[$(EXTRAS)]' || { \
 	  $(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 15))' && echo "`$(BIN)/python -V`" \
-	       "is newer than those the tests ran on, 3.11 to 3.14. To take one of these, remove .venv" \
+	       "is newer than those supported, 3.11 to 3.14. To take one of these, remove .venv" \
 	       "and name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3" >&2; exit 1; }
 	@# Compiled on all cores, but for what nobody imports: tests, and most language models. A file
 	@# of another Python in some package is no failure.
