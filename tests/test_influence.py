@@ -504,6 +504,61 @@ class Borrowed(nn.Module):
         return self.layer(x) + (x[:, :1] > 0) * F.linear(x.tanh(), self.layer.weight)
 
 
+def test_samples_without_a_gradient_do_not_vouch_for_a_rule():
+    """Zero agrees with any rule, so the samples that the rules are checked on are chosen."""
+    x = problem("regression")[2][0]
+    torch.manual_seed(0)
+    model = Borrowed().double()
+    active = torch.arange(ROWS) == 1  # none of the four evenly spaced samples
+    x[1, 0] = 1
+
+    def hinge(outputs, wanted):
+        return torch.where(wanted, outputs.squeeze(-1).square(), 0.0)
+
+    train, valid = (x, torch.ones(ROWS, dtype=torch.bool)), (x, active)
+    assert_same(influence_vectors(model, hinge, train, valid)["influence"],
+                loop_cosine(model, hinge, train, valid))  # fmt: skip
+
+
+class Squeezed(nn.Module):
+    """Loses its batch dimension with a single sample; may use a parameter of its own."""
+
+    def __init__(self, own):
+        super().__init__()
+        self.layer = nn.Linear(WIDTH, 1)
+        self.scale = nn.Parameter(torch.randn(WIDTH)) if own else 1.0
+        self.squeezed = ()  # all dimensions
+
+    def forward(self, x):
+        return self.layer(torch.tanh(x * self.scale)).squeeze(*self.squeezed)
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_model_that_squeezes_a_batch_of_one_is_given_it_twice(own):
+    _, _, (x, _), (other, _) = problem("regression")
+    torch.manual_seed(0)
+    model = Squeezed(own).double()
+    train, valid = (x, (x[:, 0] > 0).double()), (other[:1], torch.ones(1).double())
+
+    def loss(outputs, targets):
+        return F.binary_cross_entropy_with_logits(outputs, targets, reduction="none")
+
+    found = influence_vectors(model, loss, train, valid, block_size=ROWS - 1)["influence"]
+    model.squeezed = (-1,)
+    assert_same(found, loop_cosine(model, loss, train, valid))
+
+
+def test_a_layer_that_the_loss_does_not_depend_on_costs_nothing():
+    model, loss, train, valid = problem("mlp")
+    expected = influence_vectors(model, loss, train, valid)["influence"]
+    model.switched_off = nn.Linear(WIDTH, 300)
+    capture = FactorCapture(model, loss)
+    captured = capture(*train)
+    assert "switched_off" not in captured.factors
+    assert not capture.fallback
+    assert torch.equal(influence_vectors(model, loss, train, valid)["influence"], expected)
+
+
 def test_a_sample_with_a_huge_gradient_does_not_hide_what_the_rules_miss():
     _, loss, train, valid = problem("regression")
     valid[0][0, 0], valid[0][1:, 0] = -1, 1
@@ -895,6 +950,21 @@ def test_single_precision_stays_single_and_half_becomes_single():
         assert_same(found["influence"].double(), exact, tolerance)
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 1e-3), (torch.float16, 0.01)])
+def test_small_gradients_of_a_model_in_half_precision_do_not_vanish(dtype, tolerance):
+    """Their squares would, in half precision; the reference is in double from the gradients on."""
+    model, loss, *both = problem("mlp")
+
+    def faint(outputs, targets):
+        return loss(outputs, targets) * 2.0**-9
+
+    model, (train, valid) = model.to(dtype), [(x.to(dtype), y) for x, y in both]
+    found = influence_vectors(model, faint, train, valid)["influence"].double()
+    one, other = (loop_gradients(model, faint, samples).double() for samples in (train, valid))
+    assert one.square().max() < 1e-4
+    assert_same(found, F.normalize(one, dim=1) @ F.normalize(other, dim=1).T, tolerance)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", ["attention by hand", "recurrent"])
 def test_cpu_and_cuda_agree(name):
@@ -978,7 +1048,7 @@ def test_a_model_that_routes_samples_is_refused():
             return self.usual(x) if len(x) < 6 else self.rare(x)
 
     _, loss, train, valid = problem("mlp")
-    with pytest.raises(DemixError, match="'usual' is not called with every sample"):
+    with pytest.raises(DemixError, match="'rare' is not called with every sample"):
         influence_vectors(Routed().double(), loss, train, valid, block_size=ROWS)
 
 
@@ -1052,7 +1122,7 @@ def test_layers_are_not_counted_where_one_cannot_be_seen(head):
 
 def test_a_loss_with_other_dimensions_is_told_to_average_over_them():
     model, _, train, valid = problem("mlp")
-    with pytest.raises(DemixError, match=r"not \(3, 1\); average over the other dim"):
+    with pytest.raises(DemixError, match=r"not \(4, 1\); average over the other dim"):
         influence_vectors(model, lambda x, y: cross_entropy(x, y)[:, None], train, valid)
 
 

@@ -9,9 +9,9 @@ trainable module of a model; :mod:`demix_lite.influence.gram` multiplies them.
 
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, NamedTuple
 
@@ -180,8 +180,14 @@ class FactorCapture:
     On the first call, a few samples are checked against their full gradients. Parameters that the
     rules do not reproduce (a tied weight, a parameter used outside its module, a module that is not
     called with one row per sample) are differentiated through the whole model with ``vmap(grad)``.
+    A rule whose gradients are all zero on these samples is not checked and counts as such; pass
+    samples with a gradient first (see :meth:`has_gradient`). Parameters that the loss does not
+    depend on are left out.
     In every batch, one sample also goes through the model alone and must give the same values, up
     to a small tolerance.
+
+    Factors and gradients are in the dtype of the model, at least single precision: squares of
+    gradients in half precision would vanish.
 
     Parameters
     ----------
@@ -219,7 +225,10 @@ class FactorCapture:
         # Modules with a rule, and the parameters whose gradients the rule gives.
         self.ruled = {name: own for name, own in once.items() if own}
         self.fallback: set[str] | None = None
+        self.unused: dict[str, nn.Parameter] = {}
         self.unseen_layers: list[str] = []
+        # Many models squeeze a batch of one; a single sample then goes through them twice.
+        self.company = 1
         # Whether outputs must be copied, and whether vmap works, is found out on the way.
         self.copies = False
         self.batched = True
@@ -230,17 +239,30 @@ class FactorCapture:
     def __call__(self, inputs: Any, targets: Tensor) -> Captured:
         """Return losses and factors of a block of samples."""
         with self.kernels():
-            return self._captured(inputs, targets)
+            if self.fallback is None:
+                self.fallback = self._unexplained(inputs, targets)
+            if len(targets) >= self.company:
+                return self._captured(inputs, targets)
+            twice = torch.tensor([0, 0])
+            both = self._captured(take(inputs, twice), targets[twice])
+        first = {name: _mapped(factor, lambda x: x[:1]) for name, factor in both.factors.items()}
+        return replace(both, losses=both.losses[:1], factors=first)
+
+    def has_gradient(self, inputs: Any, targets: Tensor) -> bool:
+        """Return whether the gradient of any of these samples differs from zero."""
+        with self.kernels(), torch.enable_grad():
+            total = self._losses(inputs, targets).sum()
+        found = torch.autograd.grad(total, list(self.parameters.values()), allow_unused=True)
+        return any(gradient is not None and bool(gradient.any()) for gradient in found)
 
     def _captured(self, inputs: Any, targets: Tensor) -> Captured:
-        if self.fallback is None:
-            self.fallback = self._unexplained(inputs, targets)
         losses, calls = self._record(inputs, targets)
         self._refuse_routing(calls, len(targets))
         self._refuse_other_company(inputs, targets, losses, calls)
         factors = {name: self._factor(name, calls[name]) for name in calls}
         if self.fallback:
             factors[FALLBACK] = DenseFactor(self._through_model(inputs, targets, self.fallback))
+        factors = {name: _mapped(factor, _at_least_single) for name, factor in factors.items()}
         entries = {name: sum(map(_recorded, calls[name])) for name in calls}
         return Captured(losses, factors, entries)
 
@@ -280,8 +302,13 @@ class FactorCapture:
         outputs = [call.output for made in calls.values() for call in made]
         with torch.enable_grad():
             total = losses.sum()
-        found = torch.autograd.grad(total, outputs, materialize_grads=True) if outputs else ()
-        gradients = iter(found)
+        asked = [*outputs, *self.unused.values()]
+        found = torch.autograd.grad(total, asked, allow_unused=True) if asked else ()
+        for name, gradient in zip(self.unused, found[len(outputs) :], strict=True):
+            if gradient is not None:
+                raise _routed(name.rpartition(".")[0] or name)
+        pairs = zip(outputs, found, strict=False)
+        gradients = (torch.zeros_like(o) if found is None else found for o, found in pairs)
         return losses.detach(), {
             name: [_Call(call.args, call.kwargs, gradient=next(gradients)) for call in made]
             for name, made in calls.items()
@@ -291,10 +318,7 @@ class FactorCapture:
         odd = calls.keys() ^ self.ruled.keys()
         odd |= {name for name in calls if any(len(call.gradient) != n for call in calls[name])}
         if odd:
-            raise DemixError(
-                f"module {min(odd)!r} is not called with every sample of every batch; a model that "
-                "sends samples different ways is not supported."
-            )
+            raise _routed(min(odd))
 
     def _refuse_other_company(
         self, inputs: Any, targets: Tensor, losses: Tensor, calls: dict[str, list[_Call]]
@@ -358,9 +382,9 @@ class FactorCapture:
         alias = {name: once[id(self.parameters[name])] for name in names}
 
         def loss_of_one(parameters: dict[str, Tensor], x: Any, y: Tensor) -> Tensor:
-            single = tree_map(lambda tensor: tensor[None], x)
+            single = tree_map(lambda tensor: torch.stack([tensor] * self.company), (x, y))
             tied = {f"model.{name}": parameters[one] for name, one in alias.items()}
-            return functional_call(self.whole, tied, (single, y[None]), tie_weights=False)[0]
+            return functional_call(self.whole, tied, single, tie_weights=False)[0]
 
         per_sample = vmap(grad(loss_of_one), in_dims=(None, 0, 0), chunk_size=FALLBACK_CHUNK)
         if self.batched:
@@ -371,9 +395,9 @@ class FactorCapture:
             except RuntimeError:
                 # Some operations (such as fused recurrent cells) cannot be batched by vmap.
                 self.batched = False
-        rows = torch.arange(len(targets)).split(1)
-        each = [self._one_by_one(take(inputs, row), targets[row], chosen) for row in rows]
-        return torch.cat([_rows(one) for one in each])
+        alone = (torch.tensor([row] * self.company) for row in range(len(targets)))
+        each = [self._one_by_one(take(inputs, row), targets[row], chosen) for row in alone]
+        return torch.cat([_rows(one)[:1] for one in each])
 
     def _one_by_one(self, inputs: Any, targets: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
         """Per-sample gradients of the named parameters, one backward pass per sample."""
@@ -392,6 +416,8 @@ class FactorCapture:
     def _unexplained(self, inputs: Any, targets: Tensor) -> set[str]:
         """Names of the parameters whose per-sample gradients the rules do not reproduce."""
         earlier, watched, called = NOTHING, set(self.ruled), set[str]()
+        self.company = 1 if self._accepts_one(inputs, targets) else 2
+        self._leave_out_unused(inputs, targets)
         for size in CHECKED_SAMPLES:
             # With two batch sizes, the sample dimension cannot be confused with another dimension
             # that happens to have the same length.
@@ -407,7 +433,7 @@ class FactorCapture:
                 gradients = _rows({full: wanted[full] for full in own})
                 if not self._explains(name, calls.get(name), gradients):
                     del self.ruled[name]
-        left = self.parameters.keys() - set().union(*self.ruled.values())
+        left = self.parameters.keys() - self.unused.keys() - set().union(*self.ruled.values())
         if left:
             once = {id(self.parameters[name]): name for name in sorted(left)}
             gradients = _rows({name: wanted[name] for name in once.values()})
@@ -415,6 +441,26 @@ class FactorCapture:
         skipped = watched - called
         self.unseen_layers = [n for n in self.modules if n not in skipped and self._is_unseen(n)]
         return left
+
+    def _accepts_one(self, inputs: Any, targets: Tensor) -> bool:
+        """Return whether model and loss can be called with a single sample."""
+        one = torch.tensor([0])
+        try:
+            return self._losses(take(inputs, one), targets[one]).shape == (1,)
+        except Exception:  # whatever a user's model raises where its batch dimension is gone
+            return False
+
+    def _leave_out_unused(self, inputs: Any, targets: Tensor) -> None:
+        """Drop modules that the loss does not depend on, such as a head for another purpose."""
+        few = torch.arange(max(CHECKED_SAMPLES)) % len(targets)
+        with torch.enable_grad():
+            total = self._losses(take(inputs, few), targets[few]).sum()
+        found = torch.autograd.grad(total, list(self.parameters.values()), allow_unused=True)
+        pairs = zip(self.parameters.items(), found, strict=True)
+        self.unused = {name: p for (name, p), gradient in pairs if gradient is None}
+        for name, own in list(self.ruled.items()):
+            if own <= self.unused.keys():
+                del self.ruled[name]
 
     def _is_unseen(self, name: str) -> bool:
         """Return whether a module is a trainable linear layer without factors."""
@@ -425,7 +471,7 @@ class FactorCapture:
 
     def _explains(self, name: str, calls: list[_Call] | None, wanted: Tensor) -> bool:
         """Return whether a module's factors reproduce the inner products of its true gradients."""
-        if not calls:
+        if not calls or not wanted.any():  # zero gradients would agree with any rule
             return False
         try:
             found = self._factor(name, calls).dense()
@@ -435,6 +481,28 @@ class FactorCapture:
         return len(found) == len(wanted) and _agree(
             found, wanted, *(call.gradient.dtype for call in calls)
         )
+
+
+def _routed(module: str) -> DemixError:
+    return DemixError(
+        f"module {module!r} is not called with every sample of every batch; a model that sends "
+        "samples different ways is not supported."
+    )
+
+
+def _at_least_single(tensor: Tensor) -> Tensor:
+    if not tensor.is_floating_point():
+        return tensor
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def _mapped(factor: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Apply a function to every tensor of a factor, those of its layer included."""
+    parts = {k: v for k, v in vars(factor).items() if isinstance(v, Tensor | LinearFactor)}
+    changed = {
+        k: change(v) if isinstance(v, Tensor) else _mapped(v, change) for k, v in parts.items()
+    }
+    return replace(factor, **changed)
 
 
 def _agree(found: Tensor, wanted: Tensor, *kinds: torch.dtype) -> bool:

@@ -63,6 +63,9 @@ that is less."""
 LIKE_LENGTHS = 1024
 """Samples sorted by length together, if the model has a method ``lengths``."""
 
+TRIES = 32
+"""Times that four validation samples are drawn until one of them has a gradient."""
+
 Samples = tuple[Any, Tensor]
 Features = Callable[[Any], Tensor]
 Layer = str | None
@@ -287,8 +290,7 @@ class InfluenceSource:
         self._valid_samples = valid
         self._partners = partners or self.valid_count
         self._asked: list[tuple[str, Layer]] = []
-        spread = torch.linspace(0, self.valid_count - 1, max(CHECKED_SAMPLES)).long()
-        few = self._side(take(valid, spread))
+        few = self._side(self._some_with_gradient())
         self._captured_bytes = 3 * few.entries * self.dtype.itemsize
         at_once = self.valid_count if self._lengths is None else self._part_size()
         _check_free(at_once * self._captured_bytes, self._free())
@@ -296,6 +298,16 @@ class InfluenceSource:
             (match[1], few.layer(int(match[2]))) if match else (name, None)
             for name, match in layered.items()
         ]
+
+    def _some_with_gradient(self) -> Samples:
+        """Return a few validation samples, with a gradient if such are found, to check rules on."""
+        self.model.eval()
+        spread = torch.linspace(0, self.valid_count - 1, max(CHECKED_SAMPLES)).long()
+        for start in range(TRIES):
+            some = take(self._valid_samples, (spread + start) % self.valid_count)
+            if self.capture.has_gradient(*move(some, self.device)):
+                return some
+        return take(self._valid_samples, spread)
 
     @cached_property
     def _valid(self) -> "_Side":
