@@ -841,7 +841,7 @@ def test_any_mlp_over_any_number_of_positions(hidden, steps, rows, seed):
 @pytest.mark.parametrize("route", ["factorised", "materialised"])
 @pytest.mark.parametrize("name", ["attention by hand", "embedding with padding", "ft-transformer"])
 def test_either_route_through_whole_models(monkeypatch, route, name):
-    def forced(factor, partners):
+    def forced(factor, partners, samples):
         return factor if route == "factorised" else DenseFactor(factor.dense())
 
     monkeypatch.setattr("demix_lite.influence.vectors.prepare", forced)
@@ -1277,6 +1277,27 @@ def test_the_memory_needed_counts_gradients_that_are_written_out():
     assert isinstance(written.factors["0"], DenseFactor)
     assert 31 * 30 > 12 * (31 + 30)
     assert written.entries == 12 * 30 + 31 * 30 + (12 * 30 + 1 + CLASSES)
+
+
+def test_the_memory_needed_counts_what_frozen_layers_give_out():
+    trunk = nn.Sequential(nn.Linear(WIDTH, 5000), nn.Tanh(), nn.Linear(5000, 4))
+    model = nn.Sequential(trunk.requires_grad_(False), nn.Linear(4, CLASSES))
+    _, loss, _, valid = problem("mlp")
+    source = InfluenceSource(model.double(), loss, valid)
+    assert source._bytes_per_sample() >= 8 * (2 * 5000 + 4)
+
+
+@pytest.mark.parametrize("name", ["mlp", "attention by hand", "convolution"])
+def test_validation_samples_go_through_the_model_in_parts_that_fit(monkeypatch, name):
+    model, loss, train, valid = problem(name)
+    expected = influence_vectors(model, loss, train, valid, channels=ALL).values
+    monkeypatch.setattr(InfluenceSource, "_part_size", lambda self: 4)
+    seen = []
+    model.register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
+    source = InfluenceSource(model, loss, valid, ALL, partners=ROWS)
+    assert len(source._valid.losses) == VALID
+    assert max(seen) <= 4 < VALID
+    assert_same(source.block(*train), expected)
 
 
 def test_a_full_disk_is_said_before_the_run(monkeypatch, tmp_path):

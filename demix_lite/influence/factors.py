@@ -255,6 +255,25 @@ class FactorCapture:
         found = torch.autograd.grad(total, list(self.parameters.values()), allow_unused=True)
         return any(gradient is not None and bool(gradient.any()) for gradient in found)
 
+    @torch.no_grad()
+    def activations(self, inputs: Any, targets: Tensor) -> int:
+        """Return how many numbers all modules give out per sample, frozen ones included."""
+        seen = 0
+
+        def add(_: nn.Module, __: Any, output: Any) -> None:
+            nonlocal seen
+            seen += sum(x.numel() for x in tree_leaves(output) if isinstance(x, Tensor))
+
+        leaves = [m for m in self.modules.values() if next(m.children(), None) is None]
+        handles = [module.register_forward_hook(add) for module in leaves]
+        try:
+            with self.kernels():
+                self.loss_fn(self.model(inputs), targets)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return seen // len(targets)
+
     def _captured(self, inputs: Any, targets: Tensor) -> Captured:
         losses, calls = self._record(inputs, targets)
         self._refuse_routing(calls, len(targets))

@@ -24,7 +24,7 @@ PAIR_WORKSPACE = 2**25
 """Maximum entries of a positions × positions product or of a table (128 MB in float32)."""
 
 
-def prepare(factor: Factor, partners: int) -> Factor:
+def prepare(factor: Factor, partners: int, samples: int | None = None) -> Factor:
     """Return the form of ``factor`` that is cheaper to multiply with ``partners`` samples.
 
     Parameters
@@ -33,6 +33,8 @@ def prepare(factor: Factor, partners: int) -> Factor:
         Factor of ``n`` samples.
     partners : int
         Number of samples on the other side.
+    samples : int, optional
+        Number of samples that the factor is a part of; by default ``n``.
 
     Examples
     --------
@@ -46,6 +48,7 @@ def prepare(factor: Factor, partners: int) -> Factor:
     if isinstance(factor, DenseFactor):
         return DenseFactor(factor.gradient)
     n, positions, width = factor.g.shape
+    n = samples or n
     rows = factor.a.shape[2] if isinstance(factor, LinearFactor) else 1
     factorised = n * partners * factor.pair_flops
     materialised = (n + partners) * positions * rows * width + n * partners * factor.size

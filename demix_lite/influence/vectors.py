@@ -108,6 +108,11 @@ def influence_vectors(
 ) -> InfluenceVectors:
     """Compute the influence of every training sample on every validation sample, exactly.
 
+    Gradients of linear and embedding layers are multiplied without being written out, unless that
+    is cheaper. Those of other layers, and of weights that are tied or used outside of their layer,
+    are written out for the M validation samples and one block of training samples: with the tied
+    embedding of a language model trainable, M × vocabulary × width numbers.
+
     Parameters
     ----------
     model : nn.Module
@@ -290,10 +295,13 @@ class InfluenceSource:
         self._valid_samples = valid
         self._partners = partners or self.valid_count
         self._asked: list[tuple[str, Layer]] = []
-        few = self._side(self._some_with_gradient())
-        self._captured_bytes = 3 * few.entries * self.dtype.itemsize
-        at_once = self.valid_count if self._lengths is None else self._part_size()
-        _check_free(at_once * self._captured_bytes, self._free())
+        some = self._some_with_gradient()
+        few = self._side(some)
+        self._activations = self.capture.activations(*move(some, self.device))
+        self._captured_bytes = self._numbers(few) * self.dtype.itemsize
+        kept = self.valid_count * few.entries * self.dtype.itemsize
+        working = min(self._part_size(), self.valid_count) * self._captured_bytes
+        _check_free(kept + working, self._free())
         self._asked = [
             (match[1], few.layer(int(match[2]))) if match else (name, None)
             for name, match in layered.items()
@@ -313,6 +321,8 @@ class InfluenceSource:
     def _valid(self) -> "_Side":
         """Return the factors of the validation samples, the large part of a source."""
         parts = self._parts(self._valid_samples[0])
+        if self._lengths is None:
+            parts = torch.arange(self.valid_count).split(self._part_size())
         sides = [self._side(take(self._valid_samples, rows)) for rows in parts]
         return sides[0] if len(sides) == 1 else _together(sides, torch.cat(parts).argsort())
 
@@ -414,9 +424,14 @@ class InfluenceSource:
         return int(max(16, min(4096, room // self._bytes_per_sample())))
 
     def _bytes_per_sample(self) -> int:
-        # Factors with their autograd graph (about three copies) and a few rows of M entries.
-        entries = 3 * self._valid.entries + self.valid_count * (len(self.channels) + 4)
-        return entries * self.dtype.itemsize
+        # What capturing takes, and a few rows of M entries.
+        rows = self.valid_count * (len(self.channels) + 4)
+        return (self._numbers(self._valid) + rows) * self.dtype.itemsize
+
+    def _numbers(self, side: "_Side") -> int:
+        """Estimate how many numbers capturing one sample keeps in memory."""
+        # Factors with their autograd graph (about three copies), or all activations if more.
+        return max(3 * side.entries, self._activations)
 
     def _side(self, samples: Samples, other: "_Side | None" = None) -> "_Side":
         """Return what the channels need of some samples, in the same form as the other side."""
@@ -424,7 +439,9 @@ class InfluenceSource:
         inputs, targets = move(samples, self.device)
         captured = self.capture(inputs, targets)
         if other is None:
-            factors = {n: prepare(f, self._partners) for n, f in captured.factors.items()}
+            factors = {
+                n: prepare(f, self._partners, self.valid_count) for n, f in captured.factors.items()
+            }
         else:
             # Materialised once here, not once for the norms and again for the products.
             factors = {
