@@ -168,7 +168,8 @@ def _hedged_labels(
     wrong = diagnosis.probability["label"].to_numpy()
     wrong = np.where(wrong < task.label.least_doubt, 0.0, wrong)
     breaks = breaks_relabelled = diagnosis.probability["spurious"].to_numpy()
-    if task.label.two_sided:
+    # A diagnosis that suspects no shortcut says nothing of its sides.
+    if task.label.two_sided and breaks.any():
         breaks = _breaks_as_recorded(task, frame, diagnosis)
         breaks_relabelled = 1 - breaks
     extra = spurious_weight - 1

@@ -119,6 +119,17 @@ def test_a_doubtful_label_is_trained_both_ways_by_its_probability(rows):
     assert len(done.samples) == len(rows) + 1
 
 
+def test_where_no_shortcut_is_suspected_doubt_of_labels_weights_nothing_up(rows):
+    said = np.zeros((len(rows), 3))
+    said[:, 0] = np.random.default_rng(0).beta(1, 2, len(rows)).clip(0.05, 0.95)
+    diagnosis = Diagnosis.from_probability(said, index=rows.index)
+    done = repair(get_task("adult"), rows, diagnosis, torch.zeros(len(rows), 2))
+    as_recorded = done.samples["income"] == rows.loc[done.samples.index, "income"]
+    weights = pd.Series(done.weights, done.samples.index)[as_recorded.to_numpy()].sort_index()
+    scale = weights / (1 - said[:, 0])
+    np.testing.assert_allclose(scale, scale.iloc[0], rtol=1e-5)
+
+
 def test_a_shortcut_is_seen_through_the_noise_of_the_verdicts():
     """On the mean P(spurious) = t (1 - p) + (1 - t) p: all rows together say who breaks it."""
     task = get_task("adult")
