@@ -48,6 +48,15 @@ def test_a_ratio_has_the_ratio_of_the_means_and_survives_a_reference_near_zero()
     assert results.ratio(values, -reference).isna().all()
 
 
+def test_means_over_tasks_compare_seeds_with_the_same_tasks_only():
+    rows = pd.DataFrame(
+        {"task": ["a", "b", "a", "c", "a", "b"], "seed": [0, 0, 1, 1, 2, 2], "method": "x"}
+    ).assign(f1=[0.8, 0.8, 0.8, 0.1, 0.6, 0.6])
+    found = results.intervals_over_tasks(rows, ["method"], "f1").loc["x"]
+    assert (found["n"], found["mean"]) == (2, pytest.approx(0.7))
+    assert results.intervals_over_tasks(rows.iloc[:4], ["method"], "f1").loc["x", "n"] == 1
+
+
 def test_means_over_tasks_use_the_runs_that_all_groups_have():
     whole = results.intervals_over_tasks(ROWS, ["method"], "f1")
     assert whole["mean"].to_dict() == pytest.approx({"x": 0.6, "y": 0.4})

@@ -245,9 +245,12 @@ def _means_by_seed(rows: pd.DataFrame, by: Sequence[str], column: str) -> pd.Dat
     table = known.pivot_table(index=["task", "seed"], columns=list(by), values=column)
     counts = table.notna().sum()
     table = table.loc[:, counts >= counts.max() / 2].dropna()
-    seeds = table.groupby("seed").size()
-    full = seeds.index[seeds == seeds.max()]
-    table = table[table.index.get_level_values("seed").isin(full)]
+    tasks = table.reset_index().groupby("seed")["task"].agg(frozenset)
+    if len(tasks):
+        # Means of different tasks cannot be compared, even of equally many.
+        most = max(tasks, key=lambda own: (len(own), (tasks == own).sum()))
+        full = tasks.index[tasks == most]
+        table = table[table.index.get_level_values("seed").isin(full)]
     by_seed = table.groupby("seed").mean()
     levels = list(range(by_seed.columns.nlevels))
     return by_seed.stack(levels, future_stack=True).rename(column).reset_index()
