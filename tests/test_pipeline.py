@@ -268,6 +268,16 @@ def test_the_peak_of_memory_is_the_high_water_mark(monkeypatch, tmp_path):
     assert ledger.peak_megabytes(None) == pytest.approx(2048)
 
 
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux forgets a peak")
+def test_the_peak_of_a_run_leaves_out_what_came_before():
+    large = torch.ones(100_000_000)
+    assert ledger.peak_megabytes(None) > 400
+    before = ledger.peak_megabytes(None)
+    del large
+    ledger.reset_peak(None)
+    assert ledger.peak_megabytes(None) < before - 300
+
+
 def test_a_ledger_has_one_lock_however_it_is_named(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "rows.csv"

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -153,8 +154,16 @@ def read_ledger(path: str | Path) -> pd.DataFrame:
     return pd.read_csv(path, dtype={"commit": str})  # 1e12345 is a commit, not a number
 
 
+def reset_peak(device: str | None) -> None:
+    """Forget the peak memory use so far, where the system allows it (Linux, CUDA)."""
+    if resolve_device(device).type == "cuda":
+        torch.cuda.reset_peak_memory_stats(resolve_device(device))
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def peak_megabytes(device: str | None) -> float:
-    """Return the peak memory use so far, in MB (on CUDA: of the device)."""
+    """Return the peak memory use since :func:`reset_peak`, in MB (on CUDA: of the device)."""
     if resolve_device(device).type == "cuda":
         return torch.cuda.max_memory_allocated(resolve_device(device)) / 1e6
     status = Path("/proc/self/status")

@@ -10,7 +10,13 @@ import pandas as pd
 from torch import Tensor
 
 from demix_lite.benchmark.evaluate import Evaluation, evaluate
-from demix_lite.benchmark.ledger import COLUMNS, STAGES, peak_megabytes, provenance
+from demix_lite.benchmark.ledger import (
+    COLUMNS,
+    STAGES,
+    peak_megabytes,
+    provenance,
+    reset_peak,
+)
 from demix_lite.benchmark.protocols import shipped_detector
 from demix_lite.detector import Run, open_run
 from demix_lite.diagnosis import Diagnosis, certain, score
@@ -200,6 +206,7 @@ def prepare(
     if train_rows is not None:
         check_count(train_rows, "train_rows")
     resolve_device(device)
+    reset_peak(device)
     clock = _Clock(announce)
     fit_seed = derive_seed(task.name, "fit", architecture, seed)
 
@@ -247,6 +254,7 @@ def prepare(
         "metric_name": task.metric_name,
         "metric_better": "higher" if task.label.larger_is_better else "lower",
         "data_sha256": splits.card.sha256,
+        "peak_mb": peak_megabytes(device),
     }
     results = task, splits, injection, trained, run, outputs, train
     return Prepared(*results, evaluations, facts, clock.seconds, device)
@@ -273,6 +281,7 @@ def judge(
         Called with the name of each stage as it begins.
     """
     task, injection = prepared.task, prepared.injection
+    reset_peak(prepared.device)  # another method may have judged this run before
     clock = _Clock(announce, dict(prepared.seconds))
     with clock.stage("detect"):
         diagnosis = method.predict(prepared.run)
@@ -291,7 +300,7 @@ def judge(
         **{f"metric_{name}": done.metric for name, done in evaluations.items()},
         **{f"worst_group_{name}": done.worst_group for name, done in evaluations.items()},
         **{f"seconds_{stage}": clock.seconds[stage] for stage in STAGES},
-        "peak_mb": peak_megabytes(prepared.device),
+        "peak_mb": max(prepared.facts["peak_mb"], peak_megabytes(prepared.device)),
         **provenance(prepared.device),
     }
     found = {"diagnosis": diagnosis, "repaired": mended, "evaluations": evaluations}
