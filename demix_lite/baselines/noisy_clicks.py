@@ -1,4 +1,4 @@
-"""Noise-robust learning from clicks: the noise rates are learned together with the model."""
+"""Noise-robust learning from clicks: the model is trained behind a channel that flips clicks."""
 
 from typing import ClassVar
 
@@ -20,8 +20,9 @@ class NoisyClicks(Baseline):
 
     A click is recorded with probability (1 − a) p + b (1 − p), where p is the model's probability
     that the user takes the item, a the rate of lost clicks and b that of false clicks. The model
-    and both rates are learned together by maximum likelihood; Bayes' rule then gives, for every
-    sample, the probability that its label is wrong. Both rates start at ``rate``.
+    is trained by maximum likelihood; Bayes' rule then gives, for every sample, the probability that
+    its label is wrong. Both rates start at ``rate`` and are trained along, but hardly move in the
+    few epochs of a click model: the setting decides.
     """
 
     name = "noisy_clicks"

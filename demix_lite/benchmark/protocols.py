@@ -5,9 +5,11 @@
   :mod:`demix_lite.tasks.practice`); the detector for tables of your own.
 - *leave-one-task-out*: like practised, but without the judged task; the detector has never seen the
   data set.
-- *in-task*: only the judged task, with other errors, as in the paper.
+- *in-task*: only the judged task, with other errors, as in the paper (for preference pairs, the
+  network begins with the weights of the detector of tables).
 - *leave-one-architecture-out*: all tasks, but never the judged architecture.
-- *paper*: in-task with the four channels and the network of the paper, for comparison.
+- *paper*: in-task with the four channels of the paper and induced attention blocks like its own,
+  half as wide and with eight pooling queries, for comparison.
 - *other-family*: the unified detector of another family, unchanged.
 
 Under every protocol the validation set of a judged run is new: errors, rows and the choice of the M
@@ -169,7 +171,7 @@ def _without(names: tuple[str, ...], one: str) -> tuple[str, ...]:
 def _settings(protocol: str, family: str, steps: int) -> DetectorSettings:
     training = TrainingSettings(steps=steps)
     if protocol == "paper":
-        # The paper's channels and network: absolute values, induced blocks, no second pass.
+        # The paper's channels and recipe: absolute values, induced blocks, no second pass.
         return DetectorSettings(
             name="demix_paper",
             channels=PAPER_CHANNELS,
