@@ -857,6 +857,22 @@ def test_a_rule_that_does_not_hold_is_no_shortcut_though_a_rare_label_agrees_wit
     assert not [s for s in named if s.suspected and s.rule.condition == {"shop": frozenset("c")}]
 
 
+@pytest.mark.parametrize("known", [0.3, 0.45])
+def test_a_rule_that_more_rows_break_than_a_minority_is_not_suspected(known):
+    """A rare tag with the label it mostly goes with: all other rows of the label break the rule."""
+    rng = np.random.default_rng(0)
+    tag = rng.random(900) < 0.05
+    positive = tag | (rng.random(900) < known)
+    frame = pd.DataFrame({"tag": np.where(tag, "t", "n"), "y": np.where(positive, "yes", "no")})
+    breaks = tag != positive
+    task = own_table(frame, "y").task
+    verdicts = np.column_stack([np.full((900, 2), 0.05), 0.1 + 0.3 * breaks])
+    best = name_shortcuts(task, task.encoder(frame), frame, verdicts)[0]
+    assert (best.breaks == breaks).all()
+    assert best.link > 0.99
+    assert best.suspected == (known == 0.3)
+
+
 @pytest.mark.parametrize("wrong", [0.0, 0.15])
 def test_a_cut_beside_the_one_that_makes_the_label_is_no_shortcut(wrong):
     rng = np.random.default_rng(0)

@@ -22,6 +22,11 @@ LEAST_LINK = 0.5
 """Spurious verdicts count if their correlation with breaking a rule that has a name is at least
 this."""
 
+MOST_BROKEN = 0.36
+"""A rule that a larger share of the rows breaks is not suspected. The detector was trained with
+minorities of up to 0.15 and with up to 0.3 wrong labels, together 0.36; of more rows it would name
+most wrongly."""
+
 SURE_LABEL = 0.4
 """Probabilities of a label error are clipped to this, so that a soft target above 1/2 always means
 that the row has the label."""
@@ -42,7 +47,7 @@ class NamedShortcut:
     @property
     def suspected(self) -> bool:
         """Whether the rule explains the spurious verdicts well enough to be believed."""
-        return self.link >= LEAST_LINK
+        return self.link >= LEAST_LINK and bool(self.breaks.mean() <= MOST_BROKEN)
 
 
 def name_shortcuts(
