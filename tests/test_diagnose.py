@@ -28,7 +28,7 @@ from demix_lite.cli import main
 from demix_lite.data import user_file
 from demix_lite.data.user_file import read_user_file
 from demix_lite.debugger import DataDebugger, judging
-from demix_lite.debugger.estimator import Score, _compare, _joined
+from demix_lite.debugger.estimator import Score, _as_written, _compare, _joined
 from demix_lite.debugger.evidence import Evidence
 from demix_lite.debugger.shortcut_names import NamedShortcut
 from demix_lite.detector import ErrorDetector
@@ -43,6 +43,7 @@ from demix_lite.diagnose import (
 from demix_lite.diagnose.known import check_known
 from demix_lite.errors import DemixError
 from demix_lite.models.training import predict
+from demix_lite.repair import Repaired
 from demix_lite.tasks import reading
 from demix_lite.tasks.base import Rule
 from demix_lite.tasks.own_table import (
@@ -657,6 +658,15 @@ def test_nobody_is_told_to_write_other_or_missing(quick):
     assert set(outcome.repaired()["town"]) <= set(frame["town"])
 
 
+def test_nobody_is_told_to_empty_a_cell():
+    table = own_table(people().assign(left=["Y", ""] * 150), "buys")
+    swapped = table.frame.assign(left=table.frame["left"][::-1].to_numpy())
+    repaired = Repaired(swapped, swapped, torch.ones(300), swapped != table.frame, pd.Index([]))
+    said = _as_written(repaired, table.task, table.frame)
+    assert said.cells["left"].tolist() == [False, True] * 150
+    assert set(said.frame["left"]) == {"Y"}
+
+
 def test_known_errors_may_be_some_rows_in_any_order():
     known = pd.DataFrame({"row": ["3", "1"], "label": ["1", "0"]})
     assert np.array_equal(
@@ -1263,6 +1273,22 @@ def test_a_word_for_nothing_beside_one_other_word_is_a_category():
     table = own_table(frame, "buys")
     assert "alley" in table.task.categorical
     assert set(table.frame["alley"]) == {"None", "Brick"}
+
+
+@pytest.mark.parametrize("value", ["Y", "1", "2024-01-01", True, 1.0, pd.Timedelta(hours=3)])
+def test_one_value_or_none_is_a_category_and_reaches_the_check_of_telltales(value):
+    frame = people().assign(left=lambda f: f["buys"].map({"yes": value, "no": None}))
+    if isinstance(value, str):
+        frame["left"] = frame["left"].fillna("")
+    table = own_table(frame, "buys")
+    assert "left" in table.task.categorical
+    assert table.frame["left"].notna().all()
+    assert table.frame["left"].nunique() == 2
+    assert any(note.startswith("left is ") for note in table.notes)
+    assert any(said.startswith("left: it alone nearly always") for said in table.checks)
+    for same in (value, None):
+        notes = own_table(people().assign(left=pd.Series([same] * 300)), "buys").notes
+        assert any(note.startswith("left was left out: it is") for note in notes)
 
 
 def test_numbers_with_many_words_among_them_are_no_identifier():

@@ -32,7 +32,7 @@ from demix_lite.tasks.own_table import (
     without_label,
 )
 from demix_lite.tasks.slips import usual_decimals
-from demix_lite.tasks.tabular import TabularTask
+from demix_lite.tasks.tabular import MISSING, TabularTask
 
 EXPLAINED = 10
 """Number of rows per error type, the most suspicious first, whose validation rows are listed."""
@@ -304,7 +304,7 @@ def _as_written(repaired: Repaired, task: TabularTask, frame: pd.DataFrame) -> R
             digits = after[column].round(decimals)
         after[column] = after[column].mask(new, digits)
     for column in task.categorical:
-        vague = cells[column] & (after[column].isna() | after[column].eq(OTHER))
+        vague = cells[column] & (after[column].isna() | after[column].isin([OTHER, MISSING]))
         after[column] = after[column].mask(vague, frame[column])
         cells[column] &= ~vague
     return replace(repaired, frame=after, cells=cells)

@@ -49,7 +49,7 @@ from demix_lite.tasks.slips import (
     stray_numbers,
     unreadable,
 )
-from demix_lite.tasks.tabular import TabularTask
+from demix_lite.tasks.tabular import MISSING, TabularTask
 from demix_lite.tasks.telltale import is_telltale
 
 Kind = Literal["auto", "classification", "regression"]
@@ -434,7 +434,8 @@ def _read_column(found: _Columns, name: str, values: pd.Series) -> None:
         _add_category(found, name, as_text(values))
     elif is_numeric_dtype(kind) and not is_bool_dtype(kind):
         numbers = as_numbers(values)
-        _add_number(found, name, as_text(values.where(numbers.isna())), numbers)
+        written = values if values.nunique() == 1 else values.where(numbers.isna())
+        _add_number(found, name, as_text(written), numbers)
     elif is_timedelta64_dtype(kind):
         _add_span(found, name, values / pd.Timedelta(days=1))
     elif is_datetime64_any_dtype(kind):
@@ -494,7 +495,7 @@ def _missing(found: _Columns) -> list[str]:
 
 def _add_number(found: _Columns, name: str, cells: pd.Series, numbers: pd.Series) -> None:
     known = numbers.dropna()
-    if _left_out(found, name, known):
+    if _left_out(found, name, known, cells):
         return
     whole = _are_whole(numbers)
     named_id = whole and ID_NAME.search(name)
@@ -529,7 +530,7 @@ def _counts_up(numbers: pd.Series) -> bool:
 
 
 def _add_span(found: _Columns, name: str, days: pd.Series) -> None:
-    if _left_out(found, name, days):
+    if _left_out(found, name, days, as_text(days)):
         return
     found.notes.append(f"{name} is a span of time; read as days.")
     found.add(found.free(f"{name} (days)"), days, days, source=name)
@@ -537,7 +538,7 @@ def _add_span(found: _Columns, name: str, days: pd.Series) -> None:
 
 def _add_date(found: _Columns, name: str, cells: pd.Series, dates: pd.Series) -> None:
     dates = dates.dt.tz_localize(None)
-    if _left_out(found, name, dates):
+    if _left_out(found, name, dates, cells):
         return
     parts = {
         "days": (dates - dates.min()) / pd.Timedelta(days=1),
@@ -563,7 +564,7 @@ def _add_category(found: _Columns, name: str, text: pd.Series) -> None:
     known, near = text.dropna(), misspelt(text)
     meant = mended_words(text, near)
     counts = meant.value_counts()
-    if _left_out(found, name, known):
+    if _left_out(found, name, known, text):
         return
     if len(counts) > max(FEW_NUMBERS, len(known) / 2):
         words, unread = known.str.split().str.len().mean(), as_numbers(known).isna()
@@ -628,10 +629,18 @@ def _row(name: object) -> str:
     return str(name + 1 if isinstance(name, int | np.integer) else name)
 
 
-def _left_out(found: _Columns, name: str, values: pd.Series) -> bool:
-    """Note that a column is left out, if it is empty or the same everywhere."""
+def _left_out(found: _Columns, name: str, values: pd.Series, cells: pd.Series) -> bool:
+    """Note that a column is left out, if it is empty or the same everywhere.
+
+    A column with one value and empty cells becomes a category: whether a box was ticked, say.
+    """
     if values.nunique() > 1:
         return False
+    if cells.nunique() == 1 and cells.isna().any():
+        only = cells.dropna().iloc[0]
+        found.notes.append(f"{name} is {only!r} or missing; read as two categories.")
+        _add_category(found, name, cells.fillna(MISSING))
+        return True
     what = "the same everywhere" if values.notna().any() else "empty"
     found.notes.append(f"{name} was left out: it is {what}.")
     return True
