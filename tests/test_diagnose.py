@@ -1021,6 +1021,28 @@ def test_checks_of_rows_and_classes_by_hand():
     assert "apart from all others" in checks[0]
 
 
+def test_rows_that_differ_in_what_the_features_leave_out_are_not_identical():
+    names = [f"{a}{b} street" for a in "ABCDEFGHIJ" for b in "abcdefgh"]
+    frame = pd.DataFrame(
+        {
+            "row": range(160),
+            "code": [f"R{i}" for i in range(160)],
+            "review": [f"this is review {i}" for i in range(160)],
+            "stars": [1, 2] * 80,
+            "buys": ["no", "yes"] * 80,
+        }
+    )
+    rare = frame.drop(columns="review").assign(stars=0, street=[*names, *reversed(names)])
+    for differ, kept in ((frame, "stars"), (rare, "street")):
+        table = own_table(differ, "buys")
+        assert table.task.features[-1] == kept
+        assert not any("identical to an earlier" in said for said in table.checks)
+    assert own_table(rare, "buys").frame["street"].eq(OTHER).any()
+    assert any("80 groups of rows identical but" in said for said in own_table(rare, "buys").checks)
+    twice = pd.concat([frame, frame.tail(3).assign(code="R")], ignore_index=True)
+    assert any("3 rows identical to an earlier" in said for said in own_table(twice, "buys").checks)
+
+
 def test_columns_that_number_the_rows_are_left_out_and_others_stay():
     frame = people(120).assign(
         n=range(7, 127),

@@ -146,13 +146,17 @@ class OwnTable:
 
 @dataclass
 class _Columns:
-    """The features found so far, and notes about them."""
+    """The features found so far, and notes about them.
+
+    ``unsaid`` has the cells of columns whose features do not tell all of them apart.
+    """
 
     names: frozenset[str] = frozenset()
     features: dict[str, pd.Series] = field(default_factory=dict)
     mended: dict[str, pd.Series] = field(default_factory=dict)
     categorical: list[str] = field(default_factory=list)
     source: dict[str, str] = field(default_factory=dict)
+    unsaid: dict[str, pd.Series] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     checks: list[str] = field(default_factory=list)
     missing: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -231,6 +235,8 @@ def own_table(
         mended = mended.assign(**{c: mended[c].mask(moved.rows, back[c]) for c in back})
     strays = stray_numbers(mended, plain)
     table.checks.extend(_checks(table, moved, strays, frame.index))
+    written = ready.assign(**{c: cells.to_numpy() for c, cells in found.unsaid.items()})
+    table.checks.extend(_copies(written, target, is_class=label.classes > 0) + _telltales(table))
     brought_back = {c: in_usual_unit(mended[c], rows) for c, rows in strays.items()}
     return replace(table, mended=mended.assign(**brought_back), moved=moved)
 
@@ -238,7 +244,7 @@ def own_table(
 def _checks(
     table: OwnTable, moved: MovedCells | None, strays: Mapping[str, pd.Series], names: pd.Index
 ) -> list[str]:
-    """Describe what needs no model: slips, cells far outside, duplicate or contradicting rows."""
+    """Describe what needs no model: slips, rare classes and cells far outside."""
     frame, task = table.frame, table.task
     notes = []
     if moved is not None:
@@ -267,16 +273,23 @@ def _checks(
     notes += _codes(table.frame, table.codes.drop(columns=strays))
     for column in table.far.columns.drop(strays):
         notes += _cells(column, table.far[column], names, "very far from the others")
-    if twice := int(frame.duplicated().sum()):
+    return notes
+
+
+def _copies(written: pd.DataFrame, target: str, *, is_class: bool) -> list[str]:
+    """Count rows that are identical, and those that are so but for their label."""
+    notes = []
+    if twice := int(written.duplicated().sum()):
         notes.append(f"{_count(twice, 'row')} identical to an earlier one; each is judged.")
-    alike = frame.groupby(list(task.features), dropna=False, observed=True)[task.target]
-    if task.label.classes and (mixed := alike.nunique() > 1).any():
+    columns = list(written.columns.drop(target))
+    alike = written.groupby(columns, dropna=False, observed=True)[target]
+    if is_class and (mixed := alike.nunique() > 1).any():
         rows = _count(int(alike.size()[mixed].sum()), "row")
         notes.append(
             f"{_count(int(mixed.sum()), 'group')} of rows identical but for their label ({rows}): "
             "nothing in them tells which label is right."
         )
-    return notes + _telltales(table)
+    return notes
 
 
 def _codes(frame: pd.DataFrame, codes: pd.DataFrame) -> list[str]:
@@ -573,6 +586,8 @@ def _add_category(found: _Columns, name: str, text: pd.Series) -> None:
             what = f"numbers except for {_count(int(unread.sum()), 'cell')}, such as "
             what += f"{known[unread].iloc[0]!r}; correct these, or empty them"
         found.notes.append(f"{name} was left out: it is {what}.")
+        if what != IDENTIFIER:
+            found.unsaid[name] = text
         return
     if near:
         listed = ", ".join(f"{word!r} (for {other!r}?)" for word, other in near[:5])
@@ -583,6 +598,7 @@ def _add_category(found: _Columns, name: str, text: pd.Series) -> None:
     if len(counts) > KEPT_CATEGORIES:
         kept = counts.index[: KEPT_CATEGORIES - 1]
         rest = ~meant.isin(kept) & text.notna()
+        found.unsaid[name] = text
         text, meant = text.mask(rest, OTHER), meant.mask(rest, OTHER)
         found.notes.append(
             f"{name} has {len(counts)} categories; all but the {len(kept)} most frequent were read "
