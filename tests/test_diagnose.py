@@ -982,10 +982,21 @@ def test_a_minus_is_read_like_a_hyphen():
         ("2024/7/21 3:05", "2024-07-21 03:05"), ("3.4.2024", "2024-04-03 00:00"),
         ("3/4/2024", "2024-03-04 00:00"), ("9:30", "1970-01-01 09:30"),
         ("21-Jul-24", "2024-07-21 00:00"), ("5 Jan 99 7:30", "1999-01-05 07:30"),
+        ("2015-01-01 09:05:00 UTC", "2015-01-01 09:05"),
+        ("2015-01-01T09:05:00 GMT", "2015-01-01 09:05"),
+        ("7/21/2024, 10:00:00 PM", "2024-07-21 22:00"), ("2011-11", "2011-11-01 00:00"),
+        ("Dec-2011", "2011-12-01 00:00"), ("Okt. 2011", "2011-10-01 00:00"),
     ],
 )  # fmt: skip
 def test_a_date_by_hand(written, read):
     assert str(reading.as_dates(pd.Series([written]))[0])[:16] == read
+
+
+@pytest.mark.parametrize("other", ["2012-13", "2011-2", "4711-12", "soon"])
+def test_a_year_and_two_digits_are_a_month_only_where_all_cells_are(other):
+    cells = [f"{year}-{month:02}" for year in (2011, 2012, 2013) for month in range(1, 13)] * 4
+    assert reading.as_dates(pd.Series(cells)).dt.month.tolist() == [*range(1, 13)] * 12
+    assert reading.as_dates(pd.Series([*cells, other])).isna().all()
 
 
 def test_codes_have_one_width():

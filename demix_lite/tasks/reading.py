@@ -5,6 +5,7 @@ a quarter, and whether 3/4/2024 is in March or in April.
 """
 
 import re
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -54,7 +55,7 @@ MANY_OF_THEM = 0.8
 LOOK_AT = 500
 """About this many cells are checked first, to see whether the column may have a unit."""
 
-TIME = r"(?P<time>[ T]\s*\d{1,2}:\d{2}.*)?"
+TIME = r"(?:,?(?P<time>[ T]\s*\d{1,2}:\d{2}.*?)(?:\s*(?:UTC|GMT))?)?"
 LONG_DATE = re.compile(rf"^(?P<year>\d{{4}})([-/.])(?P<month>\d{{1,2}})\2(?P<day>\d{{1,2}}){TIME}$")
 SHORT_DATE = re.compile(
     rf"^(?P<a>\d{{1,2}})(?P<sep>[-/.])(?P<b>\d{{1,2}})(?P=sep)(?P<year>\d{{4}}|\d{{2}}){TIME}$"
@@ -65,6 +66,11 @@ DAY_MONTH = re.compile(
 MONTH_DAY = re.compile(
     rf"^(?P<name>[^\W\d_]{{3,9}})\.?\s+(?P<day>\d{{1,2}}),?\s+(?P<year>\d{{4}}){TIME}$"
 )
+NAMED_MONTH = re.compile(r"^(?P<name>[^\W\d_]{3,9})[-\s.]+(?P<year>\d{4})$")
+YEAR_MONTH = re.compile(r"^(?P<year>(?:19|20)\d{2})-(?P<month>0[1-9]|1[0-2])$")
+"""A month is read as its first day; 2011-12 is one only if all cells are written so."""
+
+FORMS = (LONG_DATE, SHORT_DATE, DAY_MONTH, MONTH_DAY, NAMED_MONTH)
 MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 GERMAN = {"mär": "mar", "mrz": "mar", "mai": "may", "okt": "oct", "dez": "dec"}
 CLOCK = re.compile(r"^(?P<time>\d{1,2}:\d{2}(?::\d{2})?(?:\s*[ap]\.?m\.?)?)$", re.IGNORECASE)
@@ -304,12 +310,28 @@ def as_dates(text: pd.Series) -> pd.Series:
     ['2024-07-21 00:00', '2024-07-21 00:00', '2024-07-21 00:00', '2024-07-21 15:05', 'NaT']
     >>> [str(date)[:10] for date in as_dates(pd.Series(["3. Mär 2024", "12. Okt. 2024"]))]
     ['2024-03-03', '2024-10-12']
+    >>> [str(date)[:10] for date in as_dates(pd.Series(["Dec-2011", "2024-07-21 10:00 UTC"]))]
+    ['2011-12-01', '2024-07-21']
     """
     days_first = date_order(text) == "the day before the month"
-    iso = {str(cell): _iso_date(str(cell), days_first) for cell in text.dropna().unique()}
+    known = text.dropna().unique()
+    forms = FORMS + ((YEAR_MONTH,) if _are_months(known) else ())
+    iso = {str(cell): _iso_date(str(cell), days_first, forms) for cell in known}
     written = pd.Series([iso.get(cell) for cell in text.astype(object)], text.index, dtype=object)
     dates = pd.to_datetime(written, errors="coerce", format="ISO8601", utc=True)
     return dates.dt.tz_localize(None)
+
+
+def _are_months(cells: Iterable[object]) -> bool:
+    """Return whether all cells are months such as 2011-12, and not seasons from year to year.
+
+    Examples
+    --------
+    >>> _are_months(["2011-12", "2012-01"]), _are_months(["2010-11", "2011-12"])
+    (True, False)
+    """
+    matches = [YEAR_MONTH.match(str(cell)) for cell in cells]
+    return all(matches) and any(int(m["month"]) != (int(m["year"]) + 1) % 100 for m in matches if m)
 
 
 def date_order(text: pd.Series) -> str:
@@ -329,16 +351,15 @@ def date_order(text: pd.Series) -> str:
     return "the month before the day"
 
 
-def _iso_date(cell: str, days_first: bool) -> str | None:
+def _iso_date(cell: str, days_first: bool, forms: Sequence[re.Pattern[str]]) -> str | None:
     """Return a date as 2024-07-21, followed by its time, or None if the cell is not a date."""
     if clock := CLOCK.match(cell):
         return f"{NO_DAY:%Y-%m-%d}" + _on_24_hours(" " + clock["time"])
-    forms = (LONG_DATE, SHORT_DATE, DAY_MONTH, MONTH_DAY)
     match = next((match for form in forms if (match := form.match(cell))), None)
     if match is None:
         return None
     part = match.groupdict()
-    day, month = part.get("day"), part.get("month")
+    day, month = part.get("day", "1"), part.get("month")
     if "a" in part:
         day, month = (part["a"], part["b"]) if days_first else (part["b"], part["a"])
     if "name" in part:
@@ -348,7 +369,7 @@ def _iso_date(cell: str, days_first: bool) -> str | None:
     year = part["year"]
     if len(year) == 2:
         year = f"{19 + (int(year) <= LATEST_YEAR)}{year}"
-    return f"{year}-{month:0>2}-{day:0>2}{_on_24_hours(part['time'] or '')}"
+    return f"{year}-{month:0>2}-{day:0>2}{_on_24_hours(part.get('time') or '')}"
 
 
 def _on_24_hours(time: str) -> str:
