@@ -818,6 +818,14 @@ def test_whole_labels_stay_whole_beside_validation_labels_with_a_point():
     assert set(table.frame["buys"]) == set(valid["buys"]) == {"0", "1"}
 
 
+def test_row_numbers_and_identifiers_are_left_out_beside_validation_rows_too():
+    frame = people().assign(nr=range(1, 301), id=range(300), code=[f"R{i}" for i in range(300)])
+    table, valid = estimator._read(frame, frame.head(200), "buys", "auto")
+    assert set(valid.columns) == {*table.task.features, "buys"} == {"age", "income", "buys"}
+    assert table.notes == own_table(frame, "buys").notes
+    assert len(table.notes) == 3
+
+
 def test_a_label_gets_a_name_that_no_column_has():
     frame, name = estimator._joined(pd.DataFrame({"label": [1, 2], "label_": [3, 4]}), [5, 6])
     assert (name, frame[name].tolist(), frame["label"].tolist()) == ("label__", [5, 6], [1, 2])

@@ -275,8 +275,9 @@ def _read(
     frame: pd.DataFrame, held: pd.DataFrame | None, target: str, kind: Kind
 ) -> tuple[OwnTable, pd.DataFrame | None]:
     """Find out what each column is; separate validation rows are read the same way."""
+    alone = own_table(frame, target, kind=kind)
     if held is None:
-        return own_table(frame, target, kind=kind), None
+        return alone, None
     check_columns(held, list(frame.columns), "the validation table")
     named = held[frame.columns].set_axis([f"{i} (validation)" for i in range(1, len(held) + 1)])
     # ``pd.concat`` drops the categorical dtype where the two frames have different categories.
@@ -285,11 +286,13 @@ def _read(
     labels = together[target]
     if frame[target].dtype.kind in "iu" and labels.dtype.kind == "f" and not (labels % 1).any():
         together[target] = labels.astype(frame[target].dtype)  # 1, not 1.0
-    table = own_table(together, target, kind=kind)
+    # Row numbers start again in the validation rows, and would no longer be known as such.
+    table = own_table(together.drop(columns=list(alone.numbering)), target, kind=kind)
     own, valid = table.take(slice(len(frame))), table.take(slice(len(frame), None)).frame
     if table.task.label.classes and (new := set(valid[target]) - set(own.frame[target])):
         raise DataError(f"only validation rows have the label {sorted(new)[0]!r}.")
-    return replace(own, checks=own_table(frame, target, kind=kind).checks), valid
+    notes = [*alone.numbering.values(), *own.notes]
+    return replace(own, checks=alone.checks, notes=notes), valid
 
 
 def _as_written(repaired: Repaired, task: TabularTask, frame: pd.DataFrame) -> Repaired:

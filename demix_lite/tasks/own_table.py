@@ -101,6 +101,8 @@ class OwnTable:
         What can be found without a model: cells far outside, duplicate rows, contradicting rows.
     moved : MovedCells, optional
         Rows whose numbers are one column to the side of their own.
+    numbering : dict
+        Maps each column that was left out, because it only tells which row is which, to its note.
     """
 
     task: TabularTask
@@ -110,6 +112,7 @@ class OwnTable:
     notes: list[str]
     checks: list[str]
     moved: MovedCells | None = None
+    numbering: dict[str, str] = field(default_factory=dict)
 
     @cached_property
     def slips(self) -> pd.DataFrame:
@@ -157,6 +160,7 @@ class _Columns:
     categorical: list[str] = field(default_factory=list)
     source: dict[str, str] = field(default_factory=dict)
     unsaid: dict[str, pd.Series] = field(default_factory=dict)
+    numbering: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     checks: list[str] = field(default_factory=list)
     missing: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -170,6 +174,10 @@ class _Columns:
     def add(self, name: str, values: pd.Series, mended: pd.Series, source: str = "") -> None:
         self.features[name], self.mended[name] = values, mended
         self.source[name] = source or name
+
+    def leave_out_numbering(self, name: str, why: str) -> None:
+        self.numbering[name] = f"{name} was left out: {why}."
+        self.notes.append(self.numbering[name])
 
 
 def own_table(
@@ -227,7 +235,9 @@ def own_table(
         pd.DataFrame({**made, target: labels})[[*task.features, target]].reset_index(drop=True)
         for made in (found.features, found.mended)
     )
-    table = OwnTable(task, ready, mended, found.source, found.notes, found.checks)
+    table = OwnTable(
+        *(task, ready, mended, found.source, found.notes, found.checks), numbering=found.numbering
+    )
     plain = [c for c in numeric if found.source[c] == c]  # a date has no other unit
     moved = find_moved_cells(ready, plain)
     if moved is not None:
@@ -515,10 +525,10 @@ def _add_number(found: _Columns, name: str, cells: pd.Series, numbers: pd.Series
     if (whole and len(known) == len(numbers) and _counts_up(known)) or (
         named_id and known.is_unique
     ):
-        found.notes.append(f"{name} was left out: it numbers the rows.")
+        found.leave_out_numbering(name, "it numbers the rows")
         return
     if named_id and known.nunique() > len(known) / 2:
-        found.notes.append(f"{name} was left out: it is {IDENTIFIER}.")
+        found.leave_out_numbering(name, f"it is {IDENTIFIER}")
         return
     if named_id:
         found.notes.append(
@@ -585,8 +595,10 @@ def _add_category(found: _Columns, name: str, text: pd.Series) -> None:
         if 0 < unread.mean() < 0.5:
             what = f"numbers except for {_count(int(unread.sum()), 'cell')}, such as "
             what += f"{known[unread].iloc[0]!r}; correct these, or empty them"
-        found.notes.append(f"{name} was left out: it is {what}.")
-        if what != IDENTIFIER:
+        if what == IDENTIFIER:
+            found.leave_out_numbering(name, f"it is {what}")
+        else:
+            found.notes.append(f"{name} was left out: it is {what}.")
             found.unsaid[name] = text
         return
     if near:
