@@ -974,6 +974,14 @@ def test_a_minus_is_read_like_a_hyphen():
         assert reading.as_numbers(pd.Series(cells)).tolist() == [-5, 3]
 
 
+def test_lakhs_are_no_slips():
+    cells = [f"{n // 1000},{n % 1000:03}" for n in range(20_000, 99_000, 400)]
+    cells[::15] = [f"1,{n},500" for n in range(10, 10 + len(cells[::15]))]
+    table = own_table(people(len(cells)).assign(income=cells), "buys")
+    assert not table.slips["income"].any()
+    assert table.frame["income"].max() == 123_500
+
+
 @pytest.mark.parametrize(
     ("written", "read"),
     [

@@ -25,7 +25,9 @@ ONCE_OR_TWICE, FEW_WORDS = 2, 3
 """Text among numbers that occurs more than ``ONCE_OR_TWICE`` times is a word for a missing value,
 not a slip. A column with more than ``FEW_WORDS`` such words is a column of words."""
 
-THOUSANDS = r"-?[1-9]\d{0,2}(,\d{3})+(\.\d+)?"
+THOUSANDS = r"-?[1-9]\d{0,2}(?:(?:,\d{3})+|(?:,\d{2})+,\d{3})(\.\d+)?"
+"""Groups of three digits, or lakhs and crores as in 1,54,549."""
+
 POINT_THOUSANDS = r"-?[1-9]\d{0,2}(\.\d{3})+(,\d+)?"
 APART = re.compile(r"(?<=\d)['\u2019\u00a0\u202f](?=\d{3}(?!\d))")
 """A separator of thousands, as in 1'030."""
@@ -136,6 +138,8 @@ def as_numbers(values: pd.Series) -> pd.Series:
     [nan, nan]
     >>> as_numbers(pd.Series(["974", "1.001", "23"])).tolist()
     [974.0, 1001.0, 23.0]
+    >>> as_numbers(pd.Series(["1,54,549", "84,500", "1,20,00,000"])).tolist()
+    [154549.0, 84500.0, 12000000.0]
     """
     if not pd.api.types.is_numeric_dtype(values.dtype):
         text = as_text(values)
