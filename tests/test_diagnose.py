@@ -982,6 +982,20 @@ def test_lakhs_are_no_slips():
     assert table.frame["income"].max() == 123_500
 
 
+def test_thousands_and_millions_are_told_apart_by_their_letters(quick):
+    paid = (10 ** (4 + people()["income"] / 25)).round(-5).clip(1e5)
+    cells = [f"€{x / 1e6:.1f}M" if x >= 1e6 else f"€{x / 1e3:.0f}K" for x in paid]
+    cells[7] = "€19O"
+    frame = people().assign(value=cells)
+    table = own_table(frame, "buys")
+    assert table.frame["value"].drop(7).tolist() == paid.drop(7).tolist()
+    assert "value: K, M and B were read as thousands, millions and billions." in table.notes
+    mended = diagnose_frame(frame, "buys").repaired()
+    again = own_table(mended, "buys").frame["value"]
+    assert again[7] == table.mended["value"][7]
+    assert again.drop(7).isin(paid).all()
+
+
 @pytest.mark.parametrize(
     ("written", "read"),
     [

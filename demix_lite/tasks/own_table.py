@@ -34,6 +34,7 @@ from demix_lite.tasks.reading import (
     date_order,
     has_point_thousands,
     in_usual_type,
+    sizes_of,
     stands_for_missing,
     unit_of,
     without_unit,
@@ -536,6 +537,8 @@ def _add_number(found: _Columns, name: str, cells: pd.Series, numbers: pd.Series
         )
     if any(unit := unit_of(cells)):
         found.notes.append(f"{name} was read without its unit, {''.join(unit).strip()!r}.")
+    if sizes_of(cells).gt(1).any():
+        found.notes.append(f"{name}: K, M and B were read as thousands, millions and billions.")
     if has_point_thousands(without_unit(cells)):
         found.notes.append(f"{name}: points were read as separators of thousands.")
     filled = numbers.astype(np.int64) if whole and len(known) == len(numbers) else numbers

@@ -51,6 +51,10 @@ NUMBER_WITH_UNIT = (
 )
 """An optional currency sign, a number, and a unit of at most eight letters, or m2 and the like."""
 
+SIZE = re.compile(r"(?<=\d)\s*(k|m|bn?)$", re.IGNORECASE)
+SIZES = {"k": 1e3, "m": 1e6, "b": 1e9, "bn": 1e9}
+"""Letters behind a number for thousands, millions and billions."""
+
 MANY_OF_THEM = 0.8
 """Share of the numbers that must have a format for the whole column to be read in it."""
 
@@ -140,6 +144,8 @@ def as_numbers(values: pd.Series) -> pd.Series:
     [974.0, 1001.0, 23.0]
     >>> as_numbers(pd.Series(["1,54,549", "84,500", "1,20,00,000"])).tolist()
     [154549.0, 84500.0, 12000000.0]
+    >>> as_numbers(pd.Series(["€2.3M", "€565K", "€0"] * 3)).tolist()[:3]
+    [2300000.0, 565000.0, 0.0]
     """
     if not pd.api.types.is_numeric_dtype(values.dtype):
         text = as_text(values)
@@ -148,7 +154,10 @@ def as_numbers(values: pd.Series) -> pd.Series:
             text = text.str.replace(LIMIT, "", regex=True)
         values = pd.to_numeric(text, errors="coerce")
         if (values.isna() & text.notna()).any() or has_point_thousands(text):
-            values = pd.to_numeric(_with_points(without_unit(text)), errors="coerce")
+            sizes = sizes_of(text)
+            bare = text.mask(sizes > 1, text.str.replace(SIZE, "", regex=True))
+            values = pd.to_numeric(_with_points(without_unit(bare)), errors="coerce")
+            values = values.mask(sizes > 1, (values * sizes).round(3))  # 2.3 * 1e6 is not whole
     numbers = values.astype(float)
     return numbers.where(numbers.abs() <= LARGEST)
 
@@ -173,6 +182,23 @@ def stands_for_missing(text: pd.Series, read: pd.Series) -> np.ndarray:
     return (unread & text.isin(words)).to_numpy()
 
 
+def sizes_of(text: pd.Series) -> pd.Series:
+    """Return what K, M or B behind a number multiplies it by, and 1 for other cells.
+
+    If a column has only one of these letters, it may be any unit, such as metres.
+
+    Examples
+    --------
+    >>> sizes_of(pd.Series(["1.5M", "970k", "8"] * 3)).tolist()[:3]
+    [1000000.0, 1000.0, 1.0]
+    >>> sizes_of(pd.Series(["5 m", "7 m"] * 3)).eq(1).all()
+    np.True_
+    """
+    letters = text.str.extract(SIZE)[0].str.lower()
+    often = letters.value_counts() > ONCE_OR_TWICE
+    return letters.map(SIZES if often.sum() > 1 else {}).astype(float).fillna(1.0)
+
+
 def unit_of(text: pd.Series) -> tuple[str, str]:
     """Return the unit before and after nearly every number of a column; mostly both are empty.
 
@@ -186,6 +212,8 @@ def unit_of(text: pd.Series) -> tuple[str, str]:
     (('', ''), ('', ''))
     """
     known = text.dropna()
+    if sizes_of(known).gt(1).any():
+        return "", ""
     few = _signed(known[:: 1 + len(known) // LOOK_AT]).str.fullmatch(NUMBER_WITH_UNIT)
     if not few.mean() > 0.5 or pd.to_numeric(known, errors="coerce").notna().mean() > 0.5:
         return "", ""
