@@ -875,6 +875,18 @@ def test_a_word_for_what_is_missing_keeps_a_column_one_of_numbers(unit):
     assert "income" in own_table(frame.assign(income=few), "buys").task.categorical
 
 
+def test_a_cell_with_a_digit_that_repeats_and_cannot_be_read_is_no_word_for_a_missing_value():
+    age = [*["90+"] * 4, *["secret"] * 5, *map(str, range(18, 89)), *map(str, range(18, 88))]
+    table = own_table(people(150).assign(age=age), "buys")
+    assert table.frame["age"].isna().sum() == 9
+    unread = (
+        "age: 4 cells that cannot be read, and count as missing (such as '90+', rows 1, 2, 3, 4)."
+    )
+    assert unread in table.checks
+    assert any("age: 5 cells with a word for a missing value" in note for note in table.notes)
+    assert not table.slips["age"].any()
+
+
 def test_a_number_below_what_could_be_measured_is_that_number():
     cells = ["<0.5" if i % 3 == 0 else f"{i / 10}" for i in range(200)]
     table = own_table(people(200).assign(lead=cells), "buys")

@@ -625,9 +625,11 @@ def _add_category(found: _Columns, name: str, text: pd.Series) -> None:
 
 def _say_unread(found: _Columns, name: str, cells: pd.Series, read: pd.Series) -> None:
     unread, slips = cells.notna() & read.isna(), unreadable(read, cells)
+    often, digits = unread & ~slips, cells.str.contains(r"\d", na=False)
     for which, lines, what in (
         (slips, found.checks, "that cannot be read like the others"),
-        (unread & ~slips, found.notes, "with a word for a missing value"),
+        (often & digits, found.checks, "that cannot be read, and count as missing"),
+        (often & ~digits, found.notes, "with a word for a missing value"),
     ):
         such_as = f"such as {str(cells[which].iloc[0])[:40]!r}, " if which.any() else ""
         lines += _cells(name, which, cells.index, what, such_as)
