@@ -1127,6 +1127,14 @@ def test_numbers_named_like_an_identifier_are_left_out_or_mentioned(name, distin
     assert (name in table.task.features) == (distinct == 30)
 
 
+@pytest.mark.parametrize("kind", [int, str])
+def test_an_identifier_may_have_more_digits_than_a_float(kind):
+    numbers = np.random.default_rng(0).integers(10**17, 10**18, 120)
+    table = own_table(people(120).assign(user_id=numbers.astype(kind)), "buys")
+    assert "user_id was left out: it numbers the rows." in table.notes
+    assert "user_id" not in table.task.features
+
+
 def test_the_spelling_that_is_written_most_is_the_name():
     frame = people(200).assign(buys=lambda f: f["buys"].str.title())
     frame.loc[:60, "buys"] = frame["buys"][:61].str.upper()

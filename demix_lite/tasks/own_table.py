@@ -521,7 +521,7 @@ def _add_number(found: _Columns, name: str, cells: pd.Series, numbers: pd.Series
     known = numbers.dropna()
     if _left_out(found, name, known, cells):
         return
-    whole = _are_whole(numbers)
+    whole = bool((known % 1 == 0).all())
     named_id = whole and ID_NAME.search(name)
     if (whole and len(known) == len(numbers) and _counts_up(known)) or (
         named_id and known.is_unique
@@ -541,7 +541,8 @@ def _add_number(found: _Columns, name: str, cells: pd.Series, numbers: pd.Series
         found.notes.append(f"{name}: K, M and B were read as thousands, millions and billions.")
     if has_point_thousands(without_unit(cells)):
         found.notes.append(f"{name}: points were read as separators of thousands.")
-    filled = numbers.astype(np.int64) if whole and len(known) == len(numbers) else numbers
+    exact = _are_whole(numbers) and len(known) == len(numbers)
+    filled = numbers.astype(np.int64) if exact else numbers
     if limits := int(cells.dropna().str.match(LIMIT).sum()):
         found.notes.append(f"{name}: in {_count(limits, 'cell')} < or > was left out.")
     _say_unread(found, name, cells, numbers)
