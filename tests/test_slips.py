@@ -228,6 +228,19 @@ def test_quarters_of_an_hour_are_no_slips():
 # ------------------------------------------------------------------ by hand
 
 
+def test_small_numbers_beside_very_large_ones_may_have_as_many_decimals():
+    income = np.exp(np.random.default_rng(0).normal(np.log(2e10), 2.3, 400)).round(4)
+    assert income.min() < 1e8 < 1e12 < income.max()
+    assert not with_more_decimals(income).any()
+
+
+def test_what_computing_adds_to_a_number_is_no_decimal():
+    for size in 10.0 ** np.arange(14):
+        numbers = size * np.arange(1, 200) + 0.7
+        numbers[::5] = (numbers[::5] + 0.1 + 0.2) * 1.1 / 1.1
+        assert not with_more_decimals(numbers).any()
+
+
 def test_the_typical_number_is_that_of_the_others():
     numbers = pd.Series([*map(float, range(1, 21)), 99.254, 98.254])
     assert mended_numbers(numbers, numbers.astype(str))[20:].tolist() == [10, 10]

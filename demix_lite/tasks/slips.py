@@ -311,7 +311,8 @@ def _fit_by_digits(numbers: np.ndarray, decimals: int) -> np.ndarray:
 
 def _fits(numbers: np.ndarray, decimals: int) -> np.ndarray:
     """Return True where this many decimals suffice, up to floating-point error."""
-    return np.abs(numbers - np.round(numbers, decimals)) <= 1e-9 * np.abs(numbers)
+    allowed = np.clip(1e-3 * 10.0**-decimals, 1e-14 * np.abs(numbers), 1e-9 * np.abs(numbers))
+    return np.abs(numbers - np.round(numbers, decimals)) <= allowed
 
 
 def misspelt(values: pd.Series) -> list[tuple[str, str]]:
