@@ -1343,6 +1343,20 @@ def test_a_span_of_time_without_two_values_is_left_out():
     assert "took was left out: it is empty." in table.notes
 
 
+@pytest.mark.parametrize("longest", ["24:10", "75:30"])
+def test_spans_that_no_clock_shows_are_no_times_of_day(longest):
+    calls = [f"{i % 24}:{i % 60:02}" for i in range(299)]
+    table = own_table(people().assign(call=[*calls, longest]), "buys")
+    assert "call (hours or minutes)" in table.task.numeric
+    assert "call is a span of time; read as hours or minutes." in table.notes
+    minutes, seconds = map(int, longest.split(":"))
+    assert table.frame["call (hours or minutes)"].iloc[-1] == minutes + seconds / 60
+    assert not table.slips.any(axis=None)
+    for odd in ("9:10", "1:02:30", "70:60", "75:30 pm", "soon"):
+        table = own_table(people().assign(call=[*calls, odd]), "buys")
+        assert "call (hours since midnight)" in table.task.numeric
+
+
 def test_a_word_for_nothing_beside_one_other_word_is_a_category():
     frame = people().assign(alley=lambda f: np.where(f["age"] > 50, "None", "Brick"))
     table = own_table(frame, "buys")

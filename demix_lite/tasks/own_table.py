@@ -30,6 +30,7 @@ from demix_lite.tasks.reading import (
     are_codes,
     as_dates,
     as_numbers,
+    as_spans,
     as_text,
     date_order,
     has_point_thousands,
@@ -461,7 +462,8 @@ def _read_column(found: _Columns, name: str, values: pd.Series) -> None:
         written = values if values.nunique() == 1 else values.where(numbers.isna())
         _add_number(found, name, as_text(written), numbers)
     elif is_timedelta64_dtype(kind):
-        _add_span(found, name, values / pd.Timedelta(days=1))
+        days = values / pd.Timedelta(days=1)
+        _add_span(found, name, as_text(days), days, "days")
     elif is_datetime64_any_dtype(kind):
         _add_date(found, name, as_text(values), values)
     else:
@@ -478,7 +480,8 @@ def _read_cells(found: _Columns, name: str, values: pd.Series) -> None:
         found.notes.append(f"{name} was read as a code, because numbers in it begin with 0.")
         _add_category(found, name, cells)
         return
-    for read, add in ((as_numbers, _add_number), (as_dates, _add_date)):
+    ways = (as_numbers, _add_number), (as_spans, _add_span), (as_dates, _add_date)
+    for read, add in ways:
         values = read(cells)
         said = cells.notna()
         if values.nunique() > FEW_NUMBERS:
@@ -556,11 +559,17 @@ def _counts_up(numbers: pd.Series) -> bool:
     return bool((steps == 1).all() or (in_order and (numbers - rows).nunique() == 1))
 
 
-def _add_span(found: _Columns, name: str, days: pd.Series) -> None:
-    if _left_out(found, name, days, as_text(days)):
+def _add_span(
+    found: _Columns,
+    name: str,
+    cells: pd.Series,
+    spans: pd.Series,
+    unit: str = "hours or minutes",
+) -> None:
+    if _left_out(found, name, spans, cells):
         return
-    found.notes.append(f"{name} is a span of time; read as days.")
-    found.add(found.free(f"{name} (days)"), days, days, source=name)
+    found.notes.append(f"{name} is a span of time; read as {unit}.")
+    found.add(found.free(f"{name} ({unit})"), spans, spans, source=name)
 
 
 def _add_date(found: _Columns, name: str, cells: pd.Series, dates: pd.Series) -> None:

@@ -82,6 +82,9 @@ GERMAN = {"mär": "mar", "mrz": "mar", "mai": "may", "okt": "oct", "dez": "dec"}
 CLOCK = re.compile(r"^(?P<time>\d{1,2}:\d{2}(?::\d{2})?(?:\s*[ap]\.?m\.?)?)$", re.IGNORECASE)
 """A time of day without a date."""
 
+SPAN = re.compile(r"^(\d+):([0-5]\d)(?::([0-5]\d))?$")
+"""A span of time such as 75:30; also a time of day, where none is longer than a day."""
+
 NO_DAY = pd.Timestamp(1970, 1, 1)
 """The day used for a time without a date."""
 
@@ -364,6 +367,22 @@ def _are_months(cells: Iterable[object]) -> bool:
     """
     matches = [YEAR_MONTH.match(str(cell)) for cell in cells]
     return all(matches) and any(int(m["month"]) != (int(m["year"]) + 1) % 100 for m in matches if m)
+
+
+def as_spans(text: pd.Series) -> pd.Series:
+    """Return spans such as 75:30 as numbers, in the unit of their first part.
+
+    They are NaN unless all cells are spans with as many parts, and one is beyond a day's clock.
+
+    Examples
+    --------
+    >>> as_spans(pd.Series(["75:30", "3:15"])).tolist(), as_spans(pd.Series(["9:30"])).tolist()
+    ([75.5, 3.25], [nan])
+    """
+    parts = text.astype(object).str.extract(SPAN).astype(float)
+    all_alike = parts[0].count() == text.count() and parts[2].count() in (0, text.count())
+    spans = parts[0] + parts[1] / 60 + parts[2].fillna(0) / 3600
+    return spans if all_alike and (parts[0] > 23).any() else spans * np.nan
 
 
 def date_order(text: pd.Series) -> str:
