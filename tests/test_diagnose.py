@@ -1164,6 +1164,11 @@ def test_a_mean_filled_in_among_whole_numbers_is_no_thousand():
     assert own_table(frame, "buys").frame["years"].max() == 16
 
 
+def test_three_decimals_among_small_whole_numbers_are_no_thousands():
+    grades = ["1.125", "2.250", "3.375", "3.500", "4"] * 24
+    assert own_table(people(120).assign(grade=grades), "buys").frame["grade"].max() == 4
+
+
 def test_numbers_beyond_what_is_exact_are_not_whole():
     assert (
         own_table(people(40).assign(x=2.0**60 + 2.0**30 * np.arange(40)), "buys").frame["x"].dtype

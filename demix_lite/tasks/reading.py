@@ -294,8 +294,9 @@ def has_point_thousands(text: pd.Series) -> bool:
     """Return whether the point separates thousands, and is not the decimal separator.
 
     Nearly all numbers with a point must have groups of three digits after it. In addition, a number
-    must have two points, or nearly all numbers without a point must be below a thousand. One number
-    that repeats among whole ones, such as 10.251, is rather a mean filled in for missing values.
+    must have two points, or nearly all numbers without a point must be below a thousand, and some
+    of them have three digits. One number that repeats among whole ones, such as 10.251, is rather a
+    mean filled in for missing values.
 
     Examples
     --------
@@ -303,6 +304,8 @@ def has_point_thousands(text: pd.Series) -> bool:
     >>> [has_point_thousands(pd.Series(cells)) for cells in tables]
     [True, True, False, False, False]
     >>> has_point_thousands(pd.Series(["12", "9", "10.251", "10.251"]))
+    False
+    >>> has_point_thousands(pd.Series(["1.125", "2.250", "3.375", "4"]))
     False
     """
     known = text.dropna().astype(str)
@@ -315,8 +318,9 @@ def has_point_thousands(text: pd.Series) -> bool:
         return False
     if len(with_point) > 1 and with_point.nunique() == 1 and len(whole):
         return False
-    below_thousand = whole.str.fullmatch(r"[-+]?\d{1,3}")
-    return bool(below_thousand.mean() >= MOSTLY or (with_point.str.count(r"\.") > 1).any())
+    below_thousand = whole.str.fullmatch(r"[-+]?\d{1,3}").mean() >= MOSTLY
+    hundreds = whole.str.fullmatch(r"[-+]?\d{3}").any()
+    return bool((below_thousand and hundreds) or (with_point.str.count(r"\.") > 1).any())
 
 
 def are_codes(known: pd.Series) -> bool:
