@@ -1053,7 +1053,7 @@ def test_checks_of_rows_and_classes_by_hand():
     twice = pd.concat([frame, frame.head(4)], ignore_index=True)
     twice.loc[300, "buys"] = "no" if frame["buys"][0] == "yes" else "yes"
     said = "\n".join(own_table(twice, "buys").checks)
-    assert "3 rows identical to an earlier one" in said
+    assert "3 rows identical to an earlier one; each is judged, by models that may have" in said
     assert "1 group of rows identical but for their label (2 rows): nothing in them" in said
     for count, told in ((9, True), (10, False)):
         rare = frame.assign(buys=frame["buys"].where(frame.index >= count, "perhaps"))

@@ -292,7 +292,8 @@ def _copies(written: pd.DataFrame, target: str, *, is_class: bool) -> list[str]:
     """Count rows that are identical, and those that are so but for their label."""
     notes = []
     if twice := int(written.duplicated().sum()):
-        notes.append(f"{_count(twice, 'row')} identical to an earlier one; each is judged.")
+        copies = f"{_count(twice, 'row')} identical to an earlier one"
+        notes.append(f"{copies}; each is judged, by models that may have seen its copy.")
     columns = list(written.columns.drop(target))
     alike = written.groupby(columns, dropna=False, observed=True)[target]
     if is_class and (mixed := alike.nunique() > 1).any():
