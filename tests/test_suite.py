@@ -679,6 +679,13 @@ def test_the_studies_go_on_where_they_stopped(monkeypatch, tmp_path):
     for _ in range(2):
         studies.run_studies(["adult"], tmp_path, source="twin", jobs=1)
     assert len(ran) == len(set(ran)) == 4  # three of repairs, one of samples
+    # Two commands at once: both find a run missing, and the later one writes nothing.
+    monkeypatch.setattr(studies, "keys_of", lambda path, key: set())
+    before = (tmp_path / "repair.csv").read_text()
+    studies.run_studies(["adult"], tmp_path, source="twin", jobs=1)
+    assert (tmp_path / "repair.csv").read_text() == before
+    assert ran[4:] == ran[:4]
+    del ran[4:]
     for name in ("samples.csv", "repair.csv"):
         (tmp_path / name).write_text("task,seed\nadult,0\n")
         with pytest.raises(DemixError, match=f"{name} has other columns"):
@@ -705,12 +712,18 @@ def test_the_study_of_repairs_tries_every_repair_with_our_verdicts_and_the_true_
 def test_the_ablation_trains_no_model_of_the_architecture_left_out(monkeypatch, tmp_path):
     from demix_lite.benchmark import ablation
 
-    asked = []
-    monkeypatch.setattr(
-        ablation, "environment_bank", lambda tasks, **how: asked.append(how) or {"yelp": []}
-    )
+    asked, trained_on = [], []
+
+    def bank(tasks, **how):
+        trained_on.append(list(tasks))
+        asked.append(how)
+        return {name: [] for name in tasks}
+
+    monkeypatch.setattr(ablation, "environment_bank", bank)
     monkeypatch.setattr(ablation, "_judged", lambda tasks, source: [])
     untrained = SimpleNamespace(fit=lambda environments: None)
     monkeypatch.setattr(ablation, "ErrorDetector", lambda settings: untrained)
     ablation.run_ablation(["yelp"], tmp_path / "ablation.csv", source="twin", names=["deep sets"])
     assert asked == [{"source": "twin", "architectures": ("din",), "jobs": None}]
+    assert trained_on == [["movielens", "amazon", "yelp"]], "all tasks, though one is judged"
+

@@ -8,7 +8,7 @@ from typing import Any
 from tqdm import tqdm
 
 from demix_lite.benchmark.ledger import append_rows, check_columns, keys_of, provenance
-from demix_lite.benchmark.protocols import environment_bank
+from demix_lite.benchmark.protocols import environment_bank, family_tasks
 from demix_lite.benchmark.suite import SEEDS
 from demix_lite.detector import (
     CHANNELS,
@@ -119,7 +119,7 @@ def run_ablation(
 ) -> None:
     """Train every variant on the unified environments without one architecture; evaluate it.
 
-    Each variant judges runs of an architecture that it was trained on and of one that it was not;
+    It is trained on all tasks of the family, also where only some are judged. Each variant judges runs of an architecture that it was trained on and of one that it was not;
     their validation sets are always new. A variant is skipped if the file has all tasks.
     Environments are made in ``jobs`` parallel processes, by default one per core.
 
@@ -138,13 +138,15 @@ def run_ablation(
     }
     if not todo:
         return
+    every = family_tasks(get_task(tasks[0]).family)
     trained = get_task(tasks[0]).architectures[:-1]
-    bank = environment_bank(tasks, source=source, architectures=trained, jobs=jobs)
-    known = [environment for name in tasks for environment in bank[name]]
+    bank = environment_bank(every, source=source, architectures=trained, jobs=jobs)
+    known = [environment for name in every for environment in bank[name]]
     judged = _judged(tasks, source)
     for name, settings in todo.items():
         detector = ErrorDetector(settings).fit(known)
-        append_rows(path, [_row(name, seed, source, detector, e) for seed, e in judged], COLUMNS)
+        rows = [_row(name, seed, source, detector, e) for seed, e in judged]
+        append_rows(path, rows, COLUMNS, key=KEY)
         announce(f"{name}: done")
 
 

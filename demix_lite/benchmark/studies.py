@@ -31,6 +31,8 @@ SAMPLES_COLUMNS = (
     *RUN, "share", *(f"f1_{kind}" for kind in (*ERROR_TYPES, "macro", "any")),
     "seconds_influence_and_detect", *WHERE,
 )  # fmt: skip
+REPAIR_KEY = (*RUN, "co_occurring", "diagnosis", "variant")
+SAMPLES_KEY = (*RUN, "share")
 SHARES = (0.05, 0.1, 0.25, 0.5, 1.0)
 
 
@@ -150,8 +152,10 @@ def run_studies(
         runs = [{"task": name, "source": source, "seed": seed} for name in tasks]
         repaired += [run | setting for setting in settings for run in runs]
         sampled += runs
-    work = [delayed(_study)(repair_study, repairs, REPAIR_COLUMNS, run) for run in repaired]
-    work += [delayed(_study)(samples_study, samples, SAMPLES_COLUMNS, run) for run in sampled]
+    repairing = repair_study, repairs, REPAIR_COLUMNS, REPAIR_KEY
+    sampling = samples_study, samples, SAMPLES_COLUMNS, SAMPLES_KEY
+    work = [delayed(_study)(*repairing, run) for run in repaired]
+    work += [delayed(_study)(*sampling, run) for run in sampled]
     for _ in side_by_side(work, "studies", jobs):
         pass
 
@@ -160,6 +164,7 @@ def _study(
     study: Callable[..., Iterator[dict[str, Any]]],
     path: Path,
     columns: Sequence[str],
+    key: Sequence[str],
     run: dict[str, Any],
 ) -> None:
     """Append the results of a study of one run to its file, unless it has them."""
@@ -169,4 +174,4 @@ def _study(
     name, setting = run["task"], {key: value for key, value in run.items() if key != "task"}
     prepared = prepare(name, train_rows=get_task(name).judged_rows, **setting)
     rows = study(prepared, ErrorDetector.shipped(prepared.task.family))
-    append_rows(path, list(rows), columns)
+    append_rows(path, list(rows), columns, key=key)
