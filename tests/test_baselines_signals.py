@@ -346,12 +346,24 @@ def test_a_run_without_errors_is_no_reason_not_to_learn(tiny):
 
 def test_ranks_become_bins_and_an_empty_bin_has_the_usual_share():
     places = _places(np.array([np.nan, -1.0, 1.0]))
-    assert places.tolist() == [[25] * 3, [8] * 3, [41] * 3]
+    bins = [place.share.argmax(axis=1)[place.tie].tolist() for place in places]
+    assert bins == [[25, 8, 41]] * 3
     errors = np.array([[1, 0, 0], [1, 0, 0], [0, 0, 1]], dtype=bool)
     rates = _rates([places], [errors])
     assert rates.shape == (BINS, 3)
     np.testing.assert_allclose(rates[0], [2 / 3, 0, 1 / 3])
     np.testing.assert_allclose(rates[25], [(1 + 2 / 3) / 2, 0, (1 / 3) / 2])
+
+
+@pytest.mark.parametrize("flagged", [10, 60, 140])
+def test_equal_scores_mean_the_same_however_many_rows_have_them(flagged):
+    known = np.arange(200) < 100
+    rates = _rates([_places(known)], [np.repeat(known[:, None], 3, axis=1)])
+    asked = np.arange(200) < flagged
+    said = np.column_stack([p.look_up(r) for p, r in zip(_places(asked), rates.T, strict=True)])
+    assert said[asked].min() > 0.6
+    assert said[~asked].max() < 0.5
+    assert (np.ptp(said[asked], axis=0) == 0).all()
 
 
 def test_a_seed_belongs_to_a_baseline_and_a_run(tiny):

@@ -3,17 +3,17 @@
 A baseline gives every row one score, or one per error type; larger means more suspicious. What a
 score means is learned on training environments, in the same way for every baseline: a score becomes
 a rank within its run, and the share of each error at each rank is the probability. This is the best
-fixed mapping from scores to error types, so no baseline suffers from a badly chosen threshold.
+fixed mapping from ranks to error types, so no baseline suffers from a badly chosen threshold.
 """
 
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from scipy.stats import rankdata
 from sklearn.model_selection import ParameterGrid
 
 from demix_lite.detector.environments import Environment
@@ -125,29 +125,57 @@ class Baseline(ABC):
         baseline.rates = None if kept["rates"] is None else np.array(kept["rates"])
         return baseline
 
-    def _diagnose(self, places: np.ndarray, run: Run) -> Diagnosis:
+    def _diagnose(self, places: Sequence["_Places"], run: Run) -> Diagnosis:
         assert self.rates is not None
-        probability = np.take_along_axis(self.rates, places, axis=0)
+        columns = zip(places, self.rates.T, strict=True)
+        probability = np.column_stack([place.look_up(rate) for place, rate in columns])
         return Diagnosis.from_probability(probability, index=run.index)
 
 
-def _places(scores: np.ndarray) -> np.ndarray:
-    """Return the bin of every score's rank within its run, shape ``(N, 3)``."""
-    scores = np.asarray(scores, dtype=float)
-    if scores.ndim == 1:
-        scores = np.repeat(scores[:, None], len(ERROR_TYPES), axis=1)
-    share = (rankdata(np.nan_to_num(scores), axis=0) - 0.5) / len(scores)
-    return (share * BINS).astype(int).clip(0, BINS - 1)
+@dataclass(frozen=True)
+class _Places:
+    """The bins of the ranks of one score within a run.
+
+    Rows with equal scores have no order, so they share all bins that their ranks cover.
+    ``tie`` numbers the groups of equal scores, shape ``(N,)``; ``share`` is the share of every
+    group in every bin, shape ``(groups, BINS)``.
+    """
+
+    tie: np.ndarray
+    share: np.ndarray
+
+    def count(self, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the number of rows and of errors in every bin."""
+        return np.bincount(self.tie) @ self.share, np.bincount(self.tie, truth) @ self.share
+
+    def look_up(self, rate: np.ndarray) -> np.ndarray:
+        """Return the rate of every row, given that of every bin."""
+        return (self.share @ rate)[self.tie]
 
 
-def _rates(places: Sequence[np.ndarray], errors: Sequence[np.ndarray]) -> np.ndarray:
+def _places(scores: np.ndarray) -> list[_Places]:
+    """Return the places of the rows of a run by their score for every error type."""
+    scores = np.nan_to_num(np.asarray(scores, dtype=float))
+    columns = scores.T if scores.ndim > 1 else [scores] * len(ERROR_TYPES)
+    bins = ((np.arange(len(scores)) + 0.5) / len(scores) * BINS).astype(int)
+    places = []
+    for column in columns:
+        _, tie, sizes = np.unique(column, return_inverse=True, return_counts=True)
+        covered = np.zeros((len(sizes), BINS))
+        np.add.at(covered, (np.repeat(np.arange(len(sizes)), sizes), bins), 1)
+        places.append(_Places(tie, covered / sizes[:, None]))
+    return places
+
+
+def _rates(runs: Sequence[Sequence[_Places]], errors: Sequence[np.ndarray]) -> np.ndarray:
     """Return the share of each error in each bin, shape ``(BINS, 3)``; empty bins get the mean."""
+    overall = np.concatenate(errors).mean(axis=0)
     columns = []
-    for place, truth in zip(np.concatenate(places).T, np.concatenate(errors).T, strict=True):
-        rows = np.bincount(place, minlength=BINS)
-        hits = np.bincount(place, weights=truth, minlength=BINS)
+    for kind, mean in enumerate(overall):
+        counts = [run[kind].count(truth[:, kind]) for run, truth in zip(runs, errors, strict=True)]
+        rows, hits = np.sum(counts, axis=0)
         # Smoothed by one pseudo-row with the overall share, which an empty bin then gets.
-        columns.append((hits + truth.mean()) / (rows + 1))
+        columns.append((hits + mean) / (rows + 1))
     return np.column_stack(columns)
 
 
