@@ -1,8 +1,8 @@
 """Methods to compare with, under one interface.
 
 A method is a class with ``name``, ``fit(environments)`` and ``predict(run) -> Diagnosis``. It
-learns from the same environments as the detector and sees the same run. A new baseline is one new
-file and one line here.
+learns from injections into the same data as the detector and sees the same run. A new baseline is
+one new file and one line here.
 
 A method that needs the true errors of the run it judges is constructed with them
 (``Yardstick(errors)``), learns nothing, and is listed in the ledger as a yardstick.
