@@ -726,4 +726,3 @@ def test_the_ablation_trains_no_model_of_the_architecture_left_out(monkeypatch, 
     ablation.run_ablation(["yelp"], tmp_path / "ablation.csv", source="twin", names=["deep sets"])
     assert asked == [{"source": "twin", "architectures": ("din",), "jobs": None}]
     assert trained_on == [["movielens", "amazon", "yelp"]], "all tasks, though one is judged"
-

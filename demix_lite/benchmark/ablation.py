@@ -119,8 +119,9 @@ def run_ablation(
 ) -> None:
     """Train every variant on the unified environments without one architecture; evaluate it.
 
-    It is trained on all tasks of the family, also where only some are judged. Each variant judges runs of an architecture that it was trained on and of one that it was not;
-    their validation sets are always new. A variant is skipped if the file has all tasks.
+    It is trained on all tasks of the family, also where only some are judged. Each variant judges
+    runs of an architecture that it was trained on and of one that it was not; their validation sets
+    are always new. A variant is skipped if the file has all tasks.
     Environments are made in ``jobs`` parallel processes, by default one per core.
 
     Raises
