@@ -1,7 +1,7 @@
 """Repair each error type in its own way: relabel or hedge, impute, up-weight."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -20,12 +20,7 @@ SPURIOUS_WEIGHT = 2.0
 SMALLEST_WEIGHT = 0.01
 SMALLEST_CHANCE = 0.05
 LEAST_CERTAINTY = 0.05
-TREES: dict[str, Any] = {
-    "max_leaf_nodes": 6,
-    "min_samples_leaf": 60,
-    "max_iter": 40,
-    "learning_rate": 0.15,
-}
+TREES = {"max_leaf_nodes": 6, "min_samples_leaf": 60, "max_iter": 40, "learning_rate": 0.15}
 """Few splits: a shortcut is a simple condition, and the verdicts are noisy."""
 WAYS = {"labels": ("hedge", "flip"), "features": ("impute", "hedge")}
 
@@ -110,12 +105,15 @@ def repair(
     Raises
     ------
     DemixError
-        If ``labels`` or ``features`` is not one of these options, or ``diagnosis`` or ``outputs``
-        has another number of rows than ``frame``.
+        If ``labels`` or ``features`` is not one of these options, ``diagnosis`` or ``outputs`` has
+        another number of rows than ``frame``, its index repeats a value, or nothing is left to
+        train on.
     """
     for name, other_rows in (("diagnosis", len(diagnosis.flag)), ("outputs", len(outputs))):
         if other_rows != len(frame):
             raise DemixError(f"{name}: {other_rows} rows, but the frame has {len(frame)}.")
+    if not frame.index.is_unique:
+        raise DemixError("several rows of the frame have the same index: reset the index first.")
     for part, way in (("labels", labels), ("features", features)):
         refuse_unknown(f"way to repair {part}", [way], WAYS[part])
     flag, chance = diagnosis.flag, diagnosis.probability["feature"].to_numpy()
@@ -139,6 +137,8 @@ def repair(
     )
     weights = np.concatenate([share * weight for _, share in versions for _, weight in said])
     used = weights >= SMALLEST_WEIGHT
+    if not used.any():
+        raise DemixError("every label is surely wrong, so no row is left to train on.")
     mean_one = torch.tensor(weights[used] / weights[used].mean()).float()
     cells[~broken] = False
     return Repaired(repaired, samples[used], mean_one, cells, frame.index[wrong])

@@ -85,6 +85,19 @@ def test_a_diagnosis_and_outputs_of_other_rows_are_refused(rows):
         repair(task, rows, said, torch.zeros(50, 2))
 
 
+def test_rows_with_the_same_index_are_refused(rows):
+    twice = rows.set_axis(np.arange(len(rows)) // 2)
+    with pytest.raises(DemixError, match="the same index"):
+        mend(twice, flags(twice, feature=[3]))
+
+
+def test_a_table_without_a_right_label_leaves_nothing():
+    task, frame = toy_number_task(), toy_number_splits().train
+    wrong = flags(frame, label=range(len(frame)))
+    with pytest.raises(DemixError, match="no row is left"):
+        repair(task, frame, certain(wrong), torch.zeros(len(frame), 1))
+
+
 def test_no_flag_changes_nothing(rows):
     done = mend(rows, flags(rows))
     pd.testing.assert_frame_equal(done.frame, rows)
