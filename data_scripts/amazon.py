@@ -35,13 +35,14 @@ def parse(raw: Mapping[str, Lines]) -> dict[str, pd.DataFrame]:
         check_between(reviews["rating"], 1, 5)
         if not reviews["item"].isin(products["item"]).any():
             raise ValueError(f"none of its products is in {product_file.path.name}")
+        reviews = reviews.astype({"time": "int64"})
     products = products.assign(
         brand=products["brand"].map(read_words),
         category=products["category"].map(read_words),
         price=products["price"].map(read_price),
     )
     described = product_file.path.name, products.drop_duplicates("item")
-    return joined(reviews.astype({"time": "int64"}), TITLE, item=described)
+    return joined(reviews, TITLE, item=described)
 
 
 def read_price(text: str | None) -> float:

@@ -8,8 +8,9 @@ import time
 import urllib.error
 import urllib.request
 import zipfile
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from tqdm import tqdm
 
@@ -18,7 +19,7 @@ from demix_lite.errors import DemixError
 from demix_lite.whole_file import whole_file
 
 TEMPORARY_HTTP = {408, 416, 425, 429, 500, 502, 503, 504}
-NETWORK_ERRORS = (OSError, http.client.HTTPException)
+NETWORK_ERRORS = (OSError, http.client.HTTPException, ValueError)  # a broken header or address
 ATTEMPTS, TIMEOUT, PAUSE = 3, 30.0, 1.0
 """Tries per address, seconds without data that end a try, and the first pause (it doubles)."""
 
@@ -148,6 +149,18 @@ def _fetch_from(url: str, file: RawFile, folder: Path) -> bytes:
     raise failure
 
 
+def _write(out: BinaryIO, chunk: bytes, part: Path) -> None:
+    """Write at once, so that a full disk is not taken for a failure of the network."""
+    try:
+        out.write(chunk)
+        out.flush()
+    except OSError as error:
+        with suppress(OSError):
+            out.close()
+        part.unlink(missing_ok=True)
+        raise DemixError(f"cannot write {part.parent}: {error.strerror}.") from error
+
+
 def _transfer(url: str, part: Path) -> bool:
     """Download ``part`` completely; return whether it was resumed instead of started anew."""
     have = part.stat().st_size if part.exists() else 0
@@ -171,8 +184,8 @@ def _transfer(url: str, part: Path) -> bool:
             open(part, "ab" if resumed else "wb") as out,
             tqdm(total=total, initial=have, **show) as bar,
         ):
-            while chunk := answer.read(1 << 16):
-                out.write(chunk)
+            while chunk := answer.read1(1 << 16):
+                _write(out, chunk, part)
                 bar.update(len(chunk))
     if total is not None and part.stat().st_size < total:
         raise OSError("the connection ended early")

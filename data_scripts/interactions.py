@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from data_scripts.source import Lines, reading
+from data_scripts.source import Lines, reading, without_halves
 from demix_lite.errors import DemixError
 
 CHUNK = 100_000  # lines of JSON that are converted to a table at once
@@ -50,13 +50,13 @@ def _typed(value: Any, field: str, kind: type) -> Any:
     accepted = (int, float) if kind is float else kind
     if value is not None and not isinstance(value, accepted):
         raise ValueError(f"{field} is {str(value)[:40]!r}, which is no {kind.__name__}")
-    return value
+    return without_halves(value) if isinstance(value, str) else value
 
 
 def joined(
     ratings: pd.DataFrame, title: str, **described: tuple[str, pd.DataFrame]
 ) -> dict[str, pd.DataFrame]:
-    """Return the first rating of each user and item, and the users and items that occur.
+    """Return the first rating of each user and item in the file, and the users and items in it.
 
     ``user`` and ``item`` give the name and the table of the file that describes them; without such
     a file only their ids are known.

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 import pyarrow.parquet as pq
 
-from data_scripts.source import UNPACK_ERRORS, Source, reading
+from data_scripts.source import UNPACK_ERRORS, Source, reading, without_halves
 from demix_lite.data.pairs import (
     CATEGORICAL,
     NUMERIC,
@@ -164,7 +164,7 @@ def table_of(
     counted and kept.
     """
     forms: Counter[str] = Counter()
-    kept: dict[tuple[str, str, str], None] = {}
+    kept: dict[tuple[str, ...], None] = {}
     for where, row in rows:
         counts["read"] += 1
         with reading(where, title, KeyError, AttributeError, IndexError):
@@ -174,7 +174,7 @@ def table_of(
         if pair is None or trouble:
             counts[trouble] += 1
             continue
-        texts = (join_turns(pair.prompt), pair.chosen, pair.rejected)
+        texts = tuple(map(without_halves, (join_turns(pair.prompt), pair.chosen, pair.rejected)))
         counts["repeated"] += texts in kept
         counts["tied"] += texts not in kept and pair.tied
         kept[texts] = None

@@ -16,8 +16,12 @@ import pandas as pd
 import data_scripts
 from demix_lite.errors import DemixError
 
+ODD = (ValueError, TypeError, OverflowError, RecursionError)
 UCI = "https://archive.ics.uci.edu"
-UNPACK_ERRORS = (zipfile.BadZipFile, KeyError, gzip.BadGzipFile, EOFError, zlib.error)
+UNPACK_ERRORS = (
+    *(zipfile.BadZipFile, KeyError, gzip.BadGzipFile, EOFError, zlib.error),
+    RuntimeError,  # another compression, a password
+)
 
 
 @dataclass(frozen=True)
@@ -134,12 +138,23 @@ def from_folder(digests: Mapping[str, str]) -> tuple[RawFile, ...]:
 @contextmanager
 def reading(name: str, title: str, *errors: type[Exception]) -> Iterator[None]:
     """Turn errors into one sentence: which file is not in the format of ``title``, and why."""
-    caught: tuple[type[Exception], ...] = (ValueError, TypeError, *errors)
+    caught: tuple[type[Exception], ...] = (*ODD, *errors)
     try:
         yield
     except caught as error:
         why = str(error).strip().partition("\n")[0].rstrip(".")
         raise DemixError(f"{name} is not in the format of {title}: {why}.") from error
+
+
+def without_halves(text: str) -> str:
+    r"""Replace halves of a cut emoji, which JSON may contain and no table can.
+
+    Examples
+    --------
+    >>> without_halves("cut \ud83d")
+    'cut ?'
+    """
+    return text.encode("utf-8", "replace").decode()
 
 
 def known(values: pd.Series, allowed: Collection[Any]) -> pd.Series:

@@ -40,8 +40,8 @@ def _reviews(lines: Lines) -> pd.DataFrame:
         if reviews[["user", "item", "time"]].isna().to_numpy().any():
             raise ValueError("a review lacks user_id, business_id or date")
         check_between(reviews["rating"], 1, 5)
-        when = pd.to_datetime(reviews["time"], format="ISO8601")
-    return reviews.assign(time=when.astype("datetime64[s]").astype("int64"))
+        when = pd.to_datetime(reviews["time"], format="ISO8601").astype("datetime64[s]")
+    return reviews.assign(time=when.astype("int64"))
 
 
 def _users(lines: Lines) -> pd.DataFrame:

@@ -532,6 +532,39 @@ def test_a_wrong_checksum_is_refused_and_nothing_is_kept(server, tmp_path):
     assert len(server.asked) == 1
 
 
+def test_a_full_disk_is_no_failure_of_the_network(server, tmp_path, monkeypatch):
+    class Full(io.BytesIO):
+        def write(self, _):
+            raise OSError(28, "No space left on device")
+
+    def opened(path, mode):
+        path.touch()
+        return Full()
+
+    server.files = {"/a/adult.data": TRAIN, "/b/adult.data": TRAIN}
+    monkeypatch.setattr(download, "open", opened, raising=False)
+    source = source_of({"adult.data": TRAIN}, f"{server.url}/a/", f"{server.url}/b/")
+    with pytest.raises(DemixError, match="cannot write .*: No space left on device"):
+        fetch_raw(source, tmp_path)
+    assert names(tmp_path) == []
+    assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize("content", [b"packed in another way", b"locked"])
+def test_second_source_when_an_archive_cannot_be_opened(server, tmp_path, content):
+    archive = bytearray(zipped(adult__data=TRAIN))
+    for header, method, flags in ((b"PK\3\4", 8, 6), (b"PK\1\2", 10, 8)):
+        start = archive.index(header)
+        if content == b"locked":
+            archive[start + flags] |= 1
+        else:
+            archive[start + method] = 97
+    server.files = {"/a.zip": bytes(archive), "/b.zip": zipped(adult__data=TRAIN)}
+    urls = tuple(f"{server.url}/{name}.zip#adult.data" for name in "ab")
+    file = RawFile("adult.data", hashlib.sha256(TRAIN).hexdigest(), urls)
+    assert fetch_raw(replace(SOURCE, files=(file,)), tmp_path) == {"adult.data": TRAIN}
+
+
 @pytest.mark.parametrize("trouble", ["gone", "wrong", "cut"])
 def test_second_source_when_the_first_fails(server, tmp_path, trouble):
     server.files = {"/b/adult.data": TRAIN}

@@ -153,6 +153,7 @@ def test_dialogues_that_part_early_are_left_out(tmp_path):
     [
         ("[1", "line 1 of pairs.jsonl is not in the format of JSON"),
         ('{"prompt": "x"}', "line 1 of pairs.jsonl is not in the format of UltraFeedback"),
+        ("[" * 100_000, "line 1 of pairs.jsonl is not in the format of JSON: maximum recursion"),
         ('{"chosen": "no dialogue", "rejected": "x"}', "it is no dialogue of Human and Assistant"),
         ('{"prompt": "x", "chosen": "a", "rejected": "a"}', "no pair of UltraFeedback is left"),
     ],
@@ -163,6 +164,15 @@ def test_broken_files_are_named(tmp_path, content, says):
         prepare(all_sources()["ultrafeedback"], tmp_path, tmp_path / "home")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "home" / "tables").exists()
+
+
+def test_half_of_an_emoji_becomes_a_question_mark(tmp_path):
+    row = {"prompt": "cut \ud83d", "chosen": "a\ud83d", "rejected": "b"}
+    write(tmp_path / "raw", [row])
+    prepare(all_sources()["ultrafeedback"], tmp_path / "raw", tmp_path)
+    frame, _ = load_table("ultrafeedback", "real", home=tmp_path)
+    assert frame["prompt"].tolist() == ["cut ?"]
+    assert {"a?", "b"} == set(frame.iloc[0][["first", "second"]])
 
 
 def test_a_mark_of_the_byte_order_and_blank_lines_are_skipped_and_other_encodings_named(tmp_path):

@@ -268,8 +268,10 @@ BROKEN = {
     "no id": ("amazon", "All_Beauty_5.json", b'"A1"', b"null", "lacks reviewerID"),
     "no join": ("amazon", "meta_All_Beauty.json", b'"asin": "B', b'"asin": "C', "none of its prod"),
     "no line": ("amazon", "All_Beauty_5.json", REVIEWS.encode(), b"", "it is empty"),
+    "far time": ("amazon", "All_Beauty_5.json", b"1529193600", b"1" * 31, "too large to convert"),
     "comma": ("amazon graph", "item_brand.dat", b"1,17", b"1;17", "item_brand.dat is not"),
     "date": ("yelp", "yelp_academic_dataset_review.json", b"2018-07-07", b"July", "July"),
+    "zone": ("yelp", "yelp_academic_dataset_review.json", b"22:09:11", b"22:09:11+02:00", "conv"),
     "strangers": ("yelp", "yelp_academic_dataset_user.json", b'"u"', b'"v"', "none of its users"),
     "stars": ("yelp graph", "user_business.dat", b"\t5\t5\n", b"\t5\tmany\n", "user_business.dat"),
 }  # fmt: skip
