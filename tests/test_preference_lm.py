@@ -1,7 +1,10 @@
 """The preference model: DPO against trl, LoRA against peft, padding, influence against a loop."""
 
 import copy
+import json
 import pickle
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -47,7 +50,7 @@ def tiny():
     reference._known = {}
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(config)
-    reference.model = model.double().eval().requires_grad_(False)
+    reference.model = reference._scorer = model.double().eval().requires_grad_(False)
     return reference
 
 
@@ -168,6 +171,49 @@ def test_a_model_without_a_template_and_a_missing_model(tiny, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "transformers", None)
     with pytest.raises(preference_lm.DemixError, match=r'pip install "demix_lite\[llm\]"'):
         Reference(SMALL_LM, split_turns)
+
+
+def test_a_format_that_refuses_the_turns_of_a_broken_prompt_is_replaced_by_plain_text(tiny):
+    strict = Reference.__new__(Reference)
+    vars(strict).update(vars(tiny))
+    strict.tokenizer = copy.deepcopy(tiny.tokenizer)
+    strict.tokenizer.chat_template = (
+        "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+        "{{ raise_exception('roles must alternate') }}{% endif %}{{ m.content }}{% endfor %}"
+    )
+    assert strict._open("Hi\n\n<assistant>\nHello\n\n<user>\nHow?") == "Hi\nHello\nHow?"
+    broken = strict._open("Hi\n\n<user>\nHow?")
+    assert broken.startswith("User: Hi")
+    assert broken.endswith("User: How?\n\nAssistant: ")
+
+
+@pytest.mark.parametrize("trouble", ["cut weights", "no tokenizer", "odd sizes", "no end"])
+def test_a_broken_folder_of_a_model_is_one_sentence(trouble, tmp_path):
+    folder = Path(shutil.copytree(SMALL_LM, tmp_path / "lm"))
+    if trouble == "cut weights":
+        weights = folder / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:1000])
+    elif trouble == "no tokenizer":
+        for file in folder.glob("*token*"):
+            file.unlink()
+    elif trouble == "odd sizes":
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {"hidden_size": 48}))
+    else:
+        settings = folder / "tokenizer_config.json"
+        known = json.loads(settings.read_text())
+        settings.write_text(json.dumps(known | {"eos_token": None}))
+    with pytest.raises(preference_lm.DemixError, match="there is no language model"):
+        Reference(folder, split_turns)
+
+
+def test_what_was_scored_before_changes_no_bit(pairs):
+    fresh, used = Reference(SMALL_LM, split_turns), Reference(SMALL_LM, split_turns)
+    used.look_up(pairs["prompt"][5:], pairs["first"][5:])
+    one, other = (r.look_up(pairs["prompt"], pairs["first"]) for r in (fresh, used))
+    for a, b in zip(one, other, strict=True):
+        assert a.log_probability == b.log_probability
+        assert torch.equal(a.meaning, b.meaning)
 
 
 # ------------------------------------------------------------------ what is trained

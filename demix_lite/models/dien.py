@@ -53,8 +53,9 @@ class DIEN(nn.Module):
 
     One recurrent layer extracts an interest at every entry of the history. A second one follows
     the interests relevant to the candidate; its last state is the input of the head. The auxiliary
-    loss of the paper, which needs items that were not clicked, is left out. The parameters are
-    those of :class:`~demix_lite.models.din.DIN`.
+    loss of the paper, which needs items that were not clicked, is left out, and relevance is scored
+    by the attention network of :class:`~demix_lite.models.din.DIN` instead of a bilinear form. The
+    parameters are those of DIN.
 
     Examples
     --------

@@ -11,6 +11,7 @@ import importlib
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,6 +19,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -117,10 +119,18 @@ class Reference:
         try:
             self.tokenizer = library.AutoTokenizer.from_pretrained(name)
             model = library.AutoModelForCausalLM.from_pretrained(name, dtype=kind)
-        except (OSError, ValueError) as error:
-            why = str(error).strip().partition("\n")[0].rstrip(".")
+            if not self.tokenizer("a", add_special_tokens=False).input_ids:
+                raise ValueError("its tokenizer reads no letter")
+            if self.tokenizer.eos_token_id is None:
+                raise ValueError("its tokenizer has no token for the end of an answer")
+        except Exception as error:  # a folder can be broken in many ways
+            why = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
             raise DemixError(f"there is no language model {str(name)!r}: {why}.") from error
         self.model = model.to("cuda" if large else "cpu").eval().requires_grad_(False)
+        # Which answers share a batch depends on what was asked before; in double precision, the
+        # rounding this causes is lost, and a run has the same bits in every process.
+        small = Path(name) == SMALL_LM
+        self._scorer = copy.deepcopy(self.model).double() if small else self.model
         self._known: dict[tuple[str, str], Answer] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -160,20 +170,23 @@ class Reference:
     def _open(self, prompt: str) -> str:
         """Write a dialogue up to the start of the answer, in the chat format of the model."""
         turns = self.turns(prompt)
-        if self.tokenizer.chat_template is None:
-            said = "\n\n".join(f"{turn['role'].title()}: {turn['content']}" for turn in turns)
-            return f"{said}\n\nAssistant: "
-        return self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        how = {"tokenize": False, "add_generation_prompt": True}
+        # Some formats refuse turns in an unusual order, which broken prompts have.
+        with suppress(TemplateError):
+            if self.tokenizer.chat_template is not None:
+                return self.tokenizer.apply_chat_template(turns, **how)
+        said = "\n\n".join(f"{turn['role'].title()}: {turn['content']}" for turn in turns)
+        return f"{said}\n\nAssistant: "
 
     @torch.no_grad()
     def _score(self, pairs: list[tuple[str, str]], tokens: list[tuple[Tensor, int]]) -> None:
-        place = next(self.model.parameters()).device
+        place = next(self._scorer.parameters()).device
         # Attention is causal: padding on the right reaches no token, so its value is irrelevant.
         ids = nn.utils.rnn.pad_sequence([t for t, _ in tokens], batch_first=True).to(place)
         span = torch.tensor([[start, len(t)] for t, start in tokens], device=place)
         length = ids.shape[1]
-        logits, states = _announced(self.model, within(span - 1, length), input_ids=ids)
-        summed = answer_log_probability(logits, ids, span).cpu()
+        logits, states = _announced(self._scorer, within(span - 1, length), input_ids=ids)
+        summed = answer_log_probability(logits, ids, span).float().cpu()
         inside = within(span, length).to(logits.dtype)
         hidden = (inside[:, None] @ states)[:, 0] / inside.sum(1, keepdim=True)
         for row, pair in enumerate(pairs):
