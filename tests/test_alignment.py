@@ -80,6 +80,17 @@ def test_a_pair_that_no_rule_tells_apart_breaks_none(loaded):
         assert errors["spurious"].mean() == pytest.approx(0.15, abs=0.002)
 
 
+def test_a_pair_that_no_rule_tells_apart_is_in_no_group(loaded):
+    task, splits = loaded
+    for rule in task.rules:
+        (column,) = rule.condition
+        named = splits.test[column].isin(["first", "second"]).to_numpy()
+        groups = task.groups(splits.test, rule)
+        assert (groups[~named] == -1).all()
+        assert set(groups[named]) == {0, 1, 2, 3}
+        assert (np.isin(groups, [1, 2]) == task.minority(splits.test, rule)).all()
+
+
 def test_rules_that_hardly_apply_are_left_out(loaded):
     task, splits = loaded
     assert task.rules_for(splits.train) == task.rules

@@ -209,6 +209,15 @@ def test_a_sample_of_the_splits_keeps_all_test_rows_and_is_named_by_its_seed():
 def test_too_few_rows_to_split_are_refused():
     with pytest.raises(DemixError, match="3 rows of adult are too few to split"):
         get_task("adult").load(rows=3)
+    with pytest.raises(DemixError, match="8 rows of adult are too few to split"):
+        get_task("adult").load(rows=8)
+
+
+def test_a_table_in_which_nothing_can_go_wrong_is_refused():
+    task, frame = get_task("bike"), get_task("bike").load(rows=200).train
+    flat = frame.assign(**{name: frame[name].iloc[0] for name in task.features})
+    with pytest.raises(DemixError, match="no column of bike has values that differ"):
+        task.plan_feature_errors(flat, np.random.default_rng(0))
 
 
 def test_missing_columns_are_named():

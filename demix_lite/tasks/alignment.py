@@ -106,6 +106,10 @@ class AlignmentTask(Task):
         """Return True where the rule names the other answer, False where it names none."""
         return super().minority(frame, rule) & self._applies(frame, rule)
 
+    def groups(self, frame: pd.DataFrame, rule: Rule) -> np.ndarray:
+        """Number the four groups of the pairs in which the rule names an answer; -1 for others."""
+        return np.where(self._applies(frame, rule), super().groups(frame, rule), -1)
+
     def _applies(self, frame: pd.DataFrame, rule: Rule) -> np.ndarray:
         (column,) = rule.condition
         return frame[column].isin(ANSWERS).to_numpy()

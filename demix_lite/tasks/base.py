@@ -150,7 +150,8 @@ class Task(ABC):
     slow_architectures : tuple of str
         Those that are trained for only some of the injections that a detector learns from.
     minority_share : float
-        Share to which the minority group of a spurious rule is reduced.
+        Share to which the minority group of a spurious rule is reduced. If it is smaller from the
+        start (Covertype), no row is dropped: the rule then holds as often in the test rows.
     training : dict
         Settings of :func:`demix_lite.models.training.fit` that differ from its defaults.
     exchanges_labels : bool
@@ -251,7 +252,10 @@ class Task(ABC):
         return rule.holds(frame) != rule.matches_target(frame[self.target])
 
     def groups(self, frame: pd.DataFrame, rule: Rule) -> np.ndarray:
-        """Number the four groups (condition met or not) × (target or not) from 0 to 3."""
+        """Number the four groups (condition met or not) × (target or not) from 0 to 3.
+
+        Rows about which the rule says nothing, if there are such, are in group -1.
+        """
         return 2 * rule.holds(frame) + rule.matches_target(frame[self.target])
 
     def with_language_model(self, name: str) -> "Task":

@@ -352,6 +352,7 @@ class RecommendationEncoder(Encoder):
         self.popularity = np.bincount(
             self._history(frame["history"]).ravel(), minlength=len(self.items) + 1
         )
+        self.popularity[0] = 0  # unseen items have the code of padding
 
     def _kind(self, frame: pd.DataFrame) -> pd.Series:
         if self.task.kind not in frame:

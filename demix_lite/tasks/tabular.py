@@ -69,12 +69,12 @@ class TabularTask(Task):
         frame, card = load_table(self.name, source, rows=rows, home=home)
         check_columns(frame, [*self.features, self.target], f"the table {self.name} ({source})")
         frame = frame[[*self.features, self.target]].reset_index(drop=True)
-        rest, test = self._split(frame, 0.3, "test")
-        train, valid = self._split(rest, 0.2, "valid")
+        rest, test = self._split(frame, 0.3, "test", len(frame))
+        train, valid = self._split(rest, 0.2, "valid", len(frame))
         return Splits(train, valid, test, card)
 
     def _split(
-        self, frame: pd.DataFrame, share: float, part: str
+        self, frame: pd.DataFrame, share: float, part: str, asked: int
     ) -> tuple[pd.DataFrame, pd.DataFrame]:
         seed = derive_seed(self.name, "split", part) % 2**32
         try:
@@ -86,7 +86,7 @@ class TabularTask(Task):
             )
         except ValueError as error:
             raise DemixError(
-                f"{len(frame)} rows of {self.name} are too few to split with every label in every "
+                f"{asked} rows of {self.name} are too few to split with every label in every "
                 "part; ask for more rows."
             ) from error
         return kept.reset_index(drop=True), held.reset_index(drop=True)
@@ -108,6 +108,8 @@ class TabularTask(Task):
         if not sure:  # every column has zeros: shifting changes them
             kind = "outlier"
             sure = [c for c in self.features if self._always_changes(frame, c, kind)]
+        if not sure:
+            raise DemixError(f"no column of {self.name} has values that differ; ask for more rows.")
         first = str(rng.choice(sure))
         others = [c for c in self.features if c != first]
         columns = (first, *map(str, rng.permutation(others)[: count - 1]))
@@ -116,10 +118,10 @@ class TabularTask(Task):
         return FeatureErrorPlan(columns, kind, {"spread": spread, "values": values})
 
     def _always_changes(self, frame: pd.DataFrame, column: str, kind: str) -> bool:
-        if column in self.categorical:
-            return frame[column].nunique() > 1
-        scales = (frame[column].notna() & (frame[column] != 0)).all()
-        return bool(frame[column].std() > 0 and (kind == "outlier" or scales))
+        differs = frame[column].nunique() > 1
+        if column in self.categorical or kind == "outlier":
+            return differs
+        return differs and bool((frame[column].notna() & (frame[column] != 0)).all())
 
     def corrupt_features(
         self, frame: pd.DataFrame, plan: FeatureErrorPlan, rng: np.random.Generator
