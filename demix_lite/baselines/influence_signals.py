@@ -136,7 +136,8 @@ class MarginalInfluence(InfluenceSignal):
 class ClassGradient(InfluenceSignal):
     """How harmful a row is to the label group it harms most (GD-class).
 
-    Groups are the classes, or quintiles of a numeric label.
+    Groups are the classes, or quintiles of a numeric label. Influence is summed over the validation
+    samples of a group, so a larger group counts more; the authors take equally many of each.
 
     Examples
     --------
