@@ -143,6 +143,7 @@ def reading(name: str, title: str, *errors: type[Exception]) -> Iterator[None]:
         yield
     except caught as error:
         why = str(error).strip().partition("\n")[0].rstrip(".")
+        why = f"there is no {why}" if isinstance(error, KeyError) else why
         raise DemixError(f"{name} is not in the format of {title}: {why}.") from error
 
 

@@ -17,7 +17,7 @@ import shtab
 from tqdm import tqdm
 
 from demix_lite import __version__
-from demix_lite.errors import DemixError, refuse_unknown
+from demix_lite.errors import DemixError, check_count, refuse_unknown
 from demix_lite.whole_file import check_writable, whole_file
 
 EXAMPLES = """
@@ -145,7 +145,8 @@ def _add_diagnose(commands: Any) -> None:
     add("--repaired", action="store_true", help="also write a copy of the file with repairs")
     words = "also put known errors into your rows and report how many are found (takes longer)"
     add("--self-check", action="store_true", help=words)
-    add("--encoding", help="encoding of a text file, such as latin-1 (default: utf-8)")
+    words = "encoding of a text file, such as latin-1; others may be utf-8 (default: utf-8)"
+    add("--encoding", help=words)
     words = "random seed of the cuts and weights (default: 0)"
     add("--seed", type=int, default=0, help=words)
     add("--detector", type=Path, help="detector to use instead of the shipped one")
@@ -285,6 +286,8 @@ def _diagnose(options: argparse.Namespace) -> None:
     print(outcome)
     for path in written:
         print(f"written: {path}")
+    if suffix in (".parquet", ".pq") and folder / "repaired.parquet" not in written:
+        print("note: Parquet cannot hold the repaired table, so it is a CSV file.")
     for path in sorted(set(folder.glob("repaired.*")) - set(written)):
         print(f"note: {path} is left from an earlier run.")
 
@@ -317,11 +320,12 @@ def _run(options: argparse.Namespace) -> None:
         settings = {name: getattr(options, name) for name in SETTINGS}
         outcome = run_pipeline(options.task, detector=detector, announce=announce, **settings)
     card = outcome.splits.card
-    print(run_report(outcome.row, data=f"{card.title}, {card.rows:,} rows"))
+    flagged = {kind: int(count) for kind, count in outcome.diagnosis.flag.sum().items()}
+    print(run_report(outcome.row, data=f"{card.title}, {card.rows:,} rows", flagged=flagged))
     if options.json:
         named = str(options.detector) if options.detector else None
         asked = {"co_occurring": options.co_occurring, "rows": options.rows, "detector": named}
-        write_json(options.json, outcome.row | asked)
+        write_json(options.json, outcome.row | asked | {"flagged": flagged})
         print(f"written: {options.json}")
 
 
@@ -363,7 +367,9 @@ def _bench(options: argparse.Namespace) -> None:
 
 
 def _check_bench(options: argparse.Namespace) -> None:
-    """Raise for options of ``bench`` that would be ignored."""
+    """Raise for options of ``bench`` that would be ignored, or make no sense."""
+    if options.jobs is not None:
+        check_count(options.jobs, "jobs")
     if options.studies and options.ablation:
         raise DemixError("--studies and --ablation are separate runs: leave one of them out.")
     if options.quick and (options.studies or options.ablation):

@@ -133,13 +133,21 @@ def went(gain: float) -> str:
     return "better" if gain > 0 else "worse" if gain < 0 else "neither better nor worse"
 
 
-def run_report(row: Mapping[str, Any], *, data: str = "") -> str:
-    """Return the printed report of one run; ``data`` names the data set and its edition."""
+def run_report(
+    row: Mapping[str, Any], *, data: str = "", flagged: Mapping[str, int] | None = None
+) -> str:
+    """Return the printed report of one run.
+
+    ``data`` names the data set and its edition; ``flagged`` has the number of flags by error type.
+    """
     seconds = {k.removeprefix("seconds_"): v for k, v in row.items() if k.startswith("seconds_")}
     spent = ", ".join(f"{stage} {value:.1f}" for stage, value in seconds.items())
     detected = detection_table(row).map("{:.3f}".format).replace("nan", "-").to_string()
     if row["clean_ratio"] == 1:
         detected = "No errors were put in: every flag is a mistake, and so is every repair."
+        if flagged is not None:
+            counts = ", ".join(f"{kind} {count:,}" for kind, count in flagged.items())
+            detected += f"\nrows flagged: {counts}"
     performed = performance_table(row).map("{:.4f}".format)
     return "\n".join(
         [
@@ -193,11 +201,12 @@ def diagnosis_summary(about: Mapping[str, Any]) -> str:
         for found in about["shortcuts"]
     ]
     score = about["score"]
-    if score["before"] is not None and score["after"] is not None:
+    before, after = score["before"], score["after"]
+    if before is not None and after is not None:
         lines.append(
-            f"{score['metric']} on {score['rows']:,} held-out rows of yours: "
-            f"{in_digits(score['before'])} before, {in_digits(score['after'])} after the repair: "
-            f"{gain_in_words(score)}"
+            f"{score['metric']} on {score['rows']:,} held-out row{'s' * (score['rows'] != 1)} of "
+            f"yours: {in_digits(before, after)} before, {in_digits(after, before)} after the "
+            f"repair: {gain_in_words(score)}"
         )
     for kind, row in (about["known"] or {}).items():
         lines.append(f"known errors, {names[kind]}: {how_right(row)}")
@@ -292,15 +301,15 @@ def gain_in_words(score: Mapping[str, Any]) -> str:
     return "better" if rises == (score["better"] == "larger") else "worse"
 
 
-def in_digits(score: float) -> str:
-    """Format a score: four decimals below 10 in size, one decimal above.
+def in_digits(score: float, *others: float) -> str:
+    """Format a score: four decimals, or one where it or one of the others is 10 or larger.
 
     Examples
     --------
-    >>> in_digits(0.76), in_digits(1266.04)
-    ('0.7600', '1,266.0')
+    >>> in_digits(0.76), in_digits(1266.04), in_digits(9.96, 10.1)
+    ('0.7600', '1,266.0', '10.0')
     """
-    return f"{score:.4f}" if abs(score) < 10 else f"{score:,.1f}"
+    return f"{score:.4f}" if max(map(abs, (score, *others))) < 10 else f"{score:,.1f}"
 
 
 def error_kind(errors: pd.DataFrame) -> pd.Series:

@@ -306,7 +306,8 @@ def run(tmp_path_factory):
 
 def test_json_holds_every_column_of_the_ledger(run):
     row = json.loads(run[1].read_text())
-    assert set(row) == {*COLUMNS, "co_occurring", "rows", "detector"}
+    assert set(row) == {*COLUMNS, "co_occurring", "rows", "detector", "flagged"}
+    assert set(row["flagged"]) == {"label", "feature", "spurious"}
     assert row["task"] == "adult"
     assert row["source"] == "twin"
     assert row["validation"] == 32

@@ -271,7 +271,8 @@ BAD_FILES = {
         "a row has more cells than there are column names",
     ),
     "wrong encoding": ("a,b\nä,x\n".encode("latin-1"), "--encoding"),
-    "zero bytes": (b"a,b\n\0,x\n", "not text"),
+    "zero bytes": (b"a,b\n\0,x\n", "holds zero bytes): give a CSV"),
+    "UTF-16 without a mark": ("a,b\n1,2\n".encode("utf-16-be"), "say --encoding utf-16-be"),
     "same name twice": (b"a,a,b\n1,2,x\n", "more than one column named 'a'"),
     "many columns": (b",".join(b"c%d" % i for i in range(100_000)) + b"\n", "the limit is"),
 }
@@ -777,14 +778,13 @@ def test_an_ordered_category_stays_one_in_the_repaired_table(quick):
     assert after.dtype == frame["size"].dtype
 
 
-def test_what_parquet_cannot_hold_is_said_and_the_outcome_can_be_kept(quick, tmp_path):
+def test_what_parquet_cannot_hold_becomes_csv_and_the_outcome_can_be_kept(quick, tmp_path):
     mixed = np.array([1, "a", "b"] * 100, dtype=object)
     outcome = diagnose_frame(people(300).assign(mixed=mixed), "buys")
-    with pytest.raises(DataError, match=r"written as Parquet \(.*\); write it as '.csv'"):
-        write_outcome(outcome, tmp_path, repaired=".parquet")
     again = pickle.loads(pickle.dumps(outcome))
     pd.testing.assert_frame_equal(again.diagnosis(), outcome.diagnosis())
-    assert len(write_outcome(again, tmp_path, repaired=".csv")) == 3
+    written = write_outcome(again, tmp_path, repaired=".parquet")
+    assert [path.name for path in written] == ["diagnosis.csv", "report.html", "repaired.csv"]
 
 
 def test_what_is_no_frame_is_refused():
@@ -933,6 +933,53 @@ def test_a_repaired_file_has_the_types_and_the_line_ends_of_the_file(quick, tmp_
     write_outcome(outcome, tmp_path, repaired=".csv")
     given, written = ((tmp_path / f"{name}.csv").read_bytes() for name in ("t", "repaired"))
     assert written.count(b"\r\n") == given.count(b"\r\n") == written.count(b"\n")
+
+
+@pytest.mark.parametrize("index", ["shuffled", "text", "levels"])
+def test_the_repaired_table_has_the_index_and_the_names_that_were_given(quick, index):
+    frame = people().rename(columns={"age": 0})
+    if index == "shuffled":
+        frame = frame.sample(frac=1, random_state=0)
+    elif index == "text":
+        frame.index = [f"p{row}" for row in range(len(frame))]
+    else:
+        frame.index = pd.MultiIndex.from_arrays([frame["buys"], range(len(frame))])
+    outcome = diagnose_frame(frame, "buys")
+    for table in (outcome.repaired(), outcome.diagnosis()):
+        pd.testing.assert_index_equal(table.index, frame.index)
+    assert list(outcome.repaired()) == [0, "income", "buys"]
+    changed = outcome.repaired()["buys"] != frame["buys"]
+    assert changed.tolist() == outcome.diagnosis()["label_error"].eq(1).tolist()
+
+
+def test_what_parquet_cannot_hold_is_written_as_csv(quick, tmp_path, capsys):
+    frame = people()
+    frame["extra"] = [[("a", row)] for row in range(len(frame))]
+    kind = pa.map_(pa.string(), pa.int64())
+    columns = [pa.array(frame[c], kind if c == "extra" else None) for c in frame]
+    pq.write_table(pa.table(columns, names=list(frame)), tmp_path / "t.parquet")
+    main(["diagnose", str(tmp_path / "t.parquet"), "--target", "buys", "--repaired",
+          "--out", str(tmp_path / "out")])  # fmt: skip
+    said = capsys.readouterr().out
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {
+        "diagnosis.csv", "report.html", "repaired.csv",
+    }  # fmt: skip
+    assert "note: Parquet cannot hold the repaired table" in said
+    outcome = diagnose_file(tmp_path / "t.parquet", "buys")
+    assert (tmp_path / "b" / "repaired.csv") in write_outcome(
+        outcome, tmp_path / "b", repaired="parquet"
+    )
+
+
+def test_files_beside_one_in_another_encoding_may_be_utf_8(quick, tmp_path):
+    frame = people().assign(city="Zürich")
+    frame.to_csv(tmp_path / "t.csv", index=False, encoding="latin-1")
+    for encoding in ("utf-8", "latin-1"):
+        frame[:90].to_csv(tmp_path / "v.csv", index=False, encoding=encoding)
+        outcome = diagnose_file(
+            tmp_path / "t.csv", "buys", validation_file=tmp_path / "v.csv", encoding="latin-1"
+        )
+        assert set(outcome.validation["city"]) == {"Zürich"}
 
 
 def test_long_numbers_of_a_parquet_file_keep_their_digits(tmp_path):
@@ -1209,7 +1256,8 @@ def test_a_frame_in_memory_is_diagnosed_like_its_file(quick, table, tmp_path):
     frame = people().set_axis(np.arange(300) + 1000)
     frame.attrs = {"from": "a test"}
     ours, theirs = diagnose_frame(frame, "buys"), diagnose_file(table, "buys")
-    pd.testing.assert_frame_equal(ours.diagnosis(), theirs.diagnosis())
+    theirs_here = theirs.diagnosis().set_axis(frame.index)
+    pd.testing.assert_frame_equal(ours.diagnosis(), theirs_here)
     assert str(ours).startswith("your table: ")
     assert str(ours).partition(": ")[2] == str(theirs).partition(": ")[2]
     write_outcome(ours, tmp_path / "out", repaired=".csv")
@@ -1654,18 +1702,21 @@ def test_what_is_asked_for_reaches_the_debugger_and_the_self_check(monkeypatch):
     assert asked[1]["seed"] == 7
 
 
-def test_every_file_is_read_in_the_encoding_that_was_named(monkeypatch, tmp_path):
+def test_files_beside_are_read_as_utf_8_or_in_the_encoding_that_was_named(monkeypatch, tmp_path):
     read = []
 
-    def remember(path, *, encoding):
+    def remember(path, *, encoding=None):
         read.append((path.name, encoding))
+        if encoding is None:
+            raise DemixError("not UTF-8")
         return path.name
 
     monkeypatch.setattr(command, "read_user_file", remember)
     monkeypatch.setattr(command, "diagnose_frame", lambda raw, target, **beside: (raw, beside))
     files = {f"{name}_file": tmp_path / name for name in ("validation", "known")}
     raw, beside = diagnose_file(tmp_path / "rows", "y", encoding="latin-1", **files)
-    assert read == [(name, "latin-1") for name in ("rows", "validation", "known")]
+    beside_it = [(name, way) for name in ("validation", "known") for way in (None, "latin-1")]
+    assert read == [("rows", "latin-1"), *beside_it]
     assert (raw, beside["validation"], beside["known"]) == ("rows", "validation", "known")
 
 

@@ -96,6 +96,9 @@ def test_the_report_of_a_clean_run_has_no_table_of_errors():
     said = report.run_report(ROW | {"clean_ratio": 1.0})
     assert "No errors were put in" in said
     assert "average precision" not in said
+    flagged = {"label": 1200, "feature": 3, "spurious": 0}
+    said = report.run_report(ROW | {"clean_ratio": 1.0}, flagged=flagged)
+    assert "rows flagged: label 1,200, feature 3, spurious 0" in said
 
 
 @pytest.mark.parametrize(("repaired", "said"), [(0.78, "did harm"), (0.86, "more than knowing")])

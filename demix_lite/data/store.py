@@ -319,7 +319,10 @@ def _tables(home: Path | str | None) -> Path:
 def _load_real(name: str, rows: int | None, seed: int, folder: Path) -> tuple[Tables, Card]:
     command = f"python -m data_scripts {name}"
     if not (folder / CARD).exists():
-        raise DemixError(f"table {name!r} is not prepared in {folder.parent}; run: {command}")
+        raise DemixError(
+            f"table {name!r} is not prepared in {folder.parent}; in the folder of the "
+            f"project, run: {command}"
+        )
     try:
         card = make_card(json.loads((folder / CARD).read_text("utf-8")))
         tables = {table: _read_table(folder / f"{table}.parquet") for table in card.tables}

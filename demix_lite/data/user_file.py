@@ -162,7 +162,10 @@ def _read_text(path: Path, encoding: str | None) -> pd.DataFrame:
     encoding = next(marked, encoding or "utf-8")
     text = _decoded(raw, path, encoding)
     if "\0" in text:
-        raise DemixError(f"{path} is not text (it holds zero bytes): give a CSV or Parquet file.")
+        halves = {"utf-16-le": raw[1:1000:2], "utf-16-be": raw[:1000:2]}
+        wide = next((name for name, half in halves.items() if not any(half)), "")
+        what = f"say --encoding {wide}" if wide else "give a CSV or Parquet file"
+        raise DemixError(f"{path} is not {encoding} text (it holds zero bytes): {what}.")
     for begin, what in OTHER_TEXT.items():
         if re.match(rf"\s*({begin})", text, re.IGNORECASE):
             raise DemixError(f"{path} is {what} first.")

@@ -1,6 +1,7 @@
 """Diagnose a file or a DataFrame: read it, fit the debugger, summarise, write the results."""
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -20,6 +21,7 @@ from demix_lite.diagnose.files import without_formulas, write_together
 from demix_lite.diagnose.known import check_known
 from demix_lite.diagnose.page import report_page
 from demix_lite.diagnosis import ERROR_TYPES, compare
+from demix_lite.errors import DemixError
 from demix_lite.report import diagnosis_summary, rule_in_words
 from demix_lite.tasks.labels import Number
 from demix_lite.tasks.own_table import (
@@ -44,8 +46,10 @@ FLAGS = [f"{kind}_error" for kind in ERROR_TYPES]
 class Outcome:
     """The result of diagnosing a file or a table.
 
-    ``raw`` and ``validation`` are the tables as given, ``target`` is the label column, ``debugger``
-    was fitted on the rows that have a label, and ``summary`` has the main numbers, ready for JSON.
+    ``raw`` and ``validation`` are the tables as given, with rows numbered from 0 and names as text;
+    ``axes`` are the index and the columns that the table had. ``target`` is the label column,
+    ``debugger`` was fitted on the rows that have a label, and ``summary`` has the main numbers,
+    ready for JSON.
     """
 
     raw: pd.DataFrame
@@ -53,13 +57,14 @@ class Outcome:
     debugger: DataDebugger
     summary: dict[str, Any]
     validation: pd.DataFrame | None = None
+    axes: tuple[pd.Index, pd.Index] | None = None
 
     def __str__(self) -> str:
         """Summarise the main findings in a few lines."""
         return diagnosis_summary(self.summary)
 
     def diagnosis(self) -> pd.DataFrame:
-        """Return the diagnosis of every row of the file, numbered from 1."""
+        """Return the diagnosis of every row, with the index of the table, numbered from 1."""
         lines = self.debugger.diagnosis_.reindex(self.raw.index).round(4)
         judged = self.raw.index.isin(self.debugger.diagnosis_.index)
         lines[FLAGS] = lines[FLAGS].eq(True).astype(int)
@@ -70,10 +75,10 @@ class Outcome:
         )
         for row, cells in far[far.any(axis=1)].iterrows():
             notes[row] = f"far from the others: {', '.join(cells.index[cells])}"
-        return lines.assign(note=notes)
+        return self._as_given(lines.assign(note=notes))
 
     def repaired(self) -> pd.DataFrame:
-        """Return the table with suggested values in the suspicious cells.
+        """Return the table as given, index included, with suggested values in suspicious cells.
 
         With two classes (not counting classes with too few rows to be learned), a flagged label is
         replaced by the other class. With more possible labels it is emptied: a model learns more
@@ -101,7 +106,12 @@ class Outcome:
             if labels.dtype.kind in "biu":  # a nullable dtype is needed
                 labels = labels.convert_dtypes()
             mended[self.target] = labels.mask(labels.index.isin(lines.index[lines["label_error"]]))
-        return mended
+        mended = self._as_given(mended)
+        return mended if self.axes is None else mended.set_axis(self.axes[1], axis=1)
+
+    def _as_given(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Return a table of all rows with the index that they came with."""
+        return table if self.axes is None else table.set_axis(self.axes[0])
 
 
 def diagnose_file(
@@ -116,12 +126,14 @@ def diagnose_file(
 ) -> Outcome:
     """Diagnose a CSV or Parquet file; further ``options`` are those of :func:`diagnose_frame`.
 
-    Text files are read as UTF-8 unless ``encoding`` is given.
+    Text files are read as UTF-8 unless ``encoding`` is given; files beside the first one may still
+    be UTF-8 then.
     """
     announce("read the file")
-    raw, validation, known = (
-        None if file is None else read_user_file(file, encoding=encoding)
-        for file in (path, validation_file, known_file)
+    raw = read_user_file(path, encoding=encoding)
+    validation, known = (
+        None if file is None else _read_beside(file, encoding)
+        for file in (validation_file, known_file)
     )
     beside: Any = {"validation": validation, "known": known, "name": Path(path).name}
     return diagnose_frame(raw, target, announce=announce, **beside, **options)
@@ -193,34 +205,45 @@ def diagnose_frame(
         checked = self_check(task, rows, detector, seed=seed, announce=announce)
     seconds = time.perf_counter() - started
     summary = _summary(name, raw, debugger, checked, truth, seed, seconds)
-    return Outcome(raw, target, debugger, summary, validation)
+    return Outcome(raw, target, debugger, summary, validation, (frame.index, frame.columns))
+
+
+def _read_beside(path: Path | str, encoding: str | None) -> pd.DataFrame:
+    """Read a file beside the main one: UTF-8, or in the encoding of the main one."""
+    try:
+        return read_user_file(path)
+    except DemixError:
+        if encoding is None:
+            raise
+        return read_user_file(path, encoding=encoding)
 
 
 def write_outcome(outcome: Outcome, folder: Path | str, *, repaired: str = "") -> list[Path]:
     """Write ``diagnosis.csv``, ``report.html`` and, if a suffix is given, the repaired file.
 
-    A repaired text file has the separator, the encoding and the line endings of the original.
+    A repaired text file has the separator, the encoding and the line endings of the original. With
+    ``repaired`` ``".parquet"`` or ``".pq"``, ``repaired.parquet`` is written; if that cannot hold
+    the table, and with any other suffix, ``repaired.csv``.
     """
     as_read: Any = {k: v for k, v in outcome.raw.attrs.items() if k in AS_READ}
     writers = {
         "diagnosis.csv": lambda p: without_formulas(outcome.diagnosis()).to_csv(p, index=False),
         "report.html": lambda p: p.write_text(report_page(outcome), encoding="utf-8"),
     }
-    if repaired in (".parquet", ".pq"):
-        writers["repaired.parquet"] = lambda p: _to_parquet(outcome.repaired(), p)
+    packed = _as_parquet(outcome) if repaired.lower().lstrip(".") in ("parquet", "pq") else None
+    if packed is not None:
+        writers["repaired.parquet"] = lambda p: p.write_bytes(packed)
     elif repaired:
         writers["repaired.csv"] = lambda p: outcome.repaired().to_csv(p, index=False, **as_read)
     return write_together(Path(folder), writers)
 
 
-def _to_parquet(frame: pd.DataFrame, path: Path) -> None:
-    try:
-        frame.to_parquet(path, index=False)
-    except (ValueError, TypeError, NotImplementedError) as error:  # Arrow raises all of these
-        said = str(error).splitlines()[0]
-        raise DataError(
-            f"the repaired table cannot be written as Parquet ({said}); write it as '.csv'."
-        ) from error
+def _as_parquet(outcome: Outcome) -> bytes | None:
+    """Return the repaired table as Parquet; None if a column of it cannot be written so."""
+    named = outcome.repaired().set_axis(outcome.raw.columns, axis=1)
+    with suppress(ValueError, TypeError, NotImplementedError):  # Arrow raises all of these
+        return named.to_parquet(index=False)
+    return None
 
 
 def _numbered(frame: pd.DataFrame, name: str) -> pd.DataFrame:

@@ -112,6 +112,8 @@ class Reference:
 
     def __init__(self, name: str | Path, turns: Callable[[str], list[dict[str, str]]]):
         self.name, self.turns = name, turns
+        if Path(name).is_absolute() and not Path(name).is_dir():
+            raise DemixError(f"there is no language model {str(name)!r}: there is no such folder.")
         library = transformers()
         library.utils.logging.disable_progress_bar()
         large = Path(name) != SMALL_LM and torch.cuda.is_available()
