@@ -1268,6 +1268,15 @@ def test_a_frame_in_memory_is_diagnosed_like_its_file(quick, table, tmp_path):
         diagnose_frame(frame, "buy")
 
 
+def test_few_validation_rows_are_noted(quick):
+    frame = people()
+    for count, said in ((1, "1 held-out row of"), (40, "40 held-out rows of")):
+        outcome = diagnose_frame(frame, "buys", validation=frame[:count])
+        assert said in str(outcome)
+        few = [note for note in outcome.summary["notes"] if note.startswith("Validation rows:")]
+        assert few == ["Validation rows: 1. So few say little."][: count < 30]
+
+
 def test_a_frame_may_have_numbers_for_names_and_validation_rows_of_any_index(quick):
     frame = people().set_axis([0, 1, 2], axis=1)
     held = frame.iloc[:80].set_axis([f"row {i}" for i in range(80)])

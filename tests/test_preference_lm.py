@@ -166,8 +166,9 @@ def test_a_model_without_a_template_and_a_missing_model(tiny, monkeypatch):
     bare.tokenizer = copy.deepcopy(tiny.tokenizer)
     bare.tokenizer.chat_template = None
     assert bare._open("Two plus two?") == "User: Two plus two?\n\nAssistant: "
-    with pytest.raises(preference_lm.DemixError, match="there is no language model '/nowhere'"):
-        Reference("/nowhere", split_turns)
+    for name in ("/nowhere", "./nowhere"):
+        with pytest.raises(preference_lm.DemixError, match=f"'{name}': there is no such folder"):
+            Reference(name, split_turns)
     monkeypatch.setitem(__import__("sys").modules, "transformers", None)
     with pytest.raises(preference_lm.DemixError, match=r'pip install "demix_lite\[llm\]"'):
         Reference(SMALL_LM, split_turns)

@@ -39,6 +39,9 @@ from demix_lite.tasks.reading import as_text, has_decimal_comma, unit_of, withou
 AS_READ = ("sep", "encoding", "lineterminator", "header")
 """Format of a text file that is kept, so that the repaired file is written in the same way."""
 
+FEW_ROWS = 30
+"""Fewer validation rows than this are noted in the report."""
+
 FLAGS = [f"{kind}_error" for kind in ERROR_TYPES]
 
 
@@ -304,6 +307,8 @@ def _summary(
     notes = list(debugger.table_.notes)
     if len(lines) < len(raw):
         notes.append(f"Rows without a label, which were not judged: {len(raw) - len(lines):,}.")
+    if debugger.score_.rows < FEW_ROWS:
+        notes.append(f"Validation rows: {debugger.score_.rows}. So few say little.")
     return {
         "file": name,
         "target": task.target,

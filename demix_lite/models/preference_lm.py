@@ -112,7 +112,7 @@ class Reference:
 
     def __init__(self, name: str | Path, turns: Callable[[str], list[dict[str, str]]]):
         self.name, self.turns = name, turns
-        if Path(name).is_absolute() and not Path(name).is_dir():
+        if (Path(name).is_absolute() or str(name).startswith(".")) and not Path(name).is_dir():
             raise DemixError(f"there is no language model {str(name)!r}: there is no such folder.")
         library = transformers()
         library.utils.logging.disable_progress_bar()
