@@ -69,7 +69,8 @@ $(STAMP): pyproject.toml $(CONSTRAINTS)
 	@[ "$(FREE_MB)" -ge "$(NEED_MB)" ] || { \
 	  echo "Only $(FREE_MB) MB are free on this disk, setting up needs $(NEED_MB) MB." \
 	       "Free some space and run the command again." >&2; exit 1; }
-	@[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
+	@# A .venv without pip is one whose making was interrupted: it is made again.
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv .venv
 	@echo "Installing into .venv (a minute or two the first time) ..."
 	@$(BIN)/python .ci/install.py -c $(CONSTRAINTS) \
 	  $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -e '.[$(EXTRAS)]' || { \

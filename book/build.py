@@ -98,6 +98,19 @@ TASK_PAGES = {
 # What Jupyter Book and its theme repeat on other pages: headings, labels, names.
 OUTLINE = re.compile(r"^(?:#+ .*|\([^)]+\)=|\s*:(?:name|label): .*)$", re.MULTILINE)
 
+# They decide how the pages look; the notebooks need not run again for them.
+RENDERERS = (
+    "docutils",
+    "myst-nb",
+    "myst-parser",
+    "pydata-sphinx-theme",
+    "sphinx",
+    "sphinx-book-theme",
+)
+
+# Terms of a glossary begin a line, their explanations are indented.
+TERM_OR_OUTLINE = re.compile(rf"{OUTLINE.pattern}|^\S.*$", re.MULTILINE)
+
 # The label of an exercise or a figure.
 LABEL = re.compile(r"^:(?:label|name): *(\S+)$", re.MULTILINE)
 
@@ -235,11 +248,16 @@ def versions() -> dict[str, str]:
     result = {"python": platform.python_version()}
     for requirement in wanted:
         name = re.split(r"[^\w.-]", requirement, maxsplit=1)[0]
-        try:
-            result[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            result[name] = "not installed"
+        result[name] = version_of(name)
     return result
+
+
+def version_of(distribution: str) -> str:
+    """Return the installed version of a distribution."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def page_keys(book: Book) -> dict[str, str]:
@@ -453,7 +471,7 @@ def run_pages(book: Book, patterns: list[str], jobs: int) -> list[str]:
     if failures:
         said = [failures[page.name] for page in book.notebooks if page.name in failures]
         raise BookError("\n\n".join([*said, "Not rendered; the pages that ran are kept."]))
-    return [name for name, key in keys.items() if status.get(name, {}).get("key") != key]
+    return [page.name for page in pages_to_run(book, [], keys, status)]
 
 
 # ------------------------------------------------------------------ from the parts to one folder
@@ -546,10 +564,13 @@ def read_tree(folder: Path) -> dict[str, bytes]:
 
 def frame_digest(files: dict[str, bytes]) -> str:
     """Hash what is shown on more than one page; if it changes, every page is rendered again."""
-    frame: dict[str, Any] = {"versions": versions()}
+    own = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
+    look = {name: version_of(name) for name in RENDERERS}
+    frame: dict[str, Any] = {"versions": versions() | look, "build.py": own}
     for name, content in files.items():
         if name.endswith(".md"):
-            frame[name] = OUTLINE.findall(content.decode())
+            shown = TERM_OR_OUTLINE if b"{glossary}" in content else OUTLINE
+            frame[name] = shown.findall(content.decode())
         elif name.endswith(".ipynb"):
             cells = json.loads(content)["cells"]
             prose = [cell["source"] for cell in cells if cell["cell_type"] == "markdown"]

@@ -186,5 +186,5 @@ def launch_line(notebook: str, address: str) -> str:
         return ""
     colab = f"https://colab.research.google.com/github/{found[1]}/blob/main/{notebook}"
     binder = f"https://mybinder.org/v2/gh/{found[1]}/main?urlpath=lab/tree/{notebook}"
-    install = f'%pip install "demix_lite[book,baselines,tabular] @ git+{address}"'
+    install = f'%pip install "demix_lite[book,baselines,tabular,llm] @ git+{address}"'
     return f"[Open in Colab]({colab}) (first run `{install}`) · [Open in Binder]({binder})"

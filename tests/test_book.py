@@ -418,6 +418,22 @@ def built(root: Path, *arguments: str) -> str:
 
 @pytest.mark.book
 @pytest.mark.slow
+def test_what_other_pages_show_is_part_of_the_frame(monkeypatch):
+    page = "# Words\n\n```{glossary}\nclean ratio\n    The share of clean rows.\n```\n"
+
+    def frame(text=page):
+        return build.frame_digest({"glossary.md": text.encode()})
+
+    before = frame()
+    assert frame(page.replace("The share", "A share")) == before
+    assert frame(page.replace("\nclean ratio", "\nshare of clean rows")) != before
+    assert frame(page.replace("# Words", "# Terms")) != before
+    monkeypatch.setattr(build, "version_of", lambda name: "new" if name == "sphinx" else "old")
+    one = frame()
+    monkeypatch.setattr(build, "version_of", lambda name: "old")
+    assert frame() != one
+
+
 def test_only_what_changed_is_done_again(tiny):
     html = tiny / "_build" / "html"
     first = built(tiny)

@@ -219,8 +219,8 @@ def share_of(
 def largest_share(rows: np.ndarray, controls: np.ndarray) -> float:
     """Estimate the share of rows that are like the controls: the smallest ratio over the levels.
 
-    One row is added to the count at every level, so that the estimate for a small table is not too
-    low.
+    One verdict is added to the count at every level, so that the estimate for a small table is not
+    too low.
 
     Examples
     --------
