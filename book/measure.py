@@ -540,9 +540,12 @@ def _figure(
     bar: float | None = None,
     sense: str = "",
     device: str | None = None,
+    *,
+    about: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
+    """Return a line of the table; ``about`` says where it was measured, by default here."""
     met = "" if bar is None else str(value >= bar if sense == ">=" else value <= bar).lower()
-    about = provenance(device)
+    about = about or provenance(device)
     return {
         "figure": figure,
         "value": f"{value:.4g}",
@@ -567,6 +570,16 @@ GROUPS: dict[str, Callable[[Path], list[tuple]]] = {
 }
 """Parts that can be measured separately; the large model is left out without CUDA."""
 
+ROWS_OF = {"adult": "adult.csv", "diagnose": "diagnose.csv"}
+"""Files of finished rows that a part is computed from."""
+
+
+def _made(path: Path) -> dict[str, str]:
+    """Return where the rows of a file were made; rows of several commits name them all."""
+    rows = pd.read_csv(path, keep_default_na=False, dtype=str)
+    between = {"device": ", ", "cores": " or ", "versions": "; ", "commit": ", "}
+    return {name: mark.join(sorted(rows[name].unique())) for name, mark in between.items()}
+
 
 def main() -> None:
     """Measure everything and write the results."""
@@ -585,8 +598,12 @@ def main() -> None:
         print(json.dumps(PARTS[options.part]()))
         return
     path = options.out / "measured.csv"
-    found = [row for name in options.only or GROUPS for row in GROUPS[name](options.out)]
-    new = pd.DataFrame([_figure(*row) for row in found])
+    found = []
+    for name in options.only or GROUPS:
+        rows = GROUPS[name](options.out)
+        about = _made(options.out / ROWS_OF[name]) if name in ROWS_OF else None
+        found += [_figure(*row, about=about) for row in rows]
+    new = pd.DataFrame(found)
     if options.only:
         kept = pd.read_csv(path, keep_default_na=False, dtype=str)
         new = pd.concat([kept[~kept["figure"].isin(new["figure"])], new])

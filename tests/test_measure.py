@@ -166,3 +166,14 @@ def test_a_group_measured_alone_keeps_what_else_is_there(monkeypatch, tmp_path):
     table = pd.read_csv(path)
     assert table["figure"].tolist() == [row[0] for row in old]
     assert table["value"].tolist() == [1.0, 7.0]
+
+
+def test_figures_of_finished_rows_say_where_these_were_made(monkeypatch, tmp_path):
+    (tmp_path / "measured.csv").write_text(",".join(measure._figure("f", 1.0, "s")) + "\n")
+    where = {"device": "CPU", "cores": [2, 1], "versions": "python 3", "commit": ["b1", "a0"]}
+    pd.DataFrame(where).to_csv(tmp_path / "adult.csv", index=False)
+    monkeypatch.setitem(measure.GROUPS, "adult", lambda out: [("real Adult", 0.8, "")])
+    monkeypatch.setattr("sys.argv", ["measure.py", "--only", "adult", "--out", str(tmp_path)])
+    measure.main()
+    (row,) = pd.read_csv(tmp_path / "measured.csv").to_dict("records")
+    assert (row["hardware"], row["commit"]) == ("CPU, 1 or 2 cores", "a0, b1")
