@@ -376,7 +376,7 @@ def test_mistakes_are_value_errors_with_a_sentence():
     features, labels = frame[["age", "income"]], frame["buys"]
     with pytest.raises(ValueError, match="1 class"):
         debugger.fit(features, ["same"] * len(frame))
-    with pytest.raises(DemixError, match="lacks the column"):
+    with pytest.raises(ValueError, match="lacks the column"):
         debugger.fit(features, labels, features[["age"]], labels)
     for missing in ("NA", "", None, np.nan, pd.NA):
         holed = labels.astype(object).where(labels.index != 3, missing)

@@ -18,7 +18,7 @@ from demix_lite.debugger.evidence import Evidence
 from demix_lite.debugger.judging import Announce, Judgement, judge_table, train_model
 from demix_lite.detector import ErrorDetector
 from demix_lite.diagnosis import ERROR_TYPES, Diagnosis
-from demix_lite.errors import DemixError, check_count
+from demix_lite.errors import check_count
 from demix_lite.models.training import predict, take
 from demix_lite.repair import Repaired, repair
 from demix_lite.tasks.base import check_columns
@@ -278,10 +278,7 @@ def _read(
     alone = own_table(frame, target, kind=kind)
     if held is None:
         return alone, None
-    try:
-        check_columns(held, list(frame.columns), "the validation table")
-    except DemixError as error:
-        raise DataError(str(error)) from error
+    check_columns(held, list(frame.columns), "the validation table", DataError)
     named = held[frame.columns].set_axis([f"{i} (validation)" for i in range(1, len(held) + 1)])
     # ``pd.concat`` drops the categorical dtype where the two frames have different categories.
     declared = [c for c in frame if isinstance(frame[c].dtype, pd.CategoricalDtype)]

@@ -296,8 +296,10 @@ class Encoder(ABC):
         return self.inputs(frame), self.targets(frame[target])
 
 
-def check_columns(frame: pd.DataFrame, wanted: Sequence[str], where: str) -> None:
-    """Raise :class:`DemixError` naming the columns of ``wanted`` that ``frame`` lacks.
+def check_columns(
+    frame: pd.DataFrame, wanted: Sequence[str], where: str, error: type[DemixError] = DemixError
+) -> None:
+    """Raise ``error`` naming the columns of ``wanted`` that ``frame`` lacks.
 
     Examples
     --------
@@ -305,7 +307,7 @@ def check_columns(frame: pd.DataFrame, wanted: Sequence[str], where: str) -> Non
     """
     missing = [column for column in wanted if column not in frame.columns]
     if missing:
-        raise DemixError(f"{where} lacks the column(s) {', '.join(missing)}.")
+        raise error(f"{where} lacks the column(s) {', '.join(missing)}.")
 
 
 def seeded_model(task: Task, architecture: str, encoder: Encoder, seed: int) -> nn.Module:
